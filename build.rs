@@ -1,0 +1,8 @@
+//! Compiles `proto/` into the module `rpc`, with no tool outside the registry.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(["volume.proto"], ["proto"])?;
+    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Named places where a test can end the process, as `kill -9` would.
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What is armed. A component, not a global: two volumes of one process can have different ones.
+///
+/// `HOLDFAST_FAILPOINTS=name[:n][,name...]` ends the process with SIGKILL at the n-th passage (default 1st) of `name`.
+/// Without the variable a passage costs one branch.
+#[derive(Clone, Default)]
+pub struct Failpoints(Option<Arc<Mutex<HashMap<String, Armed>>>>);
+
+struct Armed {
+    passages_left: u64,
+    action: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Failpoints {
+    /// Nothing armed.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// As the environment says.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let Ok(text) = std::env::var("HOLDFAST_FAILPOINTS") else { return Self::none() };
+        let mut points = Self::none();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (name, n) = part.split_once(':').unwrap_or((part, "1"));
+            points = points.arm(name, n.parse().unwrap_or(1), Arc::new(kill_self));
+        }
+        points
+    }
+
+    /// Runs `action` at the n-th passage of `name` from now.
+    #[must_use]
+    pub fn arm(self, name: &str, n: u64, action: Arc<dyn Fn() + Send + Sync>) -> Self {
+        let map = self.0.unwrap_or_default();
+        map.lock().insert(name.to_owned(), Armed { passages_left: n.max(1), action });
+        Self(Some(map))
+    }
+
+    /// Called at the place itself.
+    pub fn pass(&self, name: &'static str) {
+        let Some(map) = &self.0 else { return };
+        let action = {
+            let mut map = map.lock();
+            let Some(armed) = map.get_mut(name) else { return };
+            armed.passages_left -= 1;
+            if armed.passages_left > 0 {
+                return;
+            }
+            map.remove(name).map(|armed| armed.action)
+        };
+        if let Some(action) = action {
+            action();
+        }
+    }
+}
+
+impl std::fmt::Debug for Failpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Failpoints")
+    }
+}
+
+fn kill_self() {
+    // A real kill -9, so that no destructor, buffer or lock gets a chance to tidy up.
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,95 @@
+//! Clock, randomness, ids and failpoints: all that is not determined by the input, real and simulated.
+//!
+//! Nothing else in the crate reads a clock, draws a random number or sleeps (clippy.toml bans it): an [`Env`] is passed in,
+//! so that a simulated world owns time and chance, and one seed is one world.
+
+mod failpoint;
+mod real;
+
+pub use failpoint::Failpoints;
+
+use crate::types::UnixNanos;
+use futures::future::BoxFuture;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Wall clock, monotonic clock and timers.
+pub trait Clock: Send + Sync {
+    /// The wall clock. May jump, also backwards; never used for order or safety.
+    fn now(&self) -> UnixNanos;
+    /// Time since some fixed instant; never goes back.
+    fn monotonic(&self) -> Duration;
+    /// Completes after `duration`.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// Random bytes: in the real world from the operating system.
+pub trait Random: Send + Sync {
+    /// Fills the buffer.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Everything undetermined, passed to whoever needs it. Cheap to clone.
+#[derive(Clone)]
+pub struct Env {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    failpoints: Failpoints,
+}
+
+impl Env {
+    /// The real world. Failpoints are armed by `HOLDFAST_FAILPOINTS` (see [`Failpoints`]).
+    #[must_use]
+    pub fn real() -> Self {
+        Self::new(Arc::new(real::SystemClock::new()), Arc::new(real::SystemRandom), Failpoints::from_environment())
+    }
+
+    /// A world made of given parts.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>, failpoints: Failpoints) -> Self {
+        Self { clock, random, failpoints }
+    }
+
+    /// See [`Clock::now`].
+    #[must_use]
+    pub fn now(&self) -> UnixNanos {
+        self.clock.now()
+    }
+
+    /// See [`Clock::monotonic`].
+    #[must_use]
+    pub fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// See [`Clock::sleep`].
+    pub fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.clock.sleep(duration)
+    }
+
+    /// Random bytes.
+    #[must_use]
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random.fill(&mut bytes);
+        bytes
+    }
+
+    /// A uniformly random number below `bound` (with a bias below 2^-32 for bounds up to 2^32); 0 for bound 0.
+    #[must_use]
+    pub fn random_below(&self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { u64::from_le_bytes(self.random()) % bound }
+    }
+
+    /// Passes the failpoint `name` (module.window): nothing happens unless a test armed it.
+    pub fn failpoint(&self, name: &'static str) {
+        self.failpoints.pass(name);
+    }
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Env")
+    }
+}

@@ -1,0 +1,2 @@
+//! The `holdfast` binary: everything is in the library's `cli`.
+fn main() {}
