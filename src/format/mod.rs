@@ -15,6 +15,7 @@ mod message;
 pub mod names;
 pub mod record;
 pub mod seal;
+pub mod tree;
 mod valid;
 
 #[cfg(test)]

@@ -3,6 +3,10 @@
 //! [`Store`] is what the rest of the crate sees; names are relative to the store's prefix, as `format::names` makes them.
 //! Every wrapper (retries, counting, faults in tests) is a `Store` too, and one conformance suite runs on all of them.
 
+mod objects;
+
+pub use objects::Objects;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;

@@ -2,10 +2,10 @@
 
 use super::{Put, Store};
 use crate::env::Env;
-use crate::format::names;
+use crate::format::{checkpoint, delta, names, record};
 use crate::format::seal::{Kind, Opened, Sealed, Sealer, hash};
 use crate::rpc;
-use crate::types::{Epoch, Fault, FaultKind, Incarnation};
+use crate::types::{Epoch, Fault, FaultKind, Incarnation, Seq};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -97,6 +97,49 @@ impl Objects {
             return Err(Fault::new(FaultKind::Damaged, format!("{name} is truncated: {} bytes where {wanted} were named", bytes.len())));
         }
         Ok(bytes)
+    }
+
+    /// A part of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Self::read_named`].
+    pub async fn checkpoint_part(&self, part: &rpc::PartRef) -> Result<rpc::CheckpointPart, Fault> {
+        let Some((_, name)) = names::absolute(self.incarnation, &part.name) else {
+            return Err(Fault::new(FaultKind::Damaged, format!("`{}` is no object's name", part.name.escape_debug())));
+        };
+        let bytes = self.store.get(&name).await?.ok_or_else(|| missing(&name))?;
+        Ok(checkpoint::decode_part(&bytes, &self.sealer, &name)?)
+    }
+
+    /// The commit of a number.
+    ///
+    /// # Errors
+    /// As [`Self::read_named`]; [`FaultKind::Damaged`] when the record is no commit.
+    pub async fn commit(&self, seq: Seq) -> Result<rpc::Commit, Fault> {
+        let name = names::commit(self.incarnation, seq);
+        let bytes = self.store.get(&name).await?.ok_or_else(|| missing(&name))?;
+        match record::decode(&bytes, &self.sealer, &name)?.kind {
+            Some(rpc::log_record::Kind::Commit(commit)) => Ok(commit),
+            _ => Err(Fault::new(FaultKind::Damaged, format!("{name} is no commit, though an extent names it"))),
+        }
+    }
+
+    /// The deltas of a commit, in order, wherever they are stored.
+    ///
+    /// # Errors
+    /// As [`Self::range`].
+    pub async fn deltas(&self, commit: &rpc::Commit) -> Result<Vec<rpc::Delta>, Fault> {
+        if let Some(delta) = &commit.delta {
+            return Ok(vec![delta.clone()]);
+        }
+        let mut deltas = Vec::new();
+        for frame in &commit.delta_frames {
+            let Some(object) = &frame.object else { continue };
+            let stored = self.range(object, frame.stored_offset..frame.stored_offset + u64::from(frame.stored_length)).await?;
+            let plain = self.sealer.open_frame(Kind::Pack, object, frame.frame, frame.plain_length, &stored)?;
+            deltas.push(delta::decode_frame(&object.name, &plain, commit.inline_frames.len())?);
+        }
+        Ok(deltas)
     }
 
     /// A new salt.

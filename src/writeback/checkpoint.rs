@@ -1,0 +1,283 @@
+//! Checkpoints: the whole metadata at one commit, so that opening reads a bounded number of objects.
+//!
+//! Made from the checkpoint before and the deltas since, never from the live cache: what a reader would see by applying the log is
+//! by construction what the checkpoint says. Parts that nothing touched are shared with the newest checkpoint (protocol.md 3).
+//! Extents that lie inline in commits are gathered into packs here, so that the head needs packs only.
+
+use super::progress::Progress;
+use super::upload::put_until_stored;
+use crate::format::pack::{Builder, PackBytes};
+use crate::format::tree::{self, ExtentMap, Item, Key, Overlay, Place};
+use crate::format::{checkpoint, codec, names};
+use crate::rpc;
+use crate::store::Objects;
+use crate::types::{Epoch, Fault, FaultKind, Hash, Seq};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Plain bytes of a part before it is closed.
+const PART_PLAIN_TARGET: usize = 2 << 20;
+
+/// The commits since the newest checkpoint, in the form the next one needs.
+#[derive(Debug, Default)]
+pub struct Tail {
+    /// The newest checkpoint.
+    pub base: Option<rpc::Checkpoint>,
+    overlay: Overlay,
+    /// Inline frames of those commits: codec byte and data.
+    inline: HashMap<(Seq, u32), Bytes>,
+    opens: Vec<Seq>,
+    commits: u64,
+    bytes: u64,
+}
+
+/// What the checkpoint is of.
+#[derive(Debug, Clone)]
+pub(super) struct Point {
+    pub(super) seq: Seq,
+    pub(super) hash: Hash,
+    pub(super) epoch: Epoch,
+    pub(super) totals: Option<rpc::Totals>,
+    pub(super) domains: Vec<rpc::DomainInstant>,
+    pub(super) policy: String,
+}
+
+impl Tail {
+    /// After a checkpoint.
+    #[must_use]
+    pub fn after(base: Option<rpc::Checkpoint>) -> Self {
+        let opens = base.as_ref().map(|base| base.opens.clone()).unwrap_or_default();
+        Self { base, opens, ..Self::default() }
+    }
+
+    /// Takes an `open` record in.
+    pub fn opened(&mut self, seq: Seq) {
+        self.opens.push(seq);
+    }
+
+    /// Takes a commit in, with its deltas in order.
+    pub fn commit(&mut self, seq: Seq, commit: &rpc::Commit, deltas: &[rpc::Delta]) {
+        for delta in deltas {
+            self.overlay.apply(seq, delta);
+            self.bytes += prost::Message::encoded_len(delta) as u64;
+        }
+        for (frame, bytes) in (0u32..).zip(&commit.inline_frames) {
+            self.bytes += bytes.len() as u64;
+            self.inline.insert((seq, frame), bytes.clone());
+        }
+        self.commits += 1;
+    }
+
+    /// Commits since the newest checkpoint.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// Bytes of their deltas and inline frames.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Number of the newest checkpoint; 0: none yet.
+    #[must_use]
+    pub fn checkpoint(&self) -> Seq {
+        self.base.as_ref().map_or(0, |base| base.seq)
+    }
+
+    /// Writes the checkpoint at `point`, which is the newest commit taken in, and begins anew after it.
+    pub(super) async fn write(&mut self, objects: &Objects, progress: &Progress, point: Point) -> Result<(), Fault> {
+        let mut writer = PartWriter { objects, progress, point: &point, parts: Vec::new(), items: Vec::new(), bytes: 0 };
+        let mut gathered = Gathered { builder: Builder::new(), places: Vec::new() };
+        let base = self.base.as_ref().map(|base| base.parts.clone()).unwrap_or_default();
+        let keys: Vec<Key> = base.iter().map(|part| part_key(part)).collect::<Result<_, _>>()?;
+        // What lies below the first part belongs to it; without any part there is one range over everything.
+        let ranges = base.len().max(1);
+        for index in 0..ranges {
+            let from = if index == 0 { tree::first_key() } else { keys[index].clone() };
+            let to = keys.get(index + 1);
+            let part = base.get(index);
+            if let Some(part) = part
+                && !self.overlay.touches(&from, to)
+            {
+                writer.close().await?;
+                writer.parts.push(part.clone());
+                continue;
+            }
+            let items = match part {
+                Some(part) => tree::items_of(read_part(objects, part).await?),
+                None => Vec::new(),
+            };
+            for item in self.overlay.merge(items, &from, to) {
+                let item = self.gather(item, &mut gathered)?;
+                writer.push(item, &mut gathered).await?;
+            }
+        }
+        writer.settle(&mut gathered).await?;
+        writer.close().await?;
+        let parts = std::mem::take(&mut writer.parts);
+        objects.env().failpoint("writeback.after_parts_before_checkpoint");
+        let checkpoint = self.index(&point, parts);
+        let name = names::checkpoint_index(objects.incarnation(), point.seq);
+        let (bytes, hash) = checkpoint::encode_index(&checkpoint, objects.sealer(), &name, objects.salt())?;
+        put_object(objects, progress, &name, bytes, hash).await?;
+        objects.env().failpoint("writeback.after_checkpoint");
+        *self = Self { opens: std::mem::take(&mut self.opens), base: Some(checkpoint), ..Self::default() };
+        progress.checkpointed();
+        Ok(())
+    }
+
+    fn index(&self, point: &Point, parts: Vec<rpc::PartRef>) -> rpc::Checkpoint {
+        let (next_inode, next_cookie) = self.base.as_ref().map_or((0, 0), |base| (base.next_inode, base.next_cookie));
+        rpc::Checkpoint {
+            seq: point.seq,
+            commit_hash: Bytes::copy_from_slice(point.hash.as_bytes()),
+            epoch: point.epoch,
+            parts,
+            next_inode: self.overlay.next_inode.max(next_inode),
+            next_cookie: self.overlay.next_cookie.max(next_cookie),
+            totals: point.totals,
+            domains: point.domains.clone(),
+            policy: point.policy.clone(),
+            opens: self.opens.clone(),
+        }
+    }
+
+    /// Takes the inline frames of a file into the pack that is being gathered.
+    fn gather(&self, item: Item, gathered: &mut Gathered) -> Result<Item, Fault> {
+        let Item::Extents(ino, map) = item else { return Ok(item) };
+        if map.iter().all(|located| matches!(located.place, Place::Object(_))) {
+            return Ok(Item::Extents(ino, map));
+        }
+        let mut moved = ExtentMap::default();
+        for mut located in map.into_vec() {
+            if let Place::Inline(seq) = located.place {
+                let frame = self.inline.get(&(seq, located.extent.frame)).ok_or_else(|| {
+                    Fault::new(FaultKind::Damaged, format!("inode {ino} names inline frame {} of commit {seq}, which is not after the checkpoint", located.extent.frame))
+                })?;
+                located.extent.frame = gathered.take(seq, located.extent.frame, frame, located.extent.plain_length)?;
+                located.place = Place::Inline(GATHERED);
+            }
+            moved.put(located);
+        }
+        Ok(Item::Extents(ino, moved))
+    }
+}
+
+/// Stands for the pack that is being gathered until it has a name.
+const GATHERED: Seq = Seq::MAX;
+
+/// The pack that takes inline frames in.
+struct Gathered {
+    builder: Builder,
+    places: Vec<(Seq, u32)>,
+}
+
+impl Gathered {
+    fn take(&mut self, seq: Seq, frame: u32, stored: &Bytes, plain_length: u32) -> Result<u32, Fault> {
+        if let Some(at) = self.places.iter().position(|place| *place == (seq, frame)) {
+            return Ok(u32::try_from(at).unwrap_or(u32::MAX));
+        }
+        let plain = codec::decompress(stored, plain_length as usize)
+            .map_err(|reason| Fault::new(FaultKind::Damaged, format!("inline frame {frame} of commit {seq}: {reason}")))?;
+        self.builder.push(&plain)?;
+        self.places.push((seq, frame));
+        Ok(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    fn is_full(&self) -> bool {
+        self.builder.size() as u64 >= super::plan::PACK_BYTES_TARGET
+    }
+}
+
+/// Fills parts in order and stores them.
+struct PartWriter<'a> {
+    objects: &'a Objects,
+    progress: &'a Progress,
+    point: &'a Point,
+    parts: Vec<rpc::PartRef>,
+    items: Vec<Item>,
+    bytes: usize,
+}
+
+impl PartWriter<'_> {
+    async fn push(&mut self, item: Item, gathered: &mut Gathered) -> Result<(), Fault> {
+        self.bytes += weight(&item);
+        self.items.push(item);
+        if self.bytes >= PART_PLAIN_TARGET || gathered.is_full() {
+            self.settle(gathered).await?;
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the gathered pack and points the waiting items to it.
+    async fn settle(&mut self, gathered: &mut Gathered) -> Result<(), Fault> {
+        if gathered.places.is_empty() {
+            return Ok(());
+        }
+        let builder = std::mem::replace(&mut gathered.builder, Builder::new());
+        gathered.places.clear();
+        let name = self.objects.new_pack_name(self.point.epoch);
+        let PackBytes { sealed, object, frames } = builder.finish(&name, self.point.epoch, self.objects.salt(), self.objects.sealer())?;
+        put_until_stored(self.objects, self.progress, &name, sealed).await?;
+        let object = Arc::new(object);
+        for item in &mut self.items {
+            let Item::Extents(_, map) = item else { continue };
+            let located = std::mem::take(map).into_vec().into_iter().map(|mut located| {
+                if located.place == Place::Inline(GATHERED)
+                    && let Some(frame) = frames.get(located.extent.frame as usize)
+                {
+                    located.place = Place::Object(object.clone());
+                    located.extent.stored_offset = frame.stored_offset;
+                    located.extent.stored_length = frame.stored_length;
+                }
+                located
+            });
+            *map = located.collect();
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), Fault> {
+        let (Some(first), Some(last)) = (self.items.first().map(Item::key), self.items.last().map(Item::key)) else { return Ok(()) };
+        let part = tree::part_of(std::mem::take(&mut self.items));
+        self.bytes = 0;
+        let name = names::checkpoint_part(self.objects.incarnation(), self.point.seq, self.objects.env().random());
+        let (bytes, hash) = checkpoint::encode_part(&part, self.point.epoch, self.objects.sealer(), &name, self.objects.salt())?;
+        let size = bytes.len() as u64;
+        put_object(self.objects, self.progress, &name, bytes, hash).await?;
+        self.parts.push(rpc::PartRef {
+            name: names::relative(self.objects.incarnation(), &name).unwrap_or(name),
+            first_ino: first.ino,
+            last_ino: last.ino,
+            size,
+            hash: Bytes::copy_from_slice(hash.as_bytes()),
+            first_key: first.encode(),
+        });
+        Ok(())
+    }
+}
+
+async fn put_object(objects: &Objects, progress: &Progress, name: &str, bytes: Bytes, hash: Hash) -> Result<(), Fault> {
+    let sealed = crate::format::seal::Sealed { bytes, hash, salt: [0; 32], frames: Vec::new() };
+    put_until_stored(objects, progress, name, sealed).await
+}
+
+fn weight(item: &Item) -> usize {
+    match item {
+        Item::Inode(inode) => prost::Message::encoded_len(inode),
+        Item::Name(name) => prost::Message::encoded_len(name),
+        Item::Extents(_, map) => map.iter().count() * 48,
+    }
+}
+
+fn part_key(part: &rpc::PartRef) -> Result<Key, Fault> {
+    Key::decode(&part.first_key).ok_or_else(|| Fault::new(FaultKind::Damaged, format!("{}: its first key is none", part.name)))
+}
+
+async fn read_part(objects: &Objects, part: &rpc::PartRef) -> Result<rpc::CheckpointPart, Fault> {
+    objects.checkpoint_part(part).await
+}
