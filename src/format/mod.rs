@@ -7,12 +7,20 @@
 //! [`names`] says where an object lies, [`seal`] draws its bytes, [`codec`] its frames, [`limits`] what a decoder takes, one module
 //! each for the messages. `docs/format.md` is the prose, enough to write a reader from; `tests/reader` is one that was.
 
+pub mod block;
+pub mod branch;
+pub mod checkpoint;
 pub mod codec;
+pub mod control;
 pub mod delta;
 mod error;
+pub mod keys;
 pub mod limits;
+pub mod marker;
 mod message;
+pub mod name;
 pub mod names;
+pub mod pack;
 pub mod record;
 pub mod seal;
 pub mod tree;

@@ -331,10 +331,6 @@ impl Draft {
     pub(crate) fn size(&self) -> usize {
         self.bytes.len() + 4 * self.frames.len()
     }
-
-    pub(crate) fn frames(&self) -> usize {
-        self.frames.len()
-    }
 }
 
 impl Header {

@@ -3,7 +3,7 @@
 use super::error::Reason;
 use super::limits;
 use crate::rpc;
-use crate::types::{Hash, Incarnation};
+use crate::types::Incarnation;
 
 /// The length of a repeated field or of bytes.
 pub(super) fn at_most(what: &'static str, length: usize, max: usize) -> Result<(), Reason> {
@@ -20,11 +20,6 @@ pub(super) fn text(what: &'static str, text: &str) -> Result<(), Reason> {
 
 pub(super) fn exact(what: &'static str, bytes: &[u8], length: usize) -> Result<(), Reason> {
     ensure(bytes.len() == length, || format!("{what} of {} bytes, not {length}", bytes.len()))
-}
-
-/// A hash that must be there.
-pub(super) fn hash(what: &'static str, bytes: &[u8]) -> Result<Hash, Reason> {
-    Hash::from_slice(bytes).ok_or_else(|| Reason::invalid(format!("{what} of {} bytes, not 32", bytes.len())))
 }
 
 pub(super) fn incarnation(bytes: &[u8]) -> Result<Incarnation, Reason> {
@@ -77,4 +72,9 @@ pub(super) fn domain(domain: i32) -> Result<(), Reason> {
         Ok(_) => Ok(()),
         Err(_) => Err(Reason::newer(format!("domain {domain}"))),
     }
+}
+
+/// The epoch in a message against the one its header was sealed with.
+pub(super) fn epoch(said: u64, sealed: u64) -> Result<(), Reason> {
+    ensure(said == sealed, || format!("of epoch {said}, sealed for epoch {sealed}"))
 }
