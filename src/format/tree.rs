@@ -26,12 +26,12 @@ pub enum KeyPart {
     Inode,
     /// One name in this directory.
     Name(Bytes),
-    /// All extents of this file.
-    Extents,
+    /// A run of this file's extents, by the offset of its first.
+    Extents(u64),
 }
 
 impl Key {
-    /// Big-endian inode number, then one byte for the kind, then the name: compares bytewise as the key does.
+    /// Big-endian inode number, then one byte for the kind, then the name or the big-endian offset: compares bytewise as the key does.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = self.ino.to_be_bytes().to_vec();
@@ -41,7 +41,10 @@ impl Key {
                 out.push(1);
                 out.extend_from_slice(name);
             }
-            KeyPart::Extents => out.push(2),
+            KeyPart::Extents(offset) => {
+                out.push(2);
+                out.extend_from_slice(&offset.to_be_bytes());
+            }
         }
         out.into()
     }
@@ -53,7 +56,7 @@ impl Key {
         let part = match (bytes.get(8)?, bytes.len()) {
             (0, 9) => KeyPart::Inode,
             (1, 10..) => KeyPart::Name(bytes.slice(9..)),
-            (2, 9) => KeyPart::Extents,
+            (2, 17) => KeyPart::Extents(u64::from_be_bytes(bytes.get(9..)?.try_into().ok()?)),
             _ => return None,
         };
         Some(Self { ino, part })
@@ -132,6 +135,12 @@ impl ExtentMap {
         self.extents.values()
     }
 
+    /// In order, in runs of at most `most`.
+    pub fn runs(self, most: usize) -> impl Iterator<Item = Self> {
+        let mut rest = self.extents.into_values().peekable();
+        std::iter::from_fn(move || rest.peek().is_some().then(|| rest.by_ref().take(most.max(1)).collect()))
+    }
+
     /// Whether the file is one hole.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -158,7 +167,7 @@ pub enum Item {
     Inode(rpc::Inode),
     /// A name.
     Name(rpc::Name),
-    /// The extents of a file that has any.
+    /// A run of a file's extents; never empty.
     Extents(Ino, ExtentMap),
 }
 
@@ -169,7 +178,10 @@ impl Item {
         match self {
             Self::Inode(inode) => Key { ino: inode.ino, part: KeyPart::Inode },
             Self::Name(name) => Key { ino: name.dir, part: KeyPart::Name(name.name.clone()) },
-            Self::Extents(ino, _) => Key { ino: *ino, part: KeyPart::Extents },
+            Self::Extents(ino, map) => {
+                let first = map.iter().next().map_or(0, |located| located.extent.offset);
+                Key { ino: *ino, part: KeyPart::Extents(first) }
+            }
         }
     }
 }
@@ -264,9 +276,7 @@ impl Overlay {
                 continue;
             }
             match item {
-                Item::Extents(ino, map) if self.files.contains_key(&ino) => {
-                    files.insert(ino, map);
-                }
+                Item::Extents(ino, map) if self.files.contains_key(&ino) => files.entry(ino).or_default().extents.extend(map.extents),
                 item => {
                     merged.insert(item.key(), item);
                 }
@@ -292,21 +302,22 @@ impl Overlay {
                 _ => merged.remove(&key),
             };
         }
-        for (ino, changes) in self.files.range(inos) {
-            let key = Key { ino: *ino, part: KeyPart::Extents };
-            if !within(&key) || self.removed.contains(ino) {
+        for (ino, changes) in self.files.range(inos).filter(|(ino, _)| !self.removed.contains(ino)) {
+            let window = window(*ino, from, to);
+            if window.is_empty() {
                 continue;
             }
             let mut map = files.remove(ino).unwrap_or_default();
             for change in changes {
                 match change {
-                    FileChange::Clear(range) => map.clear(range.clone()),
-                    FileChange::Put(extent) => map.put(extent.clone()),
-                    FileChange::Clip(size) => map.clear(*size..u64::MAX),
+                    FileChange::Clear(range) => map.clear(clip(range, &window)),
+                    FileChange::Put(extent) => extent.clipped(window.clone()).into_iter().for_each(|part| map.put(part)),
+                    FileChange::Clip(size) => map.clear(clip(&(*size..u64::MAX), &window)),
                 }
             }
-            if !map.is_empty() {
-                merged.insert(key, Item::Extents(*ino, map));
+            for run in map.runs(RUN) {
+                let item = Item::Extents(*ino, run);
+                merged.insert(item.key(), item);
             }
         }
         merged.into_values().collect()
@@ -317,8 +328,27 @@ fn name_bound(from: &Key) -> (Ino, Bytes) {
     match &from.part {
         KeyPart::Inode => (from.ino, Bytes::new()),
         KeyPart::Name(name) => (from.ino, name.clone()),
-        KeyPart::Extents => (from.ino.saturating_add(1), Bytes::new()),
+        KeyPart::Extents(_) => (from.ino.saturating_add(1), Bytes::new()),
     }
+}
+
+/// Extents in one item: a file of many small ones goes on in the next part.
+const RUN: usize = 4096;
+
+/// Which bytes of a file the keys `from..to` speak of.
+fn window(ino: Ino, from: &Key, to: Option<&Key>) -> ByteRange {
+    let bound = |key: &Key| match key.part {
+        KeyPart::Extents(offset) => offset,
+        KeyPart::Inode | KeyPart::Name(_) => 0,
+    };
+    let start = if from.ino == ino { bound(from) } else { 0 };
+    let end = to.filter(|to| to.ino == ino).map_or(u64::MAX, bound);
+    start..end.max(start)
+}
+
+fn clip(range: &ByteRange, window: &ByteRange) -> ByteRange {
+    let start = range.start.max(window.start);
+    start..range.end.min(window.end).max(start)
 }
 
 /// The lowest key.
@@ -346,7 +376,7 @@ pub fn items_of(part: rpc::CheckpointPart) -> Vec<Item> {
     items.extend(part.names.into_iter().map(Item::Name));
     for change in part.extents {
         let map: ExtentMap = change.extents.iter().filter_map(|extent| locate(extent, &objects, 0)).collect();
-        items.push(Item::Extents(change.ino, map));
+        items.extend(map.runs(RUN).map(|run| Item::Extents(change.ino, run)));
     }
     items.sort_by_cached_key(Item::key);
     items
@@ -362,8 +392,11 @@ pub fn part_of(items: Vec<Item>) -> rpc::CheckpointPart {
             Item::Inode(inode) => part.inodes.push(inode),
             Item::Name(name) => part.names.push(name),
             Item::Extents(ino, map) => {
-                let extents = map.into_vec().into_iter().map(|located| index(located, &mut part.objects, &mut table)).collect();
-                part.extents.push(rpc::ExtentChange { ino, cleared: Vec::new(), extents });
+                let extents = map.into_vec().into_iter().map(|located| index(located, &mut part.objects, &mut table));
+                match part.extents.last_mut().filter(|file| file.ino == ino) {
+                    Some(file) => file.extents.extend(extents),
+                    None => part.extents.push(rpc::ExtentChange { ino, cleared: Vec::new(), extents: extents.collect() }),
+                }
             }
         }
     }

@@ -89,6 +89,36 @@ proptest! {
 }
 
 #[test]
+fn a_file_that_goes_on_in_the_next_part_merges_as_one() {
+    let located = |offset, length, frame| Located { extent: extent(offset, length, frame), place: Place::Inline(1) };
+    let base: Vec<Located> = (0..8).map(|i| located(i * 64, 32, 1)).collect();
+    let delta = rpc::Delta {
+        extents: vec![rpc::ExtentChange {
+            ino: 5,
+            cleared: vec![rpc::Range { offset: 10, length: 60 }],
+            extents: vec![rpc::Extent { inline_seq: 2, ..extent(240, 64, 9) }],
+        }],
+        ..Default::default()
+    };
+    let mut overlay = Overlay::default();
+    overlay.apply(2, &delta);
+    let item = |extents: &[Located]| vec![Item::Extents(5, extents.iter().cloned().collect())];
+    let whole = overlay.merge(item(&base), &first_key(), None);
+    let middle = Key { ino: 5, part: KeyPart::Extents(256) };
+    let low = overlay.merge(item(&base[..4]), &first_key(), Some(&middle));
+    let high = overlay.merge(item(&base[4..]), &middle, None);
+    let bytes = |items: &[Item]| -> Vec<(u64, u32, u64)> {
+        let Some(maps) = items.iter().map(|i| if let Item::Extents(5, map) = i { Some(map) } else { None }).collect::<Option<Vec<_>>>() else {
+            panic!("only extents here")
+        };
+        let spread = |l: &Located| (0..l.extent.length).map(|i| (l.extent.offset + i, l.extent.frame, u64::from(l.extent.skip) + i)).collect::<Vec<_>>();
+        maps.iter().flat_map(|map| map.iter().flat_map(spread)).collect()
+    };
+    assert_eq!(bytes(&[low, high].concat()), bytes(&whole));
+    assert!(bytes(&whole).contains(&(300, 9, 60)));
+}
+
+#[test]
 fn truncate_drops_extents_above_the_new_size() {
     let mut overlay = Overlay::default();
     let inode = rpc::Inode { ino: 5, mode: libc::S_IFREG, size: 10, ..Default::default() };
@@ -105,7 +135,8 @@ fn key_encoding_keeps_the_order() {
         Key { ino: 1, part: KeyPart::Inode },
         Key { ino: 1, part: KeyPart::Name("a".into()) },
         Key { ino: 1, part: KeyPart::Name("ab".into()) },
-        Key { ino: 1, part: KeyPart::Extents },
+        Key { ino: 1, part: KeyPart::Extents(0) },
+        Key { ino: 1, part: KeyPart::Extents(1 << 40) },
         Key { ino: 256, part: KeyPart::Inode },
     ];
     assert!(keys.windows(2).all(|w| w[0] < w[1] && w[0].encode() < w[1].encode()));

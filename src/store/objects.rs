@@ -2,10 +2,10 @@
 
 use super::{Put, Store};
 use crate::env::Env;
-use crate::format::{checkpoint, delta, names, record};
-use crate::format::seal::{Kind, Opened, Sealed, Sealer, hash};
+use crate::format::{checkpoint, delta, names, pack, record};
+use crate::format::seal::{Kind, Opened, Sealer, hash};
 use crate::rpc;
-use crate::types::{Epoch, Fault, FaultKind, Incarnation, Seq};
+use crate::types::{Epoch, Fault, FaultKind, Hash, Incarnation, Seq};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -72,11 +72,11 @@ impl Objects {
     ///
     /// # Errors
     /// The store's faults; then the outcome is unknown and the same bytes may be put again.
-    pub async fn create(&self, name: &str, sealed: &Sealed) -> Result<(), Fault> {
-        match self.store.put_if_absent(name, sealed.bytes.clone()).await? {
+    pub async fn create(&self, name: &str, bytes: &Bytes, whole: Hash) -> Result<(), Fault> {
+        match self.store.put_if_absent(name, bytes.clone()).await? {
             Put::Stored => Ok(()),
             Put::Exists => match self.store.get(name).await? {
-                Some(there) if there.len() == sealed.bytes.len() && hash(&there) == sealed.hash => Ok(()),
+                Some(there) if there.len() == bytes.len() && hash(&there) == whole => Ok(()),
                 Some(_) => Err(Fault::new(FaultKind::Damaged, format!("{name} exists with other bytes, though its name is random: check what else writes to this store"))),
                 None => Err(Fault::new(FaultKind::Unknown, format!("{name} was said to exist, then to be absent"))),
             },
@@ -104,11 +104,9 @@ impl Objects {
     /// # Errors
     /// As [`Self::read_named`].
     pub async fn checkpoint_part(&self, part: &rpc::PartRef) -> Result<rpc::CheckpointPart, Fault> {
-        let Some((_, name)) = names::absolute(self.incarnation, &part.name) else {
-            return Err(Fault::new(FaultKind::Damaged, format!("`{}` is no object's name", part.name.escape_debug())));
-        };
+        let name = checkpoint::part_name(&self.sealer, part)?;
         let bytes = self.store.get(&name).await?.ok_or_else(|| missing(&name))?;
-        Ok(checkpoint::decode_part(&bytes, &self.sealer, &name)?)
+        Ok(checkpoint::decode_part(&bytes, &self.sealer, part)?)
     }
 
     /// The commit of a number.
@@ -136,7 +134,7 @@ impl Objects {
         for frame in &commit.delta_frames {
             let Some(object) = &frame.object else { continue };
             let stored = self.range(object, frame.stored_offset..frame.stored_offset + u64::from(frame.stored_length)).await?;
-            let plain = self.sealer.open_frame(Kind::Pack, object, frame.frame, frame.plain_length, &stored)?;
+            let plain = pack::open_frame(&self.sealer, frame, &stored)?;
             deltas.push(delta::decode_frame(&object.name, &plain, commit.inline_frames.len())?);
         }
         Ok(deltas)

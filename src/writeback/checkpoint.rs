@@ -5,9 +5,11 @@
 //! Extents that lie inline in commits are gathered into packs here, so that the head needs packs only.
 
 use super::progress::Progress;
-use super::upload::put_until_stored;
+use super::upload::{put_pack, put_until_stored};
 use crate::format::pack::{Builder, PackBytes};
 use crate::format::tree::{self, ExtentMap, Item, Key, Overlay, Place};
+use crate::format::checkpoint::PlainPart;
+use crate::format::seal::hash;
 use crate::format::{checkpoint, codec, names};
 use crate::rpc;
 use crate::store::Objects;
@@ -90,9 +92,9 @@ impl Tail {
     /// Writes the checkpoint at `point`, which is the newest commit taken in, and begins anew after it.
     pub(super) async fn write(&mut self, objects: &Objects, progress: &Progress, point: Point) -> Result<(), Fault> {
         let mut writer = PartWriter { objects, progress, point: &point, parts: Vec::new(), items: Vec::new(), bytes: 0 };
-        let mut gathered = Gathered { builder: Builder::new(), places: Vec::new() };
+        let mut gathered = Gathered { builder: Builder::default(), places: Vec::new() };
         let base = self.base.as_ref().map(|base| base.parts.clone()).unwrap_or_default();
-        let keys: Vec<Key> = base.iter().map(|part| part_key(part)).collect::<Result<_, _>>()?;
+        let keys: Vec<Key> = base.iter().map(part_key).collect::<Result<_, _>>()?;
         // What lies below the first part belongs to it; without any part there is one range over everything.
         let ranges = base.len().max(1);
         for index in 0..ranges {
@@ -102,12 +104,13 @@ impl Tail {
             if let Some(part) = part
                 && !self.overlay.touches(&from, to)
             {
+                writer.settle(&mut gathered).await?;
                 writer.close().await?;
                 writer.parts.push(part.clone());
                 continue;
             }
             let items = match part {
-                Some(part) => tree::items_of(read_part(objects, part).await?),
+                Some(part) => tree::items_of(objects.checkpoint_part(part).await?),
                 None => Vec::new(),
             };
             for item in self.overlay.merge(items, &from, to) {
@@ -122,7 +125,7 @@ impl Tail {
         let checkpoint = self.index(&point, parts);
         let name = names::checkpoint_index(objects.incarnation(), point.seq);
         let (bytes, hash) = checkpoint::encode_index(&checkpoint, objects.sealer(), &name, objects.salt())?;
-        put_object(objects, progress, &name, bytes, hash).await?;
+        put_until_stored(objects, progress, &name, &bytes, hash).await?;
         objects.env().failpoint("writeback.after_checkpoint");
         *self = Self { opens: std::mem::take(&mut self.opens), base: Some(checkpoint), ..Self::default() };
         progress.checkpointed();
@@ -218,11 +221,12 @@ impl PartWriter<'_> {
         if gathered.places.is_empty() {
             return Ok(());
         }
-        let builder = std::mem::replace(&mut gathered.builder, Builder::new());
+        let builder = std::mem::replace(&mut gathered.builder, Builder::default());
         gathered.places.clear();
         let name = self.objects.new_pack_name(self.point.epoch);
-        let PackBytes { sealed, object, frames } = builder.finish(&name, self.point.epoch, self.objects.salt(), self.objects.sealer())?;
-        put_until_stored(self.objects, self.progress, &name, sealed).await?;
+        let pack = builder.finish(&name, self.point.epoch, self.objects.salt(), self.objects.sealer())?;
+        put_pack(self.objects, self.progress, &pack).await?;
+        let PackBytes { object, frames, .. } = pack;
         let object = Arc::new(object);
         for item in &mut self.items {
             let Item::Extents(_, map) = item else { continue };
@@ -243,27 +247,14 @@ impl PartWriter<'_> {
 
     async fn close(&mut self) -> Result<(), Fault> {
         let (Some(first), Some(last)) = (self.items.first().map(Item::key), self.items.last().map(Item::key)) else { return Ok(()) };
-        let part = tree::part_of(std::mem::take(&mut self.items));
+        let part = PlainPart { first_ino: first.ino, last_ino: last.ino, message: tree::part_of(std::mem::take(&mut self.items)) };
         self.bytes = 0;
         let name = names::checkpoint_part(self.objects.incarnation(), self.point.seq, self.objects.env().random());
-        let (bytes, hash) = checkpoint::encode_part(&part, self.point.epoch, self.objects.sealer(), &name, self.objects.salt())?;
-        let size = bytes.len() as u64;
-        put_object(self.objects, self.progress, &name, bytes, hash).await?;
-        self.parts.push(rpc::PartRef {
-            name: names::relative(self.objects.incarnation(), &name).unwrap_or(name),
-            first_ino: first.ino,
-            last_ino: last.ino,
-            size,
-            hash: Bytes::copy_from_slice(hash.as_bytes()),
-            first_key: first.encode(),
-        });
+        let (bytes, reference) = checkpoint::encode_part(&part, self.objects.sealer(), &name, self.point.epoch, self.objects.salt())?;
+        put_until_stored(self.objects, self.progress, &name, &bytes, hash(&bytes)).await?;
+        self.parts.push(rpc::PartRef { first_key: first.encode(), ..reference });
         Ok(())
     }
-}
-
-async fn put_object(objects: &Objects, progress: &Progress, name: &str, bytes: Bytes, hash: Hash) -> Result<(), Fault> {
-    let sealed = crate::format::seal::Sealed { bytes, hash, salt: [0; 32], frames: Vec::new() };
-    put_until_stored(objects, progress, name, sealed).await
 }
 
 fn weight(item: &Item) -> usize {
@@ -276,8 +267,4 @@ fn weight(item: &Item) -> usize {
 
 fn part_key(part: &rpc::PartRef) -> Result<Key, Fault> {
     Key::decode(&part.first_key).ok_or_else(|| Fault::new(FaultKind::Damaged, format!("{}: its first key is none", part.name)))
-}
-
-async fn read_part(objects: &Objects, part: &rpc::PartRef) -> Result<rpc::CheckpointPart, Fault> {
-    objects.checkpoint_part(part).await
 }

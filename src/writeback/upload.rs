@@ -9,7 +9,7 @@ use crate::format::limits::INLINE_FRAMES_MAX;
 use crate::format::pack::{Builder, PackBytes};
 use crate::rpc;
 use crate::store::Objects;
-use crate::types::{Epoch, Fault, FaultKind};
+use crate::types::{Epoch, Fault, FaultKind, Hash};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -36,10 +36,10 @@ pub(super) struct Stored {
 }
 
 /// Puts one object, trying again until it is stored or the volume ends.
-pub(super) async fn put_until_stored(objects: &Objects, progress: &Progress, name: &str, sealed: PutBytes) -> Result<(), Fault> {
+pub(super) async fn put_until_stored(objects: &Objects, progress: &Progress, name: &str, bytes: &Bytes, hash: Hash) -> Result<(), Fault> {
     let mut failures = 0;
     loop {
-        match objects.create(name, &sealed).await {
+        match objects.create(name, bytes, hash).await {
             Ok(()) => {
                 progress.store_answered();
                 return Ok(());
@@ -54,9 +54,6 @@ pub(super) async fn put_until_stored(objects: &Objects, progress: &Progress, nam
         }
     }
 }
-
-/// A sealed object on its way.
-pub(super) type PutBytes = crate::format::seal::Sealed;
 
 /// Uploads the contents of `seal`; every pack is stored when this returns.
 pub(super) async fn upload(
@@ -76,7 +73,7 @@ pub(super) async fn upload(
     while open || !flying.is_empty() {
         tokio::select! {
             pack = packs.recv(), if open && flying.len() < PACKS_IN_FLIGHT => match pack {
-                Some(pack) => flying.push(put_pack(objects, progress, pack)),
+                Some(pack) => flying.push(async move { put_pack(objects, progress, &pack).await }),
                 None => open = false,
             },
             Some(stored) = flying.next(), if !flying.is_empty() => stored?,
@@ -85,13 +82,14 @@ pub(super) async fn upload(
     producer.await.map_err(|error| Fault::with(FaultKind::Local, "reading what was sealed did not end", error))?
 }
 
-async fn put_pack(objects: &Objects, progress: &Progress, pack: PackBytes) -> Result<(), Fault> {
+/// Stores a pack.
+pub(super) async fn put_pack(objects: &Objects, progress: &Progress, pack: &PackBytes) -> Result<(), Fault> {
     let name = crate::format::names::absolute(objects.incarnation(), &pack.object.name)
         .map(|(_, name)| name)
         .ok_or_else(|| Fault::new(FaultKind::Local, format!("`{}` is no pack's name", pack.object.name)))?;
-    let size = pack.sealed.bytes.len() as u64;
-    put_until_stored(objects, progress, &name, pack.sealed).await?;
-    progress.uploaded(size);
+    let hash = Hash::from_slice(&pack.object.hash).ok_or_else(|| Fault::new(FaultKind::Local, format!("{name}: no hash")))?;
+    put_until_stored(objects, progress, &name, &pack.bytes, hash).await?;
+    progress.uploaded(pack.object.size);
     Ok(())
 }
 
@@ -110,7 +108,7 @@ struct Cutter<'a> {
 
 impl<'a> Cutter<'a> {
     fn new(objects: &'a Objects, epoch: Epoch, send: mpsc::Sender<PackBytes>) -> Self {
-        let builder = Builder::new();
+        let builder = Builder::default();
         Self { objects, epoch, send, builder, open: Vec::new(), out: Stored::default(), shared: Vec::new(), inline: false }
     }
 
@@ -177,7 +175,7 @@ impl<'a> Cutter<'a> {
         if self.open.is_empty() {
             return Ok(());
         }
-        let builder = std::mem::replace(&mut self.builder, Builder::new());
+        let builder = std::mem::replace(&mut self.builder, Builder::default());
         let name = self.objects.new_pack_name(self.epoch);
         let pack = builder.finish(&name, self.epoch, self.objects.salt(), self.objects.sealer())?;
         self.out.objects.push(pack.object.clone());
