@@ -5,4 +5,5 @@ pub mod cache;
 pub mod env;
 pub mod rpc;
 pub mod store;
+pub mod telemetry;
 pub mod types;
