@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod env;
+pub mod policy;
 pub mod rpc;
 pub mod store;
 pub mod telemetry;
