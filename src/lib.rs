@@ -2,8 +2,13 @@
 //! consistent commits. ARCHITECTURE.md is the map of the modules; they depend only downwards (`tests/tidy.rs`).
 
 pub mod cache;
+pub mod config;
 pub mod env;
 pub mod format;
+pub mod hydrate;
+pub mod policy;
 pub mod rpc;
 pub mod store;
+pub mod telemetry;
 pub mod types;
+pub mod writeback;
