@@ -259,9 +259,10 @@ impl Overlay {
             || self.files.range(inos).next().is_some()
             || {
                 let start = name_bound(from);
-                self.names.range(start..).next().is_some_and(|((ino, name), _)| {
-                    to.is_none_or(|to| Key { ino: *ino, part: KeyPart::Name(name.clone()) } < *to)
-                })
+                self.names
+                    .range(start..)
+                    .next()
+                    .is_some_and(|((ino, name), _)| to.is_none_or(|to| Key { ino: *ino, part: KeyPart::Name(name.clone()) } < *to))
             }
     }
 

@@ -108,10 +108,13 @@ fn a_file_that_goes_on_in_the_next_part_merges_as_one() {
     let low = overlay.merge(item(&base[..4]), &first_key(), Some(&middle));
     let high = overlay.merge(item(&base[4..]), &middle, None);
     let bytes = |items: &[Item]| -> Vec<(u64, u32, u64)> {
-        let Some(maps) = items.iter().map(|i| if let Item::Extents(5, map) = i { Some(map) } else { None }).collect::<Option<Vec<_>>>() else {
+        let Some(maps) = items.iter().map(|i| if let Item::Extents(5, map) = i { Some(map) } else { None }).collect::<Option<Vec<_>>>()
+        else {
             panic!("only extents here")
         };
-        let spread = |l: &Located| (0..l.extent.length).map(|i| (l.extent.offset + i, l.extent.frame, u64::from(l.extent.skip) + i)).collect::<Vec<_>>();
+        let spread = |l: &Located| {
+            (0..l.extent.length).map(|i| (l.extent.offset + i, l.extent.frame, u64::from(l.extent.skip) + i)).collect::<Vec<_>>()
+        };
         maps.iter().flat_map(|map| map.iter().flat_map(spread)).collect()
     };
     assert_eq!(bytes(&[low, high].concat()), bytes(&whole));

@@ -122,7 +122,8 @@ impl Fetcher {
         let _permit = self.permits.acquire().await.map_err(|error| Fault::with(FaultKind::Local, "the fetcher ended", error))?;
         let frames: Vec<Frame<Home>> = missing.iter().map(frame_of).collect();
         let requests = plan::requests(&frames);
-        let mut answers = futures::stream::iter(requests).map(|request| self.answer(ino, &missing, request)).buffer_unordered(REQUESTS_IN_FLIGHT);
+        let mut answers =
+            futures::stream::iter(requests).map(|request| self.answer(ino, &missing, request)).buffer_unordered(REQUESTS_IN_FLIGHT);
         let mut first_fault = None;
         while let Some(answer) = answers.next().await {
             // The others are still worth installing: only the damaged range fails.
@@ -168,7 +169,10 @@ impl Fetcher {
     fn open(&self, object: &rpc::ObjectRef, extent: &crate::cache::LocalExtent, stored: &[u8]) -> Result<Bytes, Fault> {
         let plain = self.objects.sealer().open_frame(Kind::Pack, object, extent.frame, extent.plain_length, stored)?;
         if codec::checksum(&plain) != extent.checksum {
-            return Err(Fault::new(FaultKind::Damaged, format!("{}: frame {} has not the checksum that its commit says", object.name, extent.frame)));
+            return Err(Fault::new(
+                FaultKind::Damaged,
+                format!("{}: frame {} has not the checksum that its commit says", object.name, extent.frame),
+            ));
         }
         Ok(plain)
     }

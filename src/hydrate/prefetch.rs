@@ -43,7 +43,9 @@ pub async fn prefetch(cache: &Arc<Cache>, fetcher: &Fetcher, limits: &dyn Prefet
                 }
                 match fetcher.fetch_now(file.ino, at..end).await {
                     Ok(()) => {}
-                    Err(fault) if fault.kind == FaultKind::Damaged => tracing::error!(ino = file.ino, %fault, "prefetch passes over damaged bytes"),
+                    Err(fault) if fault.kind == FaultKind::Damaged => {
+                        tracing::error!(ino = file.ino, %fault, "prefetch passes over damaged bytes")
+                    }
                     // Removed meanwhile.
                     Err(fault) if fault.kind == FaultKind::NotFound => break,
                     Err(fault) => return Err(fault),

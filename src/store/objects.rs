@@ -2,8 +2,8 @@
 
 use super::{Put, Store};
 use crate::env::Env;
-use crate::format::{checkpoint, delta, names, pack, record};
 use crate::format::seal::{Kind, Opened, Sealer, hash};
+use crate::format::{checkpoint, delta, names, pack, record};
 use crate::rpc;
 use crate::types::{Epoch, Fault, FaultKind, Hash, Incarnation, Seq};
 use bytes::Bytes;
@@ -77,7 +77,10 @@ impl Objects {
             Put::Stored => Ok(()),
             Put::Exists => match self.store.get(name).await? {
                 Some(there) if there.len() == bytes.len() && hash(&there) == whole => Ok(()),
-                Some(_) => Err(Fault::new(FaultKind::Damaged, format!("{name} exists with other bytes, though its name is random: check what else writes to this store"))),
+                Some(_) => Err(Fault::new(
+                    FaultKind::Damaged,
+                    format!("{name} exists with other bytes, though its name is random: check what else writes to this store"),
+                )),
                 None => Err(Fault::new(FaultKind::Unknown, format!("{name} was said to exist, then to be absent"))),
             },
         }

@@ -6,11 +6,12 @@
 
 use super::progress::Progress;
 use super::upload::{put_pack, put_until_stored};
-use crate::format::pack::{Builder, PackBytes};
-use crate::format::tree::{self, ExtentMap, Item, Key, Overlay, Place};
 use crate::format::checkpoint::PlainPart;
+use crate::format::pack::{Builder, PackBytes};
 use crate::format::seal::hash;
+use crate::format::tree::{self, ExtentMap, Item, Key, Overlay, Place};
 use crate::format::{checkpoint, codec, names};
+use crate::log::{self, Site};
 use crate::rpc;
 use crate::store::Objects;
 use crate::types::{Epoch, Fault, FaultKind, Hash, Seq};
@@ -90,7 +91,7 @@ impl Tail {
     }
 
     /// Writes the checkpoint at `point`, which is the newest commit taken in, and begins anew after it.
-    pub(super) async fn write(&mut self, objects: &Objects, progress: &Progress, point: Point) -> Result<(), Fault> {
+    pub(super) async fn write(&mut self, objects: &Objects, site: &Site, progress: &Progress, point: Point) -> Result<(), Fault> {
         let mut writer = PartWriter { objects, progress, point: &point, parts: Vec::new(), items: Vec::new(), bytes: 0 };
         let mut gathered = Gathered { builder: Builder::default(), places: Vec::new() };
         let base = self.base.as_ref().map(|base| base.parts.clone()).unwrap_or_default();
@@ -123,9 +124,7 @@ impl Tail {
         let parts = std::mem::take(&mut writer.parts);
         objects.env().failpoint("writeback.after_parts_before_checkpoint");
         let checkpoint = self.index(&point, parts);
-        let name = names::checkpoint_index(objects.incarnation(), point.seq);
-        let (bytes, hash) = checkpoint::encode_index(&checkpoint, objects.sealer(), &name, objects.salt())?;
-        put_until_stored(objects, progress, &name, &bytes, hash).await?;
+        let checkpoint = log::checkpoint::store(site, checkpoint).await?;
         objects.env().failpoint("writeback.after_checkpoint");
         *self = Self { opens: std::mem::take(&mut self.opens), base: Some(checkpoint), ..Self::default() };
         progress.checkpointed();
@@ -158,7 +157,13 @@ impl Tail {
         for mut located in map.into_vec() {
             if let Place::Inline(seq) = located.place {
                 let frame = self.inline.get(&(seq, located.extent.frame)).ok_or_else(|| {
-                    Fault::new(FaultKind::Damaged, format!("inode {ino} names inline frame {} of commit {seq}, which is not after the checkpoint", located.extent.frame))
+                    Fault::new(
+                        FaultKind::Damaged,
+                        format!(
+                            "inode {ino} names inline frame {} of commit {seq}, which is not after the checkpoint",
+                            located.extent.frame
+                        ),
+                    )
                 })?;
                 located.extent.frame = gathered.take(seq, located.extent.frame, frame, located.extent.plain_length)?;
                 located.place = Place::Inline(GATHERED);

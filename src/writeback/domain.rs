@@ -39,6 +39,12 @@ impl Classifier {
         Self { policy, tags: HashMap::new(), unread: Vec::new(), directories: HashMap::new() }
     }
 
+    /// By the built-in policy.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self::new(Policy::built_in())
+    }
+
     /// The policy.
     #[must_use]
     pub fn policy(&self) -> &Policy {

@@ -11,7 +11,7 @@ pub const INLINE_BYTES_MAX: u64 = 64 << 10;
 /// Commits after the newest checkpoint before the next one is due: bounds what opening reads.
 pub const CHECKPOINT_COMMITS: u64 = 128;
 /// Bytes of deltas and inline frames after the newest checkpoint before the next one is due.
-pub const CHECKPOINT_BYTES: u64 = 16 << 20;
+pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 
 /// What is known when the loop asks what to do.
 #[derive(Debug, Clone, Copy)]
@@ -72,8 +72,8 @@ pub fn next(s: Situation) -> Action {
 
 /// Whether a checkpoint is due after a commit.
 #[must_use]
-pub fn checkpoint_due(commits: u64, bytes: u64, closing: bool) -> bool {
-    commits >= CHECKPOINT_COMMITS || bytes >= CHECKPOINT_BYTES || (closing && commits >= CHECKPOINT_COMMITS / 4)
+pub fn checkpoint_due(commits: u64, bytes: u64) -> bool {
+    commits >= CHECKPOINT_COMMITS || bytes >= CHECKPOINT_BYTES
 }
 
 /// How long to leave a failing store alone: doubling from half a second to half a minute.
