@@ -25,6 +25,7 @@ pub mod record;
 pub mod seal;
 pub mod tree;
 mod valid;
+pub mod volume;
 
 #[cfg(test)]
 mod tests;

@@ -11,11 +11,12 @@ use crate::format::pack::{Builder, PackBytes};
 use crate::format::seal::hash;
 use crate::format::tree::{self, ExtentMap, Item, Key, Overlay, Place};
 use crate::format::{checkpoint, codec, names};
-use crate::log::{self, Site};
-use crate::rpc;
+use crate::log::{self, Reader, Record, Site};
+use crate::rpc::{self, log_record::Kind};
 use crate::store::Objects;
 use crate::types::{Epoch, Fault, FaultKind, Hash, Seq};
 use bytes::Bytes;
+use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,13 +27,24 @@ const PART_PLAIN_TARGET: usize = 2 << 20;
 #[derive(Debug, Default)]
 pub struct Tail {
     /// The newest checkpoint.
-    pub base: Option<rpc::Checkpoint>,
+    base: Option<rpc::Checkpoint>,
     overlay: Overlay,
     /// Inline frames of those commits: codec byte and data.
     inline: HashMap<(Seq, u32), Bytes>,
     opens: Vec<Seq>,
     commits: u64,
     bytes: u64,
+    /// Commits of earlier epochs that a resumed cache did not have to read: read when the next checkpoint is due.
+    unread: Option<Unread>,
+}
+
+/// A part of the log between the newest checkpoint and our `open`.
+#[derive(Debug)]
+struct Unread {
+    checkpoint: Seq,
+    upto: (Seq, Hash),
+    later: Vec<(Seq, rpc::Commit, Vec<rpc::Delta>)>,
+    later_opens: Vec<Seq>,
 }
 
 /// What the checkpoint is of.
@@ -54,22 +66,75 @@ impl Tail {
         Self { base, opens, ..Self::default() }
     }
 
+    /// After the checkpoint of this number, with the log up to `upto` still to be read.
+    #[must_use]
+    pub fn unread(checkpoint: Seq, upto: (Seq, Hash)) -> Self {
+        let unread = Unread { checkpoint, upto, later: Vec::new(), later_opens: Vec::new() };
+        Self { commits: upto.0.saturating_sub(checkpoint), unread: Some(unread), ..Self::default() }
+    }
+
     /// Takes an `open` record in.
     pub fn opened(&mut self, seq: Seq) {
-        self.opens.push(seq);
+        match &mut self.unread {
+            Some(unread) => unread.later_opens.push(seq),
+            None => self.opens.push(seq),
+        }
     }
 
     /// Takes a commit in, with its deltas in order.
     pub fn commit(&mut self, seq: Seq, commit: &rpc::Commit, deltas: &[rpc::Delta]) {
+        self.commits += 1;
+        self.bytes += deltas.iter().map(|delta| delta.encoded_len() as u64).sum::<u64>();
+        self.bytes += commit.inline_frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        match &mut self.unread {
+            Some(unread) => unread.later.push((seq, commit.clone(), deltas.to_vec())),
+            None => self.lay(seq, commit, deltas),
+        }
+    }
+
+    fn lay(&mut self, seq: Seq, commit: &rpc::Commit, deltas: &[rpc::Delta]) {
         for delta in deltas {
             self.overlay.apply(seq, delta);
-            self.bytes += prost::Message::encoded_len(delta) as u64;
         }
         for (frame, bytes) in (0u32..).zip(&commit.inline_frames) {
-            self.bytes += bytes.len() as u64;
             self.inline.insert((seq, frame), bytes.clone());
         }
-        self.commits += 1;
+    }
+
+    /// Reads what was left unread.
+    async fn catch_up(&mut self, objects: &Objects, site: &Site) -> Result<(), Fault> {
+        let Some(unread) = &self.unread else { return Ok(()) };
+        let (base, from) = match unread.checkpoint {
+            0 => (None, (0, Hash([0; 32]))),
+            seq => {
+                let base = log::checkpoint::load(site, seq).await?.ok_or_else(|| {
+                    Fault::new(FaultKind::Damaged, format!("{} is missing, though the log names it", names::checkpoint_index(site.incarnation(), seq)))
+                })?;
+                let hash = Hash::from_slice(&base.commit_hash).unwrap_or(Hash([0; 32]));
+                (Some(base), (seq, hash))
+            }
+        };
+        let mut records = Vec::new();
+        let mut visit = |record: Record| {
+            records.push(record);
+            Ok(())
+        };
+        Reader::new(site.clone()).walk(from, unread.upto, &mut visit).await?;
+        let mut whole = Self::after(base);
+        for record in records {
+            match &record.record.kind {
+                Some(Kind::Commit(commit)) => whole.commit(record.seq, commit, &objects.deltas(commit).await?),
+                Some(Kind::Open(_)) => whole.opened(record.seq),
+                Some(Kind::Close(_) | Kind::Fence(_)) | None => {}
+            }
+        }
+        let Some(unread) = self.unread.take() else { return Ok(()) };
+        for (seq, commit, deltas) in unread.later {
+            whole.commit(seq, &commit, &deltas);
+        }
+        unread.later_opens.into_iter().for_each(|seq| whole.opened(seq));
+        *self = whole;
+        Ok(())
     }
 
     /// Commits since the newest checkpoint.
@@ -84,14 +149,9 @@ impl Tail {
         self.bytes
     }
 
-    /// Number of the newest checkpoint; 0: none yet.
-    #[must_use]
-    pub fn checkpoint(&self) -> Seq {
-        self.base.as_ref().map_or(0, |base| base.seq)
-    }
-
     /// Writes the checkpoint at `point`, which is the newest commit taken in, and begins anew after it.
     pub(super) async fn write(&mut self, objects: &Objects, site: &Site, progress: &Progress, point: Point) -> Result<(), Fault> {
+        self.catch_up(objects, site).await?;
         let mut writer = PartWriter { objects, progress, point: &point, parts: Vec::new(), items: Vec::new(), bytes: 0 };
         let mut gathered = Gathered { builder: Builder::default(), places: Vec::new() };
         let base = self.base.as_ref().map(|base| base.parts.clone()).unwrap_or_default();
@@ -264,8 +324,8 @@ impl PartWriter<'_> {
 
 fn weight(item: &Item) -> usize {
     match item {
-        Item::Inode(inode) => prost::Message::encoded_len(inode),
-        Item::Name(name) => prost::Message::encoded_len(name),
+        Item::Inode(inode) => inode.encoded_len(),
+        Item::Name(name) => name.encoded_len(),
         Item::Extents(_, map) => map.iter().count() * 48,
     }
 }

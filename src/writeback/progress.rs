@@ -5,6 +5,7 @@ use crate::env::Env;
 use crate::types::{Fault, FaultKind, Seq, UnixNanos};
 use parking_lot::Mutex;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -13,6 +14,8 @@ use tokio::sync::watch;
 pub struct Progress {
     state: Mutex<State>,
     cancelled: watch::Sender<bool>,
+    // Asked for every create: no lock.
+    fenced: AtomicBool,
 }
 
 /// A copy of what is known.
@@ -58,7 +61,7 @@ pub struct Trouble {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { state: Mutex::default(), cancelled: watch::Sender::new(false) }
+        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), fenced: AtomicBool::new(false) }
     }
 }
 
@@ -67,6 +70,12 @@ impl Progress {
     #[must_use]
     pub fn state(&self) -> State {
         self.state.lock().clone()
+    }
+
+    /// Whether another writer took the volume.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
     }
 
     /// Gives up whatever waits for the store: the process ends and the cache stays to be resumed.
@@ -124,6 +133,7 @@ impl Progress {
     pub(super) fn set_fenced(&self, by: &Fault) {
         tracing::error!(fault = %by, "another writer has taken this volume: nothing more is committed from here, fsync fails, what was not committed stays in this cache");
         self.state.lock().fenced = Some(by.to_string());
+        self.fenced.store(true, Ordering::Release);
     }
 
     /// Waits for `future` unless cancelled first.
