@@ -3,6 +3,8 @@
 
 pub mod cache;
 pub mod env;
+pub mod fuse;
 pub mod rpc;
 pub mod store;
 pub mod types;
+pub mod volume;
