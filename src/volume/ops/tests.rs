@@ -1,0 +1,1 @@
+//! The operations against a cache in a temporary directory, without a kernel.
