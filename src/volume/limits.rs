@@ -34,7 +34,6 @@ impl Limits {
     fn dirty_permille(&self) -> u64 {
         self.cache.dirty_bytes().saturating_mul(1000) / self.sizes.dirty_max.max(1)
     }
-
 }
 
 impl Gate for Limits {

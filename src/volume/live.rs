@@ -17,7 +17,7 @@ use crate::store::Objects;
 use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
 use crate::writeback::{Classifier, Ended, KernelPages, LastCommit, Parts, State, WriteBack};
 use parking_lot::Mutex;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -121,7 +121,7 @@ impl Volume {
     ///
     /// # Errors
     /// [`FaultKind::Busy`]: held elsewhere; [`FaultKind::Damaged`], [`FaultKind::TooNew`]: named; the cache's own.
-    pub async fn open(params: OpenParams, run: RunOptions, waiting: &dyn Fn(&str)) -> Result<Arc<Self>, Fault> {
+    pub async fn open(params: OpenParams, run: RunOptions, waiting: &(dyn Fn(&str) + Sync)) -> Result<Arc<Self>, Fault> {
         let opened = open::open(&params, waiting).await?;
         let volume = Self::assemble(&params, Arc::clone(&opened.cache), run, false)?;
         volume.start(&params, opened, run);
@@ -164,7 +164,7 @@ impl Volume {
         cache: CacheOptions,
         at: Option<Seq>,
         run: RunOptions,
-        waiting: &dyn Fn(&str),
+        waiting: &(dyn Fn(&str) + Sync),
     ) -> Result<Arc<Self>, Fault> {
         let (objects, reader) = reader_of(books, identity, waiting).await?;
         let (head, checkpoint) = match at {
@@ -184,7 +184,7 @@ impl Volume {
             identity: identity.clone(),
             cache_id: CacheId(books.env.random()),
         };
-        let env = books.env.clone();
+        let (env, dir) = (books.env.clone(), cache.dir.clone());
         let cache = on_thread(move || Cache::create(env, cache, &origin)).await?;
         if shown.last.is_some() {
             hydrate::load(&objects, &cache, shown.source).await?;
@@ -194,7 +194,7 @@ impl Volume {
         late.set(Engine { fetcher, writeback: None, run: Mutex::new(None) });
         let sizes = Sizes { cache_max: u64::MAX, dirty_max: u64::MAX, capacity: None };
         let report = Report { hydrated: shown.last, ..Report::default() };
-        let volume = Self::build(&books.env, identity, cache, late, sizes, Arc::new(NoLimits), run, Flavor::Reader, report)?;
+        let volume = Self::build(&books.env, identity, &dir, cache, late, sizes, Arc::new(NoLimits), run, Flavor::Reader, report)?;
         if run.hydrate == HydrateMode::Eager {
             volume.hydrate_all().await?;
         }
@@ -205,13 +205,14 @@ impl Volume {
         let late = Arc::new(Late::default());
         let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes: params.sizes });
         let flavor = if resumed { Flavor::Resumed } else { Flavor::Fresh };
-        Self::build(&params.books.env, &params.identity, cache, late, params.sizes, gate, run, flavor, Report::default())
+        Self::build(&params.books.env, &params.identity, &params.cache.dir, cache, late, params.sizes, gate, run, flavor, Report::default())
     }
 
     #[allow(clippy::too_many_arguments, reason = "one private constructor behind three public ones")]
     fn build(
         env: &Env,
         identity: &Identity,
+        dir: &Path,
         cache: Arc<Cache>,
         late: Arc<Late>,
         sizes: Sizes,
@@ -228,7 +229,7 @@ impl Volume {
             runtime: Handle::current(),
         };
         let posix = Posix::new(Options {
-            handles: cache.dir().join("handles"),
+            handles: dir.join("handles"),
             cache: Arc::clone(&cache),
             fetch: Arc::new(fetch),
             gate,
@@ -449,7 +450,7 @@ impl LateProgress {
 ///
 /// # Errors
 /// [`FaultKind::NotFound`]: proven absent.
-pub async fn reader_of(books: &Books, identity: &Identity, waiting: &dyn Fn(&str)) -> Result<(Objects, Reader), Fault> {
+pub async fn reader_of(books: &Books, identity: &Identity, waiting: &(dyn Fn(&str) + Sync)) -> Result<(Objects, Reader), Fault> {
     let found = match open::look_up(books, identity, waiting).await? {
         Lookup::Found(found) => found,
         Lookup::Absent(_) => return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {identity} in this store"))),
@@ -462,7 +463,7 @@ pub async fn reader_of(books: &Books, identity: &Identity, waiting: &dyn Fn(&str
 
 /// Where a reader's cache of one commit lies, beside the volume's own.
 #[must_use]
-pub fn reader_cache(base: &std::path::Path, random: [u8; 8]) -> PathBuf {
+pub fn reader_cache(base: &Path, random: [u8; 8]) -> PathBuf {
     let mut name = base.file_name().unwrap_or_default().to_owned();
     name.push(format!(".reader-{}", hex::encode(random)));
     base.with_file_name(name)

@@ -73,7 +73,7 @@ pub struct Report {
 }
 
 /// Looks the volume up, waiting as long as the store says nothing.
-pub(super) async fn look_up(books: &Books, identity: &Identity, waiting: &dyn Fn(&str)) -> Result<Lookup, Fault> {
+pub(super) async fn look_up(books: &Books, identity: &Identity, waiting: &(dyn Fn(&str) + Sync)) -> Result<Lookup, Fault> {
     let mut tries = 0u32;
     loop {
         match log::lookup(books, identity).await {
@@ -94,7 +94,7 @@ pub(super) async fn look_up(books: &Books, identity: &Identity, waiting: &dyn Fn
 }
 
 /// Opens for writing, with the cache that is there or a new one.
-pub(super) async fn open(params: &OpenParams, waiting: &dyn Fn(&str)) -> Result<Opened, Fault> {
+pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
     let place = place(params, waiting).await?;
     let mut report = Report { created: place.created, ..Report::default() };
     let mut cache = existing_cache(params, place.objects.incarnation(), &mut report).await?;
@@ -121,7 +121,7 @@ pub(super) async fn open(params: &OpenParams, waiting: &dyn Fn(&str)) -> Result<
 }
 
 /// Opens the log for a cache that serves a live mount already: it goes on or nothing does.
-pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &dyn Fn(&str)) -> Result<Opened, Fault> {
+pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
     let place = place(params, waiting).await?;
     let cache_id = cache.origin().cache_id;
     check_holder(params, &place.tip, Some(&cache))?;
@@ -138,7 +138,7 @@ struct Place {
     created: bool,
 }
 
-async fn place(params: &OpenParams, waiting: &dyn Fn(&str)) -> Result<Place, Fault> {
+async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Place, Fault> {
     let OpenParams { books, identity, .. } = params;
     let (found, created) = match look_up(books, identity, waiting).await? {
         Lookup::Found(found) => (found, false),
