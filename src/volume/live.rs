@@ -123,7 +123,10 @@ impl Volume {
     /// [`FaultKind::Busy`]: held elsewhere; [`FaultKind::Damaged`], [`FaultKind::TooNew`]: named; the cache's own.
     pub async fn open(params: OpenParams, run: RunOptions, waiting: &(dyn Fn(&str) + Sync)) -> Result<Arc<Self>, Fault> {
         let opened = open::open(&params, waiting).await?;
-        let volume = Self::assemble(&params, Arc::clone(&opened.cache), run, false)?;
+        let (cache, late, sizes) = (Arc::clone(&opened.cache), Arc::new(Late::default()), params.sizes);
+        let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes });
+        let (env, dir) = (&params.books.env, &params.cache.dir);
+        let volume = Self::build(env, &params.identity, dir, cache, late, sizes, gate, run, Flavor::Fresh, Report::default())?;
         volume.start(&params, opened, run);
         if run.hydrate == HydrateMode::Eager {
             volume.hydrate_all().await?;
@@ -131,22 +134,37 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Takes over a live mount: serves from its cache at once, and opens the log beside it.
+    /// Takes over a live mount: serves from its cache at once, and opens the log beside it, as soon as `params` has reached the store.
     ///
     /// # Errors
     /// The cache is not there or cannot be read.
-    pub async fn resume(params: OpenParams, run: RunOptions) -> Result<Arc<Self>, Fault> {
-        let (env, options) = (params.books.env.clone(), params.cache.clone());
-        let (cache, recovered) = on_thread(move || Cache::open(env, options)).await?;
+    pub async fn resume(
+        env: Env,
+        identity: &Identity,
+        cache: CacheOptions,
+        sizes: Sizes,
+        run: RunOptions,
+        params: impl Future<Output = Result<OpenParams, Fault>> + Send + 'static,
+    ) -> Result<Arc<Self>, Fault> {
+        let (world, dir) = (env.clone(), cache.dir.clone());
+        let (cache, recovered) = on_thread(move || Cache::open(world, cache)).await?;
         tracing::info!(?recovered, "taking over a live mount");
-        let volume = Self::assemble(&params, Arc::clone(&cache), run, true)?;
-        let late = Arc::clone(&volume);
+        let late = Arc::new(Late::default());
+        let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes });
+        let local = Arc::clone(&cache);
+        let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
+        let later = Arc::clone(&volume);
         let task = tokio::spawn(async move {
-            match open::open_with(&params, cache, &|_| {}).await {
-                Ok(opened) => late.start(&params, opened, run),
+            let opened = async {
+                let params = params.await?;
+                let opened = open::open_with(&params, local, &|_| {}).await?;
+                Ok::<_, Fault>((params, opened))
+            };
+            match opened.await {
+                Ok((params, opened)) => later.start(&params, opened, run),
                 Err(fault) => {
                     tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
-                    late.report.lock().failed = Some(fault.to_string());
+                    later.report.lock().failed = Some(fault.to_string());
                 }
             }
         });
@@ -199,13 +217,6 @@ impl Volume {
             volume.hydrate_all().await?;
         }
         Ok(volume)
-    }
-
-    fn assemble(params: &OpenParams, cache: Arc<Cache>, run: RunOptions, resumed: bool) -> Result<Arc<Self>, Fault> {
-        let late = Arc::new(Late::default());
-        let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes: params.sizes });
-        let flavor = if resumed { Flavor::Resumed } else { Flavor::Fresh };
-        Self::build(&params.books.env, &params.identity, &params.cache.dir, cache, late, params.sizes, gate, run, flavor, Report::default())
     }
 
     #[allow(clippy::too_many_arguments, reason = "one private constructor behind three public ones")]

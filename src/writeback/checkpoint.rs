@@ -108,7 +108,10 @@ impl Tail {
             0 => (None, (0, Hash([0; 32]))),
             seq => {
                 let base = log::checkpoint::load(site, seq).await?.ok_or_else(|| {
-                    Fault::new(FaultKind::Damaged, format!("{} is missing, though the log names it", names::checkpoint_index(site.incarnation(), seq)))
+                    Fault::new(
+                        FaultKind::Damaged,
+                        format!("{} is missing, though the log names it", names::checkpoint_index(site.incarnation(), seq)),
+                    )
                 })?;
                 let hash = Hash::from_slice(&base.commit_hash).unwrap_or(Hash([0; 32]));
                 (Some(base), (seq, hash))

@@ -147,13 +147,8 @@ impl Committer {
     /// Makes the intent durable, then puts the same bytes until the outcome is known.
     pub(super) async fn put(&mut self, prepared: &Prepared) -> Result<cache::Head, Fault> {
         let intent = prepared.intent();
-        let intent = cache::Intent {
-            seq: intent.seq,
-            epoch: intent.epoch,
-            nonce: intent.nonce,
-            hash: intent.hash,
-            bytes: intent.bytes.to_vec(),
-        };
+        let intent =
+            cache::Intent { seq: intent.seq, epoch: intent.epoch, nonce: intent.nonce, hash: intent.hash, bytes: intent.bytes.to_vec() };
         let cache = Arc::clone(&self.cache);
         blocking(move || cache.set_intent(Some(&intent))).await?;
         self.objects.env().failpoint("writeback.after_intent_before_put");
