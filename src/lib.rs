@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod env;
+pub mod format;
 pub mod rpc;
 pub mod store;
 pub mod types;
