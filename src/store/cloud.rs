@@ -28,6 +28,8 @@ mod credentials;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes per second below which a transfer is taken to hang.
 const SLOWEST: u64 = 64 << 10;
+/// Bytes of a body that fit on the way to a server that does not read them.
+const UNREAD: u64 = 64 << 10;
 /// Names in one page of a listing: what every cloud allows.
 const PAGE_MAX: usize = 1000;
 
@@ -148,7 +150,9 @@ impl Cloud {
 fn fault(asked: Asked<'_>, meaning: Meaning) -> StoreError {
     match meaning {
         Meaning::Fault(error) => error,
-        Meaning::Missing => asked.unreachable("404 without saying that the key does not exist: is the endpoint right?".to_owned()),
+        Meaning::Missing(why) => {
+            asked.unreachable(format!("404 without saying that the key does not exist (is the endpoint right?): {why}"))
+        }
         other => asked.unreachable(format!("an answer that does not fit the request: {other:?}")),
     }
 }
@@ -167,6 +171,12 @@ impl Store for Cloud {
         match self.attempt(asked, length, self.objects.put_opts(&key, body.into(), options)).await {
             Ok(_) => Ok(Put::Stored),
             Err(Meaning::Exists) => Ok(Put::Exists),
+            // A server that refuses a put before it has read the body may close the connection over its own answer: asked again and
+            // again it would do so for ever. What matters is whether the name is taken.
+            Err(Meaning::Fault(error @ StoreError::Unreachable { .. })) if length > UNREAD => match self.head(name).await {
+                Ok(Some(_)) => Ok(Put::Exists),
+                _ => Err(error),
+            },
             Err(other) => Err(fault(asked, other)),
         }
     }
@@ -196,9 +206,9 @@ impl Store for Cloud {
             Ok(got) => Ok(Some(ObjectMeta { name: name.to_owned(), size: got.meta.size, modified: nanoseconds(&got.meta) })),
             Err(Meaning::Absent) => Ok(None),
             // A GET can say whether the key or the bucket is missing.
-            Err(Meaning::Missing) => match self.get_range(name, 0..1).await? {
+            Err(Meaning::Missing(why)) => match self.get_range(name, 0..1).await? {
                 None => Ok(None),
-                Some(_) => Err(fault(asked, Meaning::Missing)),
+                Some(_) => Err(fault(asked, Meaning::Missing(why))),
             },
             Err(meaning) => Err(fault(asked, meaning)),
         }

@@ -84,7 +84,7 @@ impl Root {
     pub(super) fn remove(&self, name: &str) -> Result<(), Failed> {
         match unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => {}
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
         let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
