@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod config;
 pub mod env;
+pub mod format;
 pub mod policy;
 pub mod rpc;
 pub mod store;
