@@ -3,10 +3,31 @@
 //! [`Store`] is what the rest of the crate sees; names are relative to the store's prefix, as `format::names` makes them.
 //! Every wrapper (retries, counting, faults in tests) is a `Store` too, and one conformance suite runs on all of them.
 
+mod cloud;
+mod file;
+mod memory;
+mod name;
+mod open;
+pub mod plan;
+mod probe;
+mod url;
+mod wrap;
+
+pub use file::FileStore;
+pub use memory::Memory;
+pub use name::OBJECT_NAME_MAX;
+pub use open::{OpenOptions, open};
+pub use probe::{CREATORS, Check, ProbeReport, Verdict, probe};
+pub use url::{Bucket, Location, StoreUrl, UrlError};
+pub use wrap::{Counters, Counting, Faults, Faulty, Limited, Limits, Retries, Retrying, Slow, Snapshot, Verb, VerbResult};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
 use std::time::Duration;
+
+/// The store's marker, whose presence tells a store from an empty directory.
+const MARKER: &str = "holdfast-store";
 
 /// What a put if absent did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
