@@ -2,6 +2,7 @@
 //! consistent commits. ARCHITECTURE.md is the map of the modules; they depend only downwards (`tests/tidy.rs`).
 
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod env;
 pub mod format;
