@@ -1,6 +1,6 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
-use super::{completions, doctor, exit, key, policy, store, volume};
+use super::{completions, doctor, exit, key, mount, policy, store, volume};
 use crate::config::KEYS;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
@@ -23,6 +23,14 @@ pub struct Arguments {
 /// All commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Mount a volume at a directory
+    Mount(mount::MountArgs),
+    /// Hold a mount's descriptor and start its driver
+    #[command(hide = true)]
+    Hold(mount::InnerArgs),
+    /// Drive a mount
+    #[command(hide = true)]
+    Drive(mount::InnerArgs),
     /// Make a store, or see whether one can be trusted
     #[command(subcommand)]
     Store(store::StoreCommand),

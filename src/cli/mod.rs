@@ -8,9 +8,12 @@ pub mod at;
 pub mod completions;
 pub mod context;
 pub mod doctor;
+mod drive;
 pub mod exit;
 pub mod key;
+pub mod mount;
 pub mod policy;
+mod serve;
 pub mod store;
 pub mod target;
 pub mod unlock;
@@ -54,6 +57,9 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
     let _span = tracing::info_span!(names::SPAN_COMMAND).entered();
     let context = Context { settings, env: Env::real(), json: arguments.json };
     match arguments.command {
+        Command::Mount(args) => mount::run(&context, &args),
+        Command::Hold(args) => mount::run_hold(&context, &args.mount),
+        Command::Drive(args) => mount::run_drive(&context, &args.mount),
         Command::Store(command) => store::run(&context, command),
         Command::Key(command) => key::run(&context, command),
         Command::Volume(command) => volume::run(&context, command),

@@ -29,6 +29,7 @@ pub use session::Init;
 use crate::env::Env;
 use crate::types::{Fault, FaultKind, Ino};
 use crate::volume::Posix;
+use crate::writeback::KernelPages;
 use mount::MountPoint;
 use parking_lot::Mutex;
 use shell::Shell;
@@ -41,14 +42,11 @@ use work::Work;
 /// Key of the connection's number in the cache's state.
 const CONNECTION: &str = "fuse.connection";
 
-/// What the kernel holds and has acknowledged.
-pub trait KernelPages: Send + Sync {
-    /// Brings in what it holds of every file open for writing. Returns each file's size as the kernel had it before: holes
-    /// below it are real (protocol.md 6.2). May take as long as those bytes take; never called by a handler.
-    fn bring_in(&self) -> Vec<(Ino, u64)>;
-}
-
 impl KernelPages for Work {
+    fn any(&self) -> bool {
+        self.any_writable()
+    }
+
     fn bring_in(&self) -> Vec<(Ino, u64)> {
         Self::bring_in(self)
     }

@@ -49,6 +49,7 @@ struct Engine {
 #[derive(Debug)]
 pub struct Volume {
     env: Env,
+    dir: PathBuf,
     identity: Identity,
     cache: Arc<Cache>,
     posix: Arc<Posix>,
@@ -250,6 +251,7 @@ impl Volume {
         let volume = Arc::new(Self {
             env: env.clone(),
             identity: identity.clone(),
+            dir: dir.to_path_buf(),
             cache,
             posix: Arc::new(posix),
             engine: late,
@@ -354,6 +356,18 @@ impl Volume {
     #[must_use]
     pub fn progress(&self) -> Option<State> {
         Some(self.engine.engine.get()?.writeback.as_ref()?.progress().state())
+    }
+
+    /// Where its cache lies.
+    #[must_use]
+    pub fn cache_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How old a change may become before it is sealed; zero for a reader.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or(Duration::ZERO, |writeback| writeback.lag())
     }
 
     /// The limits in force.

@@ -217,6 +217,12 @@ impl Posix {
         self.handles.open_inodes()
     }
 
+    /// Whether any inode has a handle open for writing.
+    #[must_use]
+    pub fn any_writable_open(&self) -> bool {
+        self.handles.any_open()
+    }
+
     /// Whether an inode has a handle open for writing.
     #[must_use]
     pub fn is_writable_open(&self, ino: Ino) -> bool {
