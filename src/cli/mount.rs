@@ -67,7 +67,10 @@ pub struct InnerArgs {
 pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     let dir = absolute(&args.dir)?;
     check(context, args)?;
-    make_embedded_store(context)?;
+    // The one store that a mount makes by itself, and only where nobody named a store.
+    if context.settings.store_is_default {
+        super::store::init::make_embedded(context)?;
+    }
     let log_path = log_path(context, &args.volume);
     std::fs::create_dir_all(&context.settings.run_dir)?;
     if args.foreground {
@@ -103,14 +106,6 @@ fn check(context: &Context, args: &MountArgs) -> Result<(), Fault> {
         super::at::parse(at, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
     }
     Ok(())
-}
-
-/// The embedded default store is the one that a mount makes by itself, and only where nobody named a store.
-fn make_embedded_store(context: &Context) -> Result<(), Fault> {
-    if !context.settings.store_is_default || super::store::init::embedded_exists(context)? {
-        return Ok(());
-    }
-    super::store::init::make_embedded(context)
 }
 
 /// Relays what the driver tells a person (`holdfast: ...`) until the mount is usable or will not be.
