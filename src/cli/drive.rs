@@ -193,7 +193,7 @@ fn open_params(
     policy: Policy,
 ) -> Result<OpenParams, Fault> {
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let host = nix::sys::utsname::uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     debug_assert!(settings.store_is_default || !settings.store.is_empty());
     Ok(OpenParams {
         books,
