@@ -53,6 +53,7 @@ pub struct Volume {
     identity: Identity,
     cache: Arc<Cache>,
     posix: Arc<Posix>,
+    fetch: Arc<BlockingFetch>,
     engine: Arc<Late>,
     report: Mutex<Report>,
     sizes: Sizes,
@@ -81,6 +82,7 @@ impl Late {
 }
 
 /// Fetches for the operations, from threads that may wait.
+#[derive(Debug)]
 struct BlockingFetch {
     late: Arc<Late>,
     cache: Arc<Cache>,
@@ -233,17 +235,17 @@ impl Volume {
         flavor: Flavor,
         report: Report,
     ) -> Result<Arc<Self>, Fault> {
-        let fetch = BlockingFetch {
+        let fetch = Arc::new(BlockingFetch {
             late: Arc::clone(&late),
             cache: Arc::clone(&cache),
             env: env.clone(),
             patience: run.fetch.patience,
             runtime: Handle::current(),
-        };
+        });
         let posix = Posix::new(Options {
             handles: dir.join("handles"),
             cache: Arc::clone(&cache),
-            fetch: Arc::new(fetch),
+            fetch: Arc::clone(&fetch) as _,
             gate,
             read_only: flavor == Flavor::Reader,
             resumed: flavor == Flavor::Resumed,
@@ -254,6 +256,7 @@ impl Volume {
             dir: dir.to_path_buf(),
             cache,
             posix: Arc::new(posix),
+            fetch,
             engine: late,
             report: Mutex::new(report),
             sizes,
@@ -374,6 +377,14 @@ impl Volume {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// Brings ranges of a file here. Called on a thread that may wait, never on one of the runtime's own.
+    ///
+    /// # Errors
+    /// The store does not answer in time, or the bytes are damaged.
+    pub fn fetch(&self, ino: Ino, ranges: &[ByteRange]) -> Result<(), Fault> {
+        self.fetch.fetch(ino, ranges)
     }
 
     /// From now on pages of this mount are brought in before each seal.
