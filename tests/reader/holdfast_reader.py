@@ -249,7 +249,7 @@ class Volume:
                         file.seek(offset), file.write(data)
                     file.truncate(node.size)
             else:
-                os.mkdir(to) if form == "dir" else os.symlink(node.target, to) if form == "symlink" else os.mknod(to, node.mode, node.rdev)
+                os.makedirs(to) if form == "dir" else os.symlink(node.target, to) if form == "symlink" else os.mknod(to, node.mode, node.rdev)
             done.setdefault(node.ino, (to, node))
         for to, node in reversed(done.values()):  # children first, so that the times of directories stay
             if os.geteuid() == 0:
@@ -259,7 +259,7 @@ class Volume:
             os.path.islink(to) or os.chmod(to, node.mode & 0o7777)
             os.utime(to, ns=(node.atime, node.mtime), follow_symlinks=False)
     def check(self):  # each record follows the one before; names and inodes of each commit and checkpoint agree; each frame ever reachable is right
-        seen, counts = set(), collections.Counter(checkpoints=len(self.points))
+        seen, counts = set(), collections.Counter()
         for record in self.replay(self.numbers[-1], None if self.numbers[0] == 1 else self.points[0]):
             counts[record.kind] += 1
             for ino in self.changed:
@@ -276,7 +276,7 @@ class Volume:
                 names = [{ino: names for ino, names in volume.names.items() if names} for volume in (self, other)]
                 same = names[0] == names[1] and self.inodes == other.inodes and all(self.sha256(ino) == other.sha256(ino) for ino in moved)
                 need(same, f"checkpoint {record.seq} is not its record's tree")
-        return {"records": len(self.numbers), **counts, "extents": len(seen)}
+        return {"records": sum(counts.values()), **counts, "checkpoints": len(self.points), "extents": len(seen)}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
