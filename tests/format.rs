@@ -17,7 +17,8 @@ const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reader/holdfast
 
 /// Whether the reader can run; installs its packages when they are missing and we may.
 fn reader_runs() -> bool {
-    let probe = || Command::new(PYTHON).args(["-c", "import cryptography, zstandard, xxhash"]).output().is_ok_and(|out| out.status.success());
+    let probe =
+        || Command::new(PYTHON).args(["-c", "import cryptography, zstandard, xxhash"]).output().is_ok_and(|out| out.status.success());
     if probe() {
         return true;
     }
@@ -25,7 +26,9 @@ fn reader_runs() -> bool {
     let _ = Command::new("apt-get").args(packages).env("DEBIAN_FRONTEND", "noninteractive").output();
     let runs = probe();
     if !runs {
-        eprintln!("SKIPPED: the independent reader needs python3-cryptography, python3-zstandard and python3-xxhash, and apt-get could not install them");
+        eprintln!(
+            "SKIPPED: the independent reader needs python3-cryptography, python3-zstandard and python3-xxhash, and apt-get could not install them"
+        );
     }
     runs
 }

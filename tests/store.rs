@@ -7,6 +7,8 @@ mod bad_days;
 mod conformance;
 #[path = "store/given.rs"]
 mod given;
+#[path = "store/power_loss.rs"]
+mod power_loss;
 #[path = "store/probing.rs"]
 mod probing;
 #[path = "store/processes.rs"]
@@ -17,6 +19,8 @@ mod s3;
 mod scripted;
 #[path = "store/speed.rs"]
 mod speed;
+#[path = "store/wrappers.rs"]
+mod wrappers;
 
 use bytes::Bytes;
 use conformance::{Expect, SURE, conforms};

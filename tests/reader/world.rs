@@ -283,14 +283,16 @@ impl World {
 
     pub fn commit(&mut self, style: Style) {
         let mut pending = std::mem::take(&mut self.pending);
-        let (mut inline_frames, mut inline_checksums, mut builder, mut plans) = (Vec::new(), Vec::new(), pack::Builder::default(), Vec::new());
+        let (mut inline_frames, mut inline_checksums, mut builder, mut plans) =
+            (Vec::new(), Vec::new(), pack::Builder::default(), Vec::new());
         for ino in self.touched.keys().copied().collect::<Vec<_>>() {
             let mut new = Vec::new();
             for range in self.dirty(ino, if style == Style::Inline { 1000 } else { 1 << 20 }) {
                 let plain = &self.nodes[&ino].content[range.start as usize..range.end as usize];
                 let length = plain.len() as u64;
                 if style == Style::Inline {
-                    let (frame, plain_length, checksum) = (inline_frames.len() as u32, length as u32, holdfast::format::codec::checksum(plain));
+                    let (frame, plain_length, checksum) =
+                        (inline_frames.len() as u32, length as u32, holdfast::format::codec::checksum(plain));
                     inline_frames.push(Bytes::from(holdfast::format::codec::compress(plain)));
                     inline_checksums.push(checksum);
                     new.push(rpc::Extent { offset: range.start, length, frame, plain_length, checksum, ..Default::default() });
@@ -308,7 +310,14 @@ impl World {
         pending.objects = packed.iter().map(|pack| pack.object.clone()).collect();
         (pending.next_inode, pending.next_cookie) = (self.ticks, self.ticks);
         self.touched.clear();
-        let commit = rpc::Commit { cut_time: self.now(), full: true, checkpoint: self.checkpoint, inline_frames, inline_checksums, ..Default::default() };
+        let commit = rpc::Commit {
+            cut_time: self.now(),
+            full: true,
+            checkpoint: self.checkpoint,
+            inline_frames,
+            inline_checksums,
+            ..Default::default()
+        };
         let commit = self.with_delta(commit, pending, style);
         self.append(Kind::Commit(commit));
         let lines = self.tree();
