@@ -1,6 +1,8 @@
 //! The store module from outside: one conformance suite on every store and wrapper, the probe, bad days, and a real S3 server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
+#[path = "store/azure.rs"]
+mod azure;
 #[path = "store/bad_days.rs"]
 mod bad_days;
 #[path = "store/conformance.rs"]
