@@ -14,6 +14,7 @@ pub mod codec;
 pub mod control;
 pub mod delta;
 mod error;
+pub mod fuzz;
 pub mod keys;
 pub mod limits;
 pub mod marker;

@@ -10,14 +10,14 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-pub const VOLUME: &str = "home/lab/photos";
-pub const LIFE: Incarnation = Incarnation([0xA1; 16]);
+pub(crate) const VOLUME: &str = "home/lab/photos";
+pub(crate) const LIFE: Incarnation = Incarnation([0xA1; 16]);
 const DIR: u32 = 0o040_000;
 const REG: u32 = 0o100_000;
 
 /// How a commit is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// Extents and delta in the record itself.
     Inline,
     /// Extents in a pack.
@@ -26,17 +26,17 @@ pub enum Style {
     Framed,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Node {
     inode: rpc::Inode,
     content: Vec<u8>,
 }
 
-pub struct World {
-    pub objects: BTreeMap<String, Bytes>,
-    pub sealer: Sealer,
-    pub trees: Vec<(u64, Vec<Value>)>,
-    pub record_names: Vec<String>,
+pub(crate) struct World {
+    pub(crate) objects: BTreeMap<String, Bytes>,
+    pub(crate) sealer: Sealer,
+    pub(crate) trees: Vec<(u64, Vec<Value>)>,
+    pub(crate) record_names: Vec<String>,
     nodes: BTreeMap<u64, Node>,
     names: BTreeMap<(u64, Vec<u8>), (u64, u64)>,
     extents: BTreeMap<u64, Vec<(rpc::Extent, Option<rpc::ObjectRef>)>>,
@@ -52,7 +52,7 @@ pub struct World {
 
 impl World {
     /// With a key: an encrypted store, its ring wrapped for `recipients`.
-    pub fn new(key: Option<(&StoreKey, Vec<rpc::Recipient>)>) -> Self {
+    pub(crate) fn new(key: Option<(&StoreKey, Vec<rpc::Recipient>)>) -> Self {
         let data_key = [0xD0; 32];
         let (marker, store_key) = match &key {
             Some((key, _)) => (Marker::encrypted(key, 1_700_000_000_000_000_000, "holdfast tests"), key.0),
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    pub fn store(&self) -> StoreId {
+    pub(crate) fn store(&self) -> StoreId {
         self.sealer.store()
     }
 
@@ -135,7 +135,7 @@ impl World {
         self.record_names.push(name);
     }
 
-    pub fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         self.epoch += 1;
         let holder = rpc::Holder { host: "node-1".into(), cache_id: vec![0xCA; 16].into(), ..Default::default() };
         let open = rpc::Open { holder: Some(holder), previous_epoch: self.epoch - 1, adopted: Vec::new(), checkpoint: self.checkpoint };
@@ -146,7 +146,7 @@ impl World {
         }
     }
 
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         let last_commit = self.trees.last().map_or(0, |(seq, _)| *seq);
         self.append(Kind::Close(rpc::Close { last_commit }));
     }
@@ -183,7 +183,7 @@ impl World {
     }
 
     /// A new inode with a name; gives its number.
-    pub fn make(&mut self, dir: u64, name: &[u8], mode: u32, target: &[u8]) -> u64 {
+    pub(crate) fn make(&mut self, dir: u64, name: &[u8], mode: u32, target: &[u8]) -> u64 {
         self.ticks += 1;
         let ino = (self.epoch << 40) + self.ticks;
         self.node(ino, mode, target);
@@ -191,24 +191,24 @@ impl World {
         ino
     }
 
-    pub fn mkdir(&mut self, dir: u64, name: &[u8]) -> u64 {
+    pub(crate) fn mkdir(&mut self, dir: u64, name: &[u8]) -> u64 {
         self.make(dir, name, DIR | 0o750, b"")
     }
 
-    pub fn create(&mut self, dir: u64, name: &[u8], content: &[u8]) -> u64 {
+    pub(crate) fn create(&mut self, dir: u64, name: &[u8], content: &[u8]) -> u64 {
         let ino = self.make(dir, name, REG | 0o640, b"");
         self.write(ino, 0, content);
         ino
     }
 
-    pub fn link(&mut self, dir: u64, name: &[u8], ino: u64) {
+    pub(crate) fn link(&mut self, dir: u64, name: &[u8], ino: u64) {
         self.ticks += 1;
         let cookie = self.ticks + 2;
         self.names.insert((dir, name.to_vec()), (ino, cookie));
         self.pending.names.push(rpc::Name { dir, name: Bytes::copy_from_slice(name), ino, cookie });
     }
 
-    pub fn unlink(&mut self, dir: u64, name: &[u8]) {
+    pub(crate) fn unlink(&mut self, dir: u64, name: &[u8]) {
         let (ino, _) = self.names.remove(&(dir, name.to_vec())).unwrap();
         let fresh = self.pending.names.iter().position(|new| new.dir == dir && new.name == name);
         match fresh {
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    pub fn rename(&mut self, from: (u64, &[u8]), to: (u64, &[u8])) {
+    pub(crate) fn rename(&mut self, from: (u64, &[u8]), to: (u64, &[u8])) {
         let (ino, _) = self.names[&(from.0, from.1.to_vec())];
         if self.names.contains_key(&(to.0, to.1.to_vec())) {
             self.unlink(to.0, to.1);
@@ -232,7 +232,7 @@ impl World {
         self.unlink(from.0, from.1);
     }
 
-    pub fn write(&mut self, ino: u64, offset: u64, data: &[u8]) {
+    pub(crate) fn write(&mut self, ino: u64, offset: u64, data: &[u8]) {
         let end = offset + data.len() as u64;
         let node = self.nodes.get_mut(&ino).unwrap();
         node.content.resize(node.content.len().max(end as usize), 0);
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    pub fn truncate(&mut self, ino: u64, size: u64) {
+    pub(crate) fn truncate(&mut self, ino: u64, size: u64) {
         let node = self.nodes.get_mut(&ino).unwrap();
         let old = node.content.len() as u64;
         node.content.resize(size as usize, 0);
@@ -254,13 +254,13 @@ impl World {
         }
     }
 
-    pub fn punch(&mut self, ino: u64, hole: Range<u64>) {
+    pub(crate) fn punch(&mut self, ino: u64, hole: Range<u64>) {
         self.nodes.get_mut(&ino).unwrap().content[hole.start as usize..hole.end as usize].fill(0);
         self.touched.entry(ino).or_default().0.push(hole);
         self.touch(ino);
     }
 
-    pub fn xattr(&mut self, ino: u64, name: &[u8], value: &[u8]) {
+    pub(crate) fn xattr(&mut self, ino: u64, name: &[u8], value: &[u8]) {
         let xattr = rpc::Xattr { name: Bytes::copy_from_slice(name), value: Bytes::copy_from_slice(value) };
         self.change(ino, |inode| {
             inode.xattrs.push(xattr);
@@ -268,7 +268,7 @@ impl World {
         });
     }
 
-    pub fn chown(&mut self, ino: u64, uid: u32, mode: u32, rdev: u64) {
+    pub(crate) fn chown(&mut self, ino: u64, uid: u32, mode: u32, rdev: u64) {
         self.change(ino, |inode| (inode.uid, inode.mode, inode.rdev) = (uid, inode.mode & 0o170_000 | mode, rdev));
     }
 
@@ -281,7 +281,7 @@ impl World {
         written.iter().map(clip).flat_map(pieces).collect()
     }
 
-    pub fn commit(&mut self, style: Style) {
+    pub(crate) fn commit(&mut self, style: Style) {
         let mut pending = std::mem::take(&mut self.pending);
         let (mut inline_frames, mut inline_checksums, mut builder, mut plans) =
             (Vec::new(), Vec::new(), pack::Builder::default(), Vec::new());
@@ -372,7 +372,7 @@ impl World {
     }
 
     /// A checkpoint of the newest record.
-    pub fn checkpoint(&mut self, plain_target: usize) {
+    pub(crate) fn checkpoint(&mut self, plain_target: usize) {
         let mut builder = checkpoint::PartBuilder::new(plain_target);
         for (ino, node) in &self.nodes {
             builder.inode(node.inode.clone());
@@ -409,7 +409,7 @@ impl World {
     }
 
     /// What the reader's `tree` should print, as values.
-    pub fn tree(&self) -> Vec<Value> {
+    pub(crate) fn tree(&self) -> Vec<Value> {
         let mut rows = Vec::new();
         self.walk(b".".to_vec(), 1, &mut rows);
         rows
@@ -465,17 +465,17 @@ fn escape(bytes: &[u8]) -> String {
 }
 
 /// A volume of two epochs and every kind of thing, committed in every style, with two checkpoints.
-pub fn example(key: Option<(&StoreKey, Vec<rpc::Recipient>)>) -> World {
+pub(crate) fn example(key: Option<(&StoreKey, Vec<rpc::Recipient>)>) -> World {
     let mut world = World::new(key);
-    let noise: Vec<u8> = (0..40_000u32).flat_map(|i| holdfast::format::codec::checksum(&i.to_le_bytes()).to_le_bytes()).collect();
+    let noise: Vec<u8> = (0..6_000u32).flat_map(|i| holdfast::format::codec::checksum(&i.to_le_bytes()).to_le_bytes()).collect();
     world.open();
     world.commit(Style::Inline);
     let docs = world.mkdir(1, b"docs");
     let note = world.create(docs, b"note.txt", b"the first line\n");
     world.create(1, b"empty", b"");
     world.commit(Style::Inline);
-    let big = world.create(1, b"big.bin", &noise[..200_000]);
-    world.write(big, 5_000_000, &noise[200_000..]);
+    let big = world.create(1, b"big.bin", &noise[..30_000]);
+    world.write(big, 5_000_000, &noise[30_000..]);
     world.write(note, 15, &b"and many more\n".repeat(5000));
     let deep = (0..4).fold(docs, |dir, i| world.mkdir(dir, format!("level {i}").as_bytes()));
     for i in 0..40 {
@@ -490,7 +490,7 @@ pub fn example(key: Option<(&StoreKey, Vec<rpc::Recipient>)>) -> World {
     world.link(docs, b"second name", big);
     world.xattr(note, b"user.b", b"\x00\xffvalue");
     world.xattr(note, b"user.a", b"");
-    world.write(big, 100_000, b"a patch in the middle");
+    world.write(big, 10_000, b"a patch in the middle");
     world.punch(big, 5_000_100..5_010_000);
     world.commit(Style::Packed);
     world.checkpoint(700);
@@ -507,7 +507,7 @@ pub fn example(key: Option<(&StoreKey, Vec<rpc::Recipient>)>) -> World {
     world.open();
     world.rename((1, b"empty"), (1, b"link"));
     world.unlink(1, b"big.bin");
-    world.truncate(big, 150_000);
+    world.truncate(big, 20_000);
     world.commit(Style::Framed);
     world.checkpoint(1 << 20);
     world.create(1, &[b'n'; 255], &noise[..4097]);
