@@ -1,12 +1,16 @@
 //! The store module from outside: one conformance suite on every store and wrapper, the probe, bad days, and a real S3 server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
+#[path = "store/azure.rs"]
+mod azure;
 #[path = "store/bad_days.rs"]
 mod bad_days;
 #[path = "store/conformance.rs"]
 mod conformance;
 #[path = "store/given.rs"]
 mod given;
+#[path = "store/power_loss.rs"]
+mod power_loss;
 #[path = "store/probing.rs"]
 mod probing;
 #[path = "store/processes.rs"]
@@ -17,6 +21,8 @@ mod s3;
 mod scripted;
 #[path = "store/speed.rs"]
 mod speed;
+#[path = "store/wrappers.rs"]
+mod wrappers;
 
 use bytes::Bytes;
 use conformance::{Expect, SURE, conforms};

@@ -194,6 +194,11 @@ impl Store for Cloud {
             Ok(Some(bytes)) => Ok(Some(slice(&bytes, 0..wanted))),
             Ok(None) => Ok(None),
             Err(Meaning::BeyondEnd) => Ok(Some(Bytes::new())),
+            // Azure's emulator answers a range beyond the end with one that makes no sense.
+            Err(Meaning::Fault(error)) if self.dialect == Dialect::Azure => match self.head(name).await {
+                Ok(Some(meta)) if meta.size <= range.start => Ok(Some(Bytes::new())),
+                _ => Err(error),
+            },
             Err(meaning) => Err(fault(asked, meaning)),
         }
     }
@@ -217,7 +222,11 @@ impl Store for Cloud {
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<ObjectMeta>, StoreError> {
         name::check_prefix(prefix)?;
         let asked = self.asked("list", prefix);
-        let whole = format!("{}{prefix}", self.prefix);
+        let mut whole = format!("{}{prefix}", self.prefix);
+        if self.dialect == Dialect::Azure && !prefix.is_empty() {
+            // The library leaves out a blob whose name is the whole prefix. What is listed too much is left out below.
+            whole.pop();
+        }
         // Azure knows no offset: what comes before it is left out here.
         let offset = start_after.filter(|_| self.dialect != Dialect::Azure).map(|after| format!("{}{after}", self.prefix));
         let mut found: Vec<ObjectMeta> = Vec::new();
@@ -340,6 +349,9 @@ fn azure(bucket: &Bucket) -> Result<MicrosoftAzureBuilder, Fault> {
         .with_http_connector(Observing);
     if let Some(account) = &bucket.account {
         builder = builder.with_account(account);
+    }
+    if let Some(path) = &bucket.credentials {
+        builder = builder.with_credentials(Arc::new(credentials::AzureKeyFile::new(path)));
     }
     if let Some(endpoint) = &bucket.endpoint {
         builder = builder.with_endpoint(endpoint.clone());

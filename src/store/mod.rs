@@ -5,6 +5,7 @@
 
 mod cloud;
 mod file;
+mod init;
 mod memory;
 mod name;
 mod objects;
@@ -15,6 +16,7 @@ mod url;
 mod wrap;
 
 pub use file::FileStore;
+pub use init::{Initialized, init, read_marker};
 pub use memory::Memory;
 pub use name::OBJECT_NAME_MAX;
 pub use objects::Objects;
@@ -27,9 +29,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
 use std::time::Duration;
-
-/// The store's marker, whose presence tells a store from an empty directory.
-const MARKER: &str = "holdfast-store";
 
 /// What a put if absent did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

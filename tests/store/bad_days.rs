@@ -3,8 +3,9 @@
 use crate::{plainly, s3};
 use bytes::Bytes;
 use holdfast::env::Env;
-use holdfast::store::{OpenOptions, Put, StoreError, StoreUrl, open};
+use holdfast::store::{OpenOptions, Put, Retries, StoreError, StoreUrl, open};
 use std::path::Path;
+use std::time::Duration;
 
 #[tokio::test]
 async fn wrong_credentials_are_denied() {
@@ -83,4 +84,21 @@ async fn an_outage_is_waited_out() {
     put.await.expect("task").expect("put");
     assert_eq!(store.get("a").await.expect("get").as_deref(), Some(&b"1"[..]));
     assert_eq!(store.get("b").await.expect("get").as_deref(), Some(&b"2"[..]));
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_never_answers_is_given_up() {
+    let server = s3::S3Server::start();
+    let url = StoreUrl::parse(&server.url("p")).expect("url");
+    // Every sleep is over at once: the request is given up at the first moment at which nothing else can go on.
+    let (_, env) = crate::wrappers::jumping();
+    let once = Retries { deadline: Duration::ZERO, ..Retries::default() };
+    let store = open(&url, &env, &OpenOptions { retries: once, ..OpenOptions::default() }).expect("open");
+    server.freeze(true);
+    for error in [store.get("x").await.err(), store.put_if_absent("x", Bytes::new()).await.err()] {
+        assert!(matches!(&error, Some(StoreError::Unreachable { why, .. }) if why.contains("no answer within")), "{error:?}");
+    }
+    server.freeze(false);
+    let store = plainly(&server.url("p"));
+    store.put_if_absent("x", Bytes::new()).await.expect("an answer");
 }

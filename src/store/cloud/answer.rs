@@ -85,7 +85,8 @@ impl HttpService for Observed {
         if answer.code.is_empty() {
             answer.code = element(&explanation, "Code").filter(|code| is_word(code)).unwrap_or_default();
         }
-        answer.message = element(&explanation, "Message").map(|text| line(&text, 200)).unwrap_or_default();
+        let message = element(&explanation, "Message").unwrap_or_else(|| String::from_utf8_lossy(&explanation).into_owned());
+        answer.message = line(&message, 200);
         keep(Some(answer));
         Ok(HttpResponse::from_parts(parts, explanation.into()))
     }
@@ -143,6 +144,8 @@ impl Asked<'_> {
             (E::NotImplemented { .. } | E::NotSupported { .. } | E::InvalidPath { .. } | E::UnknownConfigurationKey { .. }, _) => {
                 Meaning::Fault(self.unsupported(why))
             }
+            // Azure deletes by batches, whose answer holds the answers.
+            (E::NotFound { .. }, Some(answer)) if self.verb == "delete" && (200..300).contains(&answer.status) => Meaning::Absent,
             (_, Some(answer)) if !(200..300).contains(&answer.status) => {
                 self.of_status(answer, format!("{} {} {}", answer.status, answer.code, answer.message).trim_end().to_owned())
             }
