@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod env;
 pub mod format;
+pub mod log;
 pub mod rpc;
 pub mod store;
 pub mod types;

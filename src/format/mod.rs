@@ -24,6 +24,7 @@ pub mod pack;
 pub mod record;
 pub mod seal;
 mod valid;
+pub mod volume;
 
 #[cfg(test)]
 mod tests;
