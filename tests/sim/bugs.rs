@@ -19,7 +19,7 @@ pub enum Bug {
     Recut,
     /// Pages are clean although the outcome is unknown.
     CleanBeforeResolved,
-    /// Pack names count from 1 in each process.
+    /// Pack names are made from what the process counts.
     ReusePackName,
     /// An `open` whose reply was lost is taken for stored.
     OpenUnread,
@@ -96,9 +96,10 @@ pub struct Lying {
 }
 
 impl Lying {
-    pub fn wrap(store: Arc<NodeStore>, bug: Bug) -> Arc<dyn Store> {
+    pub fn wrap(store: Arc<NodeStore>, bug: Bug, janitor: bool) -> Arc<dyn Store> {
         match bug {
-            Bug::OpenUnread | Bug::OpenIgnoresMarker | Bug::AdoptUnchecked | Bug::FreeUnmarked | Bug::AbsentByListing => {
+            Bug::FreeUnmarked if janitor => Arc::new(Self { store, bug, unread: parking_lot::Mutex::new(None) }),
+            Bug::OpenUnread | Bug::OpenIgnoresMarker | Bug::AdoptUnchecked | Bug::AbsentByListing if !janitor => {
                 Arc::new(Self { store, bug, unread: parking_lot::Mutex::new(None) })
             }
             _ => store,

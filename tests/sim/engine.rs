@@ -57,7 +57,7 @@ pub struct Kit {
 
 impl Kit {
     pub fn new(world: &World, id: usize, skew: i64, block: u64, bug: Bug) -> Self {
-        let store = Lying::wrap(world.node(id), bug);
+        let store = Lying::wrap(world.node(id), bug, id >= 10);
         Self { id, sim: world.sim.clone(), world: world.clone(), store, skew, block, bug }
     }
 

@@ -59,6 +59,7 @@ struct Node {
     crash: u64,
     crashed: bool,
     awake_since: u64,
+    waiting: Vec<Waker>,
 }
 
 struct State {
@@ -219,6 +220,7 @@ impl Sim {
             let entry = state.nodes.entry(node).or_default();
             entry.crashed = true;
             entry.parked.clear();
+            entry.waiting.drain(..).for_each(Waker::wake);
             ids.iter().filter_map(|id| state.tasks.remove(id)).collect()
         };
         drop(dead);
@@ -229,8 +231,17 @@ impl Sim {
         std::mem::take(&mut state.nodes.entry(node).or_default().crashed)
     }
 
-    pub fn alive(&self, node: usize) -> bool {
-        self.state.lock().tasks.values().any(|slot| slot.node == node)
+    /// Completes when a node has no task left.
+    pub fn ended(&self, node: usize) -> impl Future<Output = ()> + Send + 'static {
+        let sim = self.clone();
+        std::future::poll_fn(move |context: &mut Context<'_>| {
+            let mut state = sim.state.lock();
+            if !state.tasks.values().any(|slot| slot.node == node) {
+                return Poll::Ready(());
+            }
+            state.nodes.entry(node).or_default().waiting.push(context.waker().clone());
+            Poll::Pending
+        })
     }
 
     /// Suspends a node, as SIGSTOP or a paused machine would.
@@ -322,7 +333,10 @@ impl Sim {
         let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         let mut state = self.state.lock();
         if done {
-            state.tasks.remove(&id);
+            let State { tasks, nodes, .. } = &mut *state;
+            if let Some(slot) = tasks.remove(&id) {
+                nodes.entry(slot.node).or_default().waiting.drain(..).for_each(Waker::wake);
+            }
         } else if let Some(slot) = state.tasks.get_mut(&id) {
             slot.future = Some(future);
             return;

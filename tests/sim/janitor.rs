@@ -172,6 +172,7 @@ impl Janitor {
         &self, site: &Site, facts: &Facts, chain: &State, listing: &[String], known: &Known,
     ) -> Result<Retirement, LogError> {
         let (mut facts, mut chain) = (facts.clone(), chain.clone());
+        let claimed: BTreeSet<Seq> = chain.claims.values().map(|claim| claim.seq).collect();
         let mut rules = Rules {
             dense: self.dense as i64,
             thin: vec![((6 * HOUR) as i64, 3), ((48 * HOUR) as i64, 2)],
@@ -205,7 +206,10 @@ impl Janitor {
             _ => {}
         }
         let kept = plan::keep(&facts, &chain, &rules, self.kit.sim.store_time());
-        Ok(plan::retire(site, &facts, &chain, &kept, listing))
+        let mut retirement = plan::retire(site, &facts, &chain, &kept, listing);
+        // The chain itself refuses to retire what is claimed: only the objects are left to forget.
+        retirement.seqs.retain(|seq| !claimed.contains(seq));
+        Ok(retirement)
     }
 
     async fn retire(&self, chain: &mut Chain, facts: &Facts, retirement: &Retirement) -> Result<(), LogError> {

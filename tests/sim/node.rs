@@ -22,6 +22,8 @@ pub struct Disk {
     pub live: Option<Cache>,
     pub durable: Option<Cache>,
     pub asides: Vec<Cache>,
+    /// Its claim was deleted; somebody may make it again later.
+    pub deleted: bool,
 }
 
 /// How the nodes of a world behave.
@@ -73,6 +75,10 @@ impl Node {
                 if let Stop::Fenced = stop {
                     self.fenced(&running).await;
                 }
+                return;
+            }
+            if self.kit.sim.permille(200) && !matches!(self.wait(&mut running, self.kit.sim.below(6 * HOUR)).await, Ok(())) {
+                self.fenced(&running).await;
                 return;
             }
             for _ in 0..self.kit.sim.between(3, 40) {
@@ -144,6 +150,12 @@ impl Node {
                 Err(LogError::Diverged { .. }) => {
                     self.kit.sim.note(|| format!("{} diverged", self.kit.id));
                     self.kit.world.oracle.lock().count("caches set aside");
+                    if let Some(cache) = &cache {
+                        let ahead = self.kit.world.oracle.lock().only_own(found.incarnation, cache.head.seq, cache.id);
+                        if ahead {
+                            self.kit.sim.violate(format!("I9: the log is ahead of node {}'s cache, which stands at {}", self.kit.id, cache.head.seq));
+                        }
+                    }
                     self.set_aside();
                     cache = None;
                 }
@@ -337,7 +349,12 @@ impl Node {
         };
         let cache = self.cache();
         let oracle = self.kit.world.oracle.lock();
-        let truth = oracle.lives[&running.found.incarnation].records.get(&head.seq).filter(|truth| truth.hash == head.hash);
+        let life = &oracle.lives[&running.found.incarnation];
+        let fenced = life.opened_at.get(&(running.writer.epoch() + 1)).copied();
+        if life.purged || fenced.is_some_and(|fenced| self.kit.sim.now() - fenced >= super::janitor::GRACE) {
+            return;
+        }
+        let truth = life.records.get(&head.seq).filter(|truth| truth.hash == head.hash);
         let wrong = cache.tree.iter().find(|(key, value)| {
             !cache.dirty.contains_key(key) && truth.is_none_or(|truth| truth.tree.get(key) != Some(value) || self.kit.world.bytes(&value.1).is_none())
         });
@@ -349,7 +366,9 @@ impl Node {
 
     /// Waits, and with anything dirty looks at the next number every 30 s.
     async fn wait(&self, running: &mut Running, nanos: u64) -> Result<(), Stop> {
-        let until = self.kit.sim.now() + nanos;
+        // Held tiers may be dirty for long, but 30 s look alike.
+        let dirty = !self.cache().dirty.is_empty();
+        let until = self.kit.sim.now() + if dirty { nanos.min(3 * MINUTE) } else { nanos };
         loop {
             let now = self.kit.sim.now();
             let dirty = !self.cache().dirty.is_empty();
@@ -446,7 +465,7 @@ impl Node {
     }
 
     async fn upload(&self, running: &mut Running, entries: &BTreeMap<u64, u64>) -> Result<Option<ObjectRef>, Stop> {
-        running.packs += 1;
+        running.packs = running.packs.max(running.writer.head().seq * 4) + u64::from(self.kit.bug != Bug::ReusePackName);
         let (object, name, bytes) = self.kit.pack(running.reader.site(), running.writer.epoch(), running.packs, entries);
         self.with(|cache| cache.unnamed.push((object.clone(), entries.clone())));
         self.make_durable_sometimes();
@@ -456,7 +475,8 @@ impl Node {
             return Ok(None);
         }
         running.writer.nameable().uploaded(object.clone())?;
-        Ok(Some(object))
+        // A process often ends between an upload and its commit here: that is what adoptions are for.
+        if self.kit.sim.permille(20) { Err(Stop::Exit) } else { Ok(Some(object)) }
     }
 
     fn make_durable_sometimes(&self) {
@@ -476,6 +496,11 @@ impl Node {
         if self.kit.bug != Bug::PutBeforeDurable {
             self.make_durable();
         }
+        if self.kit.bug == Bug::CleanBeforeResolved {
+            self.with(|cache| cache.tree = apply(cache.found.incarnation, &cache.tree, &commit));
+            self.with(|cache| cache.dirty.clear());
+            self.evict(running);
+        }
         let head = loop {
             if self.kit.bug == Bug::Recut {
                 // Past the writer's bookkeeping: one try, then something else under the same number.
@@ -489,13 +514,6 @@ impl Node {
             let result = running.writer.put(&prepared).await;
             if let Some(head) = self.outcome(running, result.map(Some))? {
                 break head;
-            }
-            if self.kit.bug == Bug::CleanBeforeResolved {
-                self.with(|cache| {
-                    cache.tree = apply(cache.found.incarnation, &cache.tree, &commit);
-                    cache.dirty.clear();
-                });
-                self.evict(running);
             }
             self.kit.pause(SECOND, 20 * SECOND).await;
         };
@@ -670,9 +688,14 @@ impl Node {
     /// DeleteVolume: detach, and begin a purge when nobody else is attached.
     async fn delete_volume(&self, running: &Running) -> Result<(), LogError> {
         let mut chain = Chain::read(running.reader.site().clone()).await?;
-        let detach = Detach { claim_uid: format!("pvc-{}", self.kit.id) };
+        let author = format!("pvc-{}", self.kit.id);
         let now = self.kit.sim.store_time();
-        chain.append("controller", now, &|_| Ok(Control::Detach(detach.clone()))).await?;
+        let uids: Vec<String> = if self.kit.bug == Bug::PurgeAttached { chain.state().attached.iter().cloned().collect() } else { vec![author.clone()] };
+        for claim_uid in uids {
+            let detach = Detach { claim_uid };
+            chain.append(&author, now, &|_| Ok(Control::Detach(detach.clone()))).await?;
+        }
+        self.disk.lock().deleted = true;
         chain.append("controller", now, &|_| Ok(Control::Purge(Purge { done: false, reason: "deleted".into() }))).await?;
         Ok(())
     }

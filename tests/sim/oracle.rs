@@ -7,7 +7,7 @@ use holdfast::log::{Phase, Tip};
 use holdfast::rpc::control_record::Kind as Control;
 use holdfast::rpc::log_record::Kind;
 use holdfast::rpc::{Claim, Commit, LogRecord};
-use holdfast::types::{Epoch, Hash, Identity, Incarnation, Seq};
+use holdfast::types::{CacheId, Epoch, Hash, Identity, Incarnation, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,13 +23,13 @@ pub struct Truth {
     pub base: Seq,
     pub at: u64,
     pub kind: &'static str,
+    cache: Bytes,
     needs: Vec<String>,
 }
 
 /// One incarnation.
 #[derive(Debug)]
 pub struct Life {
-    pub identity: String,
     pub sealer: Sealer,
     pub records: BTreeMap<Seq, Truth>,
     pub epoch: Epoch,
@@ -158,7 +158,7 @@ impl Oracle {
             let record = volume::decode(bytes, &self.store_sealer, name).map_err(|e| e.to_string())?;
             let key: [u8; 32] = record.data_key.as_ref().try_into().unwrap();
             let sealer = Sealer::new(Cipher::None, &key, self.store_sealer.store(), Some(incarnation));
-            self.lives.insert(incarnation, Life::new(record.identity, sealer));
+            self.lives.insert(incarnation, Life::new(sealer));
         } else if let Some((identity, number)) = names::parse_name_record(name) {
             return self.named(&identity, number, name, bytes);
         } else if let Some((incarnation, seq)) = names::parse_checkpoint_index(name) {
@@ -229,7 +229,11 @@ impl Oracle {
             needs.extend(parts.iter().cloned());
         }
         let previous = life.note(now, &message, incarnation);
-        life.records.insert(seq, Truth { hash: hash(bytes), epoch: message.epoch, tree, base, at: now, kind, needs: needs.clone() });
+        let cache = match message.kind.as_ref() {
+            Some(Kind::Open(open)) => open.holder.as_ref().map(|holder| holder.cache_id.clone()).unwrap_or_default(),
+            _ => parent.map(|parent| parent.cache).unwrap_or_default(),
+        };
+        life.records.insert(seq, Truth { hash: hash(bytes), epoch: message.epoch, tree, base, at: now, kind, cache, needs: needs.clone() });
         let (adopted, purged) = (life.adopted.clone(), life.purged);
         if let Some(previous) = previous {
             self.release(&previous);
@@ -280,6 +284,9 @@ impl Oracle {
                     return Err(format!("I5: retire {number} lists commit {seq}, which is claimed or the head"));
                 }
                 let purged = life.purged;
+                if purged && !life.fenced {
+                    return Err(format!("I1: retire {number} begins a purge, and the log can still be written"));
+                }
                 free.extend(retire.seqs.iter().filter(|seq| !life.retired.contains(seq)).filter(|_| !purged));
                 life.retired.extend(&retire.seqs);
                 life.retired_objects.extend(retire.objects.iter().cloned());
@@ -308,6 +315,9 @@ impl Oracle {
                 "attachments"
             }
             Control::Detach(detach) => {
+                if record.author != detach.claim_uid {
+                    return Err(format!("I17: deleting {} detached {}", record.author, detach.claim_uid));
+                }
                 life.attached.remove(&detach.claim_uid);
                 "detachments"
             }
@@ -349,6 +359,11 @@ impl Oracle {
             Some(truth) if truth.hash == hash => Ok(()),
             _ => Err(format!("I1: node {who} believes a record {seq} that is not the one of its number")),
         }
+    }
+
+    /// Whether all that the log holds after `seq` was written by the epochs of this one cache.
+    pub fn only_own(&self, incarnation: Incarnation, seq: Seq, cache: CacheId) -> bool {
+        self.lives[&incarnation].records.range(seq + 1..).all(|(_, truth)| truth.cache == cache.as_bytes())
     }
 
     /// A writer's commit is acknowledged, and with it these values.
@@ -410,9 +425,8 @@ fn check_delta(incarnation: Incarnation, commit: &Commit, seq: Seq, tree: &Tree,
 }
 
 impl Life {
-    fn new(identity: String, sealer: Sealer) -> Self {
+    fn new(sealer: Sealer) -> Self {
         Self {
-            identity,
             sealer,
             records: BTreeMap::new(),
             epoch: 0,

@@ -25,6 +25,9 @@ pub struct Faults {
     pub stale_list: u64,
     pub stale_for: u64,
     pub latency_max: u64,
+    /// A node stops just before it sends a record of the log: what it read is old when it goes on.
+    pub stall: u64,
+    pub stall_for: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -182,6 +185,10 @@ impl NodeStore {
     /// Everything before the store sees the request. `Err`: it never does.
     async fn send(&self, verb: &'static str, name: &str) -> Result<(), StoreError> {
         let World { sim, faults, .. } = &self.world;
+        if verb == "PUT" && name.contains("/commits/") && sim.permille(faults.stall) {
+            sim.freeze(self.node, sim.between(SECOND, faults.stall_for));
+            sim.sleep(MILLI).await;
+        }
         if self.world.is_cut_off(self.node) || sim.permille(faults.lost_request) {
             return Err(self.fail(verb, name).await);
         }

@@ -41,6 +41,8 @@ fn faults(sim: &Sim) -> Faults {
         throttled: some(30),
         stale_list: some(600),
         stale_for: pick(sim, &[MINUTE, HOUR, DAY]),
+        stall: some(30),
+        stall_for: pick(sim, &[MINUTE, HOUR, DAY, 30 * DAY]),
         latency_max: pick(sim, &[20 * MILLI, 200 * MILLI, 500 * MILLI]),
     }
 }
@@ -104,9 +106,7 @@ impl Lives {
                 volume: self.volume.to_owned(),
             };
             sim.spawn(self.kit.id, node.run());
-            while sim.alive(self.kit.id) {
-                sim.sleep(sim.between(SECOND, 30 * SECOND)).await;
-            }
+            sim.ended(self.kit.id).await;
             if sim.take_crashed(self.kit.id) {
                 let mut disk = disk.lock();
                 match sim.below(10) {
@@ -123,6 +123,9 @@ impl Lives {
                     }
                 }
             }
+            if std::mem::take(&mut disk.lock().deleted) {
+                sim.sleep(sim.between(HOUR, DAY)).await;
+            }
             sim.sleep(sim.between(SECOND, between)).await;
         }
     }
@@ -132,9 +135,7 @@ async fn tend(kit: Kit, volume: &'static str, dense: u64, idle_max: u64) {
     loop {
         let janitor = Janitor { kit: kit.clone(), volume: volume.to_owned(), dense, idle_max };
         kit.sim.spawn(kit.id, janitor.run());
-        while kit.sim.alive(kit.id) {
-            kit.sim.sleep(kit.sim.between(MINUTE, 10 * MINUTE)).await;
-        }
+        kit.sim.ended(kit.id).await;
         kit.sim.sleep(kit.sim.between(SECOND, HOUR)).await;
     }
 }
