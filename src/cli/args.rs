@@ -2,6 +2,7 @@
 
 use super::{completions, doctor, exit, history, key, live, mount, policy, status, store, tree, volume};
 use crate::config::KEYS;
+use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub flags: Flags,
     /// Answer with one JSON document on standard output.
-    #[arg(long, global = true, help_heading = "Output")]
+    #[arg(long, global = true, env = "HOLDFAST_JSON", value_parser = FalseyValueParser::new(), help_heading = "Output")]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]

@@ -248,6 +248,7 @@ pub fn read_identity(path: &Path) -> Result<Recovery, Fault> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text))
     };
-    read.map_err(|error| Fault::with(FaultKind::Invalid, format!("the recovery key {} cannot be read", path.display()), error))?;
-    Recovery::parse(&text).map_err(|error| Fault::with(FaultKind::Invalid, format!("{} holds no recovery key", path.display()), error))
+    let place = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    read.map_err(|error| Fault::with(FaultKind::Invalid, format!("the recovery key cannot be read from {place}"), error))?;
+    Recovery::parse(&text).map_err(|error| Fault::new(FaultKind::Invalid, format!("{place}: {error}")))
 }

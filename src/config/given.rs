@@ -83,7 +83,7 @@ impl Given {
 
     /// A value as it is; an empty one is refused.
     pub(super) fn text(&self, key: &'static str) -> Result<Option<String>, Fault> {
-        self.parse(key, "something", |text| (!text.is_empty()).then(|| text.to_owned()))
+        self.parse(key, "a value that is not empty", |text| (!text.is_empty()).then(|| text.to_owned()))
     }
 
     /// A value that names a file or directory.
@@ -131,7 +131,7 @@ fn read(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, Fault>
         let text = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
-            other => return Err(refuse(format!("`{name}` is a {}; it is written as a text: {name} = \"..\"", other.type_str()))),
+            other => return Err(refuse(format!("`{name}` must be a text, {name} = \"..\", and is of type {}", other.type_str()))),
         };
         values.insert(key.name, Value { text, place: Place::File(path.to_owned()) });
     }

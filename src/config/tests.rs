@@ -80,7 +80,7 @@ fn unknown_key_names_the_nearest_one() {
     assert!(slip.starts_with("/etc/h.toml: there is no setting `cache_size`; did you mean `cache-size`? (settings: store,"), "{slip}");
     assert!(error(&[], &[], Some("metrcs = 1")).contains("did you mean `metrics`?"));
     assert!(!error(&[], &[], Some("colour = 1")).contains("did you mean"));
-    assert!(error(&[], &[], Some("[store]\nurl = 1")).contains("`store` is a table; it is written as a text"));
+    assert!(error(&[], &[], Some("[store]\nurl = 1")).contains("`store` must be a text, store = \"..\", and is of type table"));
     assert!(error(&[], &[], Some("store = ")).starts_with("/etc/h.toml: TOML parse error"));
 }
 

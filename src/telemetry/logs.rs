@@ -19,12 +19,10 @@ pub enum LogFormat {
 /// # Errors
 /// Says what is allowed.
 pub(crate) fn parse_filter(filter: &str) -> Result<EnvFilter, Fault> {
-    EnvFilter::builder().parse(filter).map_err(|error| {
-        Fault::with(
-            FaultKind::Invalid,
-            format!("`{}` is no log level: error, warn, info, debug, trace, or `holdfast::store=debug,info`", filter.escape_debug()),
-            error,
-        )
+    // The parser's own message says the same twice and not which text it was.
+    EnvFilter::builder().parse(filter).map_err(|_| {
+        let allowed = "error, warn, info, debug, trace, off, or parts such as `holdfast::store=debug,info`";
+        Fault::new(FaultKind::Invalid, format!("`{}` is no log level; allowed: {allowed}", filter.escape_debug()))
     })
 }
 

@@ -32,7 +32,8 @@ struct CheckedRule {
 
 impl Answer for Checked {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}: {} rules, all understood", self.policy, self.rules.len())?;
+        let rules = if self.rules.len() == 1 { "rule" } else { "rules" };
+        writeln!(out, "{}: {} {rules}, understood", self.policy, self.rules.len())?;
         for CheckedRule { line, rule, tier } in &self.rules {
             writeln!(out, "{line:>5}  {rule}  ->  {tier}")?;
         }
