@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 needed=(
     "git /usr/bin/git" "fuse3 /usr/bin/fusermount3" "python3 /usr/bin/python3"
     "python3-cryptography /usr/lib/python3/dist-packages/cryptography" "python3-zstandard /usr/lib/python3/dist-packages/zstandard"
-    "python3-xxhash /usr/lib/python3/dist-packages/xxhash" "sqlite3 /usr/bin/sqlite3" "postgresql /usr/lib/postgresql"
+    "python3-xxhash /usr/lib/python3/dist-packages/xxhash" "python3-plyvel /usr/lib/python3/dist-packages/plyvel" "sqlite3 /usr/bin/sqlite3" "postgresql /usr/lib/postgresql"
     "postgresql-contrib /usr/lib/postgresql" "attr /usr/bin/setfattr" "acl /usr/bin/setfacl" "libacl1-dev /usr/include/sys/acl.h"
     "xfsprogs /usr/sbin/mkfs.xfs" "e2fsprogs /usr/sbin/mkfs.ext4" "tar /usr/bin/tar" "procps /usr/bin/ps"
 )
