@@ -141,7 +141,7 @@ pub(crate) fn scenario(stepper: &Stepper) {
     // A machine lost at a random moment takes what was in no commit with it, and leaves a state that once was.
     let mut running = stepper.start(mounted.root());
     running.advance(name, chance.between(100, 1000));
-    mounted.flush();
+    mounted.flush_busy();
     let flushed = running.told.0.lock().expect("no panic meanwhile").kept;
     running.advance(name, chance.between(100, 3000));
     mounted.kill();

@@ -33,6 +33,11 @@ pub(crate) trait Mounted {
     /// Writes the tree of one commit into an empty directory, checked by its hashes.
     fn export(&self, commit: u64, into: &Path);
 
+    /// The same while applications write.
+    fn flush_busy(&mut self) {
+        self.flush();
+    }
+
     /// Killed and mounted again, with no application at work.
     fn crash(&mut self) {
         self.kill();
@@ -56,10 +61,17 @@ pub(crate) fn mounted(name: &str) -> Box<dyn Mounted> {
     }
 }
 
+/// Whether the directory under test is reached through FUSE.
+pub(crate) fn is_fuse() -> bool {
+    std::env::var("HOLDFAST_TEST_ON").as_deref() != Ok("plain")
+}
+
 /// An ordinary directory with every application-visible feature of the reference file system.
 pub(crate) fn lab() -> tempfile::TempDir {
     let parent = std::env::var_os("HOLDFAST_TEST_LAB").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    tempfile::Builder::new().prefix("holdfast-test.").tempdir_in(parent).expect("a temporary directory on a disk")
+    // Other users' processes pass through it: PostgreSQL's, and those of pjdfstest.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    tempfile::Builder::new().prefix("holdfast-test.").permissions(open).tempdir_in(parent).expect("a temporary directory on a disk")
 }
 
 /// The multiplier of counts: 1 shows each property at least once.

@@ -92,11 +92,15 @@ fn difference(a: &Seen, b: &Seen) -> String {
     part("size", a.size != b.size, &a.size, &b.size);
     part("mtime", a.changed != b.changed, &a.changed, &b.changed);
     part("content", a.content != b.content, &a.content, &b.content);
-    part("xattrs", a.xattrs != b.xattrs, &a.xattrs, &b.xattrs);
+    part("xattrs", a.xattrs != b.xattrs, &readable(&a.xattrs), &readable(&b.xattrs));
     part("link", a.same_as != b.same_as, &a.same_as, &b.same_as);
     part("links", a.links != b.links, &a.links, &b.links);
     part("MiB of holes", a.hole_mib != b.hole_mib, &a.hole_mib, &b.hole_mib);
     parts.join(", ")
+}
+
+fn readable(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<String, String> {
+    xattrs.iter().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), hex::encode(&value[..value.len().min(60)]))).collect()
 }
 
 fn see(path: &Path, relative: &Path, firsts: &mut BTreeMap<(u64, u64), PathBuf>) -> Seen {
