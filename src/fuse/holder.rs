@@ -11,6 +11,7 @@ use super::session::Init;
 use crate::env::Env;
 use crate::types::{Fault, FaultKind};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -30,8 +31,8 @@ use std::time::Duration;
 
 /// The environment variable by which a driver finds its holder.
 pub const HOLDER_VARIABLE: &str = "HOLDFAST_HOLDER";
-/// A driver that dies twice within this time is started again only after it.
-const CALM: Duration = Duration::from_secs(60);
+/// [`HoldOptions::calm`] as it should be.
+pub const CALM: Duration = Duration::from_secs(60);
 /// How often a holder without a driver looks whether the mount still exists.
 const LOOK: Duration = Duration::from_secs(1);
 const MESSAGE_MAX: usize = 4096;
@@ -162,6 +163,8 @@ pub struct HoldOptions {
     pub command: Vec<OsString>,
     /// Gets one byte when the mount is there, and is closed when it will not be.
     pub ready: Option<std::fs::File>,
+    /// A driver that dies twice within this time is started again only after it: [`CALM`].
+    pub calm: Duration,
 }
 
 /// Holds until the mount is let go; returns the driver's last exit code. To be called by a process of its own, before it
@@ -171,6 +174,10 @@ pub struct HoldOptions {
 /// Another holder listens there, or no driver can be started.
 pub fn hold(env: &Env, options: HoldOptions) -> Result<i32, Fault> {
     let listener = listen_at(&options.socket)?;
+    if let Some(ready) = &options.ready {
+        // Else the driver would inherit it, and its end would not be seen.
+        fcntl(ready, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|e| Fault::with(FaultKind::Local, "the pipe for readiness", e))?;
+    }
     let mut mask = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1] {
         mask.add(signal);
@@ -283,13 +290,16 @@ impl Supervisor {
     // False: the mount is gone, or somebody asked for the end.
     fn calm_down(&mut self) -> bool {
         let now = self.env.monotonic();
-        self.deaths.retain(|at| now - *at < CALM);
+        self.deaths.retain(|at| now - *at < self.options.calm);
         self.deaths.push(now);
         if self.deaths.len() < 2 {
             return true;
         }
-        tracing::error!(seconds = CALM.as_secs(), "the driver died twice within a minute: the next one is started later; its files wait");
-        let until = now + CALM;
+        tracing::error!(
+            seconds = self.options.calm.as_secs(),
+            "the driver died twice within this time: the next one is started later; its files wait"
+        );
+        let until = now + self.options.calm;
         let look = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
         while self.env.monotonic() < until {
             match self.wait(None, look) {

@@ -18,11 +18,9 @@ mod mount;
 mod pool;
 mod session;
 mod shell;
-#[cfg(test)]
-mod tests;
 mod work;
 
-pub use holder::{HOLDER_VARIABLE, Held, HoldOptions, Holder, hold};
+pub use holder::{CALM, HOLDER_VARIABLE, Held, HoldOptions, Holder, hold};
 pub use mount::{Knobs, Mounted, TYPE, all_mounts, find};
 pub use session::Init;
 
@@ -100,7 +98,7 @@ impl Mount {
         let point = MountPoint {
             dir: &options.dir,
             source: &source,
-            read_only: options.read_only,
+            read_only: options.read_only || posix.is_read_only(),
             over_files: options.over_files,
             suid: options.suid,
             devices: options.devices,

@@ -83,6 +83,7 @@ impl Pool {
 
 impl Shared {
     fn serve(&self) {
+        super::buffers::serve_writeback();
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {

@@ -45,6 +45,14 @@ impl Shell {
         self.work.posix()
     }
 
+    fn empty(&self, done: Result<(), PosixError>, reply: ReplyEmpty) {
+        self.work.before_reply();
+        match done {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
     fn caller(&self, request: &Request) -> Caller {
         super::buffers::hold(request);
         let unique = request.unique().0;
@@ -60,18 +68,13 @@ impl Shell {
         to_fuser(attr, self.posix().allocated(attr))
     }
 
+    // Between a change and its answer: a crash here is what the record of answers is for.
     fn entry(&self, made: Result<Attr, PosixError>, reply: ReplyEntry) {
+        self.work.before_reply();
         match made {
             Ok(attr) => reply.entry(&FOREVER, &self.attributes(&attr), GENERATION),
             Err(error) => reply.error(errno(error)),
         }
-    }
-}
-
-fn empty(done: Result<(), PosixError>, reply: ReplyEmpty) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
     }
 }
 
@@ -146,7 +149,9 @@ impl Filesystem for Shell {
     ) {
         let (atime, mtime) = (atime.map(from_request), mtime.map(from_request));
         let set = SetAttr { mode, uid, gid, size, atime, mtime, ctime: ctime.map(from_system) };
-        match self.posix().setattr(&self.caller(request), ino.0, &set) {
+        let changed = self.posix().setattr(&self.caller(request), ino.0, &set);
+        self.work.before_reply();
+        match changed {
             Ok(attr) => reply.attr(&FOREVER, &self.attributes(&attr)),
             Err(error) => reply.error(errno(error)),
         }
@@ -180,18 +185,20 @@ impl Filesystem for Shell {
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         let mode = libc::S_IFREG | mode & 0o7777;
         let new = NewEntry { dir: parent.0, name: name.as_bytes(), mode, umask, rdev: 0, target: b"" };
-        match self.posix().create(&self.caller(request), &new, flags) {
+        let created = self.posix().create(&self.caller(request), &new, flags);
+        self.work.before_reply();
+        match created {
             Ok(attr) => reply.created(&FOREVER, &self.attributes(&attr), GENERATION, HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(errno(error)),
         }
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.posix().unlink(&self.caller(request), parent.0, name.as_bytes()), reply);
+        self.empty(self.posix().unlink(&self.caller(request), parent.0, name.as_bytes()), reply);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.posix().rmdir(&self.caller(request), parent.0, name.as_bytes()), reply);
+        self.empty(self.posix().rmdir(&self.caller(request), parent.0, name.as_bytes()), reply);
     }
 
     fn rename(
@@ -214,7 +221,9 @@ impl Filesystem for Shell {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.posix().open(&self.caller(request), ino.0, flags.0) {
+        let opened = self.posix().open(&self.caller(request), ino.0, flags.0);
+        self.work.before_reply();
+        match opened {
             Ok(()) => reply.opened(HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(errno(error)),
         }
@@ -253,7 +262,7 @@ impl Filesystem for Shell {
 
     fn flush(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         super::buffers::hold(request);
-        empty(self.posix().flush(ino.0), reply);
+        self.empty(self.posix().flush(ino.0), reply);
     }
 
     fn release(
@@ -319,7 +328,7 @@ impl Filesystem for Shell {
     }
 
     fn setxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
-        empty(self.posix().setxattr(&self.caller(request), ino.0, name.as_bytes(), value, flags), reply);
+        self.empty(self.posix().setxattr(&self.caller(request), ino.0, name.as_bytes(), value, flags), reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -333,7 +342,7 @@ impl Filesystem for Shell {
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.posix().removexattr(&self.caller(request), ino.0, name.as_bytes()), reply);
+        self.empty(self.posix().removexattr(&self.caller(request), ino.0, name.as_bytes()), reply);
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

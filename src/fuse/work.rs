@@ -78,6 +78,11 @@ impl Work {
         *self.init.lock() = Some(init);
     }
 
+    /// A failpoint between a change and its answer.
+    pub(super) fn before_reply(&self) {
+        self.env.failpoint("fuse.after_change_before_reply");
+    }
+
     pub(super) fn close(&self) {
         for pool in [&self.fetches, &self.flushes, &self.syncs, &self.delays] {
             pool.close();
@@ -190,7 +195,9 @@ impl Work {
         let mut moved = self.posix.rename_moves(from, to, mode);
         moved.retain(|ino| self.posix.is_writable_open(*ino));
         if moved.is_empty() {
-            return done(self.posix.rename(&caller, from, to, mode), reply);
+            let renamed = self.posix.rename(&caller, from, to, mode);
+            self.before_reply();
+            return done(renamed, reply);
         }
         let work = Arc::clone(self);
         let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
@@ -214,7 +221,9 @@ impl Work {
     }
 
     fn link_now(&self, caller: &Caller, ino: Ino, dir: Ino, name: &[u8], reply: ReplyEntry) {
-        match self.posix.link(caller, ino, dir, name) {
+        let linked = self.posix.link(caller, ino, dir, name);
+        self.before_reply();
+        match linked {
             Ok(attr) => reply.entry(&FOREVER, &to_fuser(&attr, self.posix.allocated(&attr)), GENERATION),
             Err(error) => reply.error(errno(error)),
         }

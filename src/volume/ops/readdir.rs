@@ -38,9 +38,8 @@ impl Posix {
                 let entries = view.entries(dir, after, batch)?;
                 if entries.is_empty() {
                     // Nothing: is it a directory at all? (A removed one lists nothing.)
-                    match directory(view, dir) {
-                        Err(PosixError::NotDirectory) => return Err(PosixError::NotDirectory),
-                        Ok(_) | Err(_) => {}
+                    if let Err(PosixError::NotDirectory) = directory(view, dir) {
+                        return Err(PosixError::NotDirectory);
                     }
                 }
                 Ok::<_, PosixError>(entries)
