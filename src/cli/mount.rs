@@ -152,7 +152,7 @@ pub(super) fn run_hold(context: &Context, args: &MountArgs) -> Result<Exit, Faul
     });
     // SAFETY: as above; a failed duplication is -1 and is passed over.
     let ready = ready.filter(|fd| *fd >= 0).map(|fd| unsafe { File::from_raw_fd(fd) });
-    let code = hold(&context.env, HoldOptions { socket, command, ready })?;
+    let code = hold(&context.env, HoldOptions { socket, command, ready, calm: crate::fuse::CALM })?;
     Ok(Exit::Code(u8::try_from(code).unwrap_or(13)))
 }
 
