@@ -95,7 +95,8 @@ pub(super) fn extents(change: &rpc::ExtentChange, objects: &[rpc::ObjectRef], in
     valid::inode_number(ino)?;
     let end_max = size.unwrap_or(limits::FILE_BYTES_MAX);
     for range in &change.cleared {
-        let end = range.offset.checked_add(range.length);
+        // The ends of ranges are kept in 63 bits by whoever applies them.
+        let end = range.offset.checked_add(range.length).filter(|end| *end <= i64::MAX as u64);
         ensure(range.length > 0 && end.is_some(), || format!("inode {ino}: cleared range {}+{}", range.offset, range.length))?;
     }
     let mut from = 0;
