@@ -45,6 +45,9 @@ fn extent(offset: u64, length: u64, object: u32) -> rpc::Extent {
 /// How far into its slot an extent begins, its length, its object.
 type Run = (u64, u64, u32);
 
+/// Inode number, what is cleared, what is written.
+type File = (u64, (Vec<(u64, u64)>, Vec<Run>));
+
 /// Deltas of few names and inodes, so that they meet.
 fn a_delta() -> impl Strategy<Value = rpc::Delta> {
     let inode = (2..9u64, 0..4000u64).prop_map(|(ino, size)| rpc::Inode { ino, mode: libc::S_IFREG, size, ..Default::default() });
@@ -58,7 +61,7 @@ fn a_delta() -> impl Strategy<Value = rpc::Delta> {
     (vec(name.clone(), 0..9), vec(10..19u64, 0..5), vec(inode, 0..9), vec(name, 0..9), changes).prop_map(
         |(gone, dead, inodes, names, changes)| {
             let removed_names = gone.into_iter().map(|rpc::Name { dir, name, .. }| rpc::NameRef { dir, name }).collect();
-            let file = |(ino, (cleared, extents)): (u64, (Vec<(u64, u64)>, Vec<Run>))| rpc::ExtentChange {
+            let file = |(ino, (cleared, extents)): File| rpc::ExtentChange {
                 ino,
                 cleared: cleared.into_iter().map(|(offset, length)| rpc::Range { offset, length }).collect(),
                 extents: (0..).zip(extents).map(|(at, (from, length, object))| extent(at * 200 + from, length, object)).collect(),
