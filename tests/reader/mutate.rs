@@ -63,6 +63,9 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             seeds.get_mut("delta").unwrap().extend(delta_of(&plain));
         }
     }
+    // A zstd frame of nothing that says it holds 8 GiB.
+    let boast = [[1, 0x28, 0xB5, 0x2F, 0xFD, 0xE0].as_slice(), &(8u64 << 30).to_le_bytes(), &[1, 0, 0]].concat();
+    seeds.get_mut("frame").unwrap().push(boast);
     let corpus = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus"));
     for (name, seeds) in &mut seeds {
         let Ok(files) = std::fs::read_dir(corpus.join(name)) else { continue };
