@@ -57,6 +57,12 @@ pub(super) fn provide(
     if let Some(path) = shared.filter(|path| named || (!web_identity && path.exists())) {
         return Ok(builder.with_credentials(Arc::new(SharedFile { file: Watched::new(path), profile })));
     }
+    if let Some(token) = environment("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(PathBuf::from) {
+        let text = std::fs::read_to_string(&token).map_err(|error| refused(&token, error))?;
+        if !sendable(&text) {
+            return Err(refused(&token, "it holds a character that cannot be sent (a line's end, perhaps)"));
+        }
+    }
     builder = configured(builder, environment, FETCHED);
     // Built once without, for the library's choice among what is fetched, and wrapped so that a failure says what was tried.
     let inner = Arc::clone(builder.clone().build()?.credentials());
@@ -303,5 +309,7 @@ mod tests {
         let built = provide(builder().with_retry(once), &named, None, None).expect("provide").build().expect("build");
         let error = key_id(built.credentials()).await.expect_err("silent");
         assert!(matches!(error, object_store::Error::Generic { .. }), "one that is named is waited for: {error}");
+        std::fs::write(&token, "t\n").expect("token");
+        assert!(provide(builder(), &named, None, None).is_err(), "the library would panic on it");
     }
 }
