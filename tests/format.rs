@@ -1,4 +1,11 @@
 //! The format as a whole: a store made by it is read back by the independent reader, tree by tree.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test's helper fails as the test does"
+)]
 
 #[path = "reader/mutate.rs"]
 mod mutate;

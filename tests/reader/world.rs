@@ -15,6 +15,8 @@ pub(crate) const LIFE: Incarnation = Incarnation([0xA1; 16]);
 const DIR: u32 = 0o040_000;
 const REG: u32 = 0o100_000;
 
+type Ranges = Vec<Range<u64>>;
+
 /// How a commit is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -41,7 +43,8 @@ pub(crate) struct World {
     names: BTreeMap<(u64, Vec<u8>), (u64, u64)>,
     extents: BTreeMap<u64, Vec<(rpc::Extent, Option<rpc::ObjectRef>)>>,
     pending: rpc::Delta,
-    touched: BTreeMap<u64, (Vec<Range<u64>>, Vec<Range<u64>>)>,
+    // what was cleared, and what was written, by inode
+    touched: BTreeMap<u64, (Ranges, Ranges)>,
     seq: u64,
     epoch: u64,
     parent: Bytes,
