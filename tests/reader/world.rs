@@ -414,15 +414,16 @@ impl World {
     /// What the reader's `tree` should print, as values.
     pub(crate) fn tree(&self) -> Vec<Value> {
         let mut rows = Vec::new();
-        self.walk(b".".to_vec(), 1, &mut rows);
+        let mut links = BTreeMap::new();
+        self.names.values().for_each(|(ino, _)| *links.entry(*ino).or_default() += 1);
+        self.walk(b".".to_vec(), 1, &links, &mut rows);
         rows
     }
 
-    fn walk(&self, path: Vec<u8>, ino: u64, rows: &mut Vec<Value>) {
+    fn walk(&self, path: Vec<u8>, ino: u64, links: &BTreeMap<u64, usize>, rows: &mut Vec<Value>) {
         let Node { inode, content } = &self.nodes[&ino];
         let children: Vec<_> = self.names.range((ino, Vec::new())..(ino + 1, Vec::new())).collect();
         let subdirs = children.iter().filter(|(_, (child, _))| self.nodes[child].inode.mode & 0o170_000 == DIR).count();
-        let links = self.names.values().filter(|(other, _)| *other == ino).count();
         let kind = match inode.mode & 0o170_000 {
             DIR => "dir",
             REG => "file",
@@ -435,14 +436,14 @@ impl World {
         let xattrs: Map<String, Value> = inode.xattrs.iter().map(|x| (escape(&x.name), json!(hex::encode(&x.value)))).collect();
         rows.push(json!({
             "path": escape(&path), "type": kind, "mode": inode.mode & 0o7777, "uid": inode.uid, "gid": inode.gid, "size": inode.size,
-            "mtime": inode.mtime, "rdev": inode.rdev, "ino": ino, "nlink": if kind == "dir" { 2 + subdirs } else { links },
+            "mtime": inode.mtime, "rdev": inode.rdev, "ino": ino, "nlink": if kind == "dir" { 2 + subdirs } else { links[&ino] },
             "target": if kind == "symlink" { json!(escape(&inode.target)) } else { Value::Null },
             "sha256": if kind == "file" { json!(hex::encode(Sha256::digest(content))) } else { Value::Null },
             "xattrs": xattrs,
         }));
         for ((_, name), (child, _)) in children {
             let inside = if ino == 1 { name.clone() } else { [&path, b"/".as_slice(), name].concat() };
-            self.walk(inside, *child, rows);
+            self.walk(inside, *child, links, rows);
         }
     }
 }
