@@ -7,6 +7,8 @@
     reason = "a test's helper fails as the test does"
 )]
 
+#[path = "reader/example.rs"]
+mod example;
 #[path = "reader/mutate.rs"]
 mod mutate;
 #[path = "reader/objects.rs"]
@@ -90,7 +92,7 @@ fn the_independent_reader_finds_every_tree_of_an_encrypted_store() {
     let (recovery, key) = (Recovery::generate(), StoreKey([0x77; 32]));
     let other = Recovery::generate();
     let recipients = [&other, &recovery].map(|r| Recipient { name: "one".into(), public_key: r.recipient(), recovery: true });
-    let world = world::example(Some((&key, recipients.to_vec())));
+    let world = example::example(Some((&key, recipients.to_vec())));
     let dir = tempfile::tempdir().unwrap();
     let (store, key) = (dir.path().join("store"), dir.path().join("key"));
     save(&world, &store);
@@ -108,7 +110,7 @@ fn the_independent_reader_finds_every_tree_of_a_store_in_the_clear() {
     if !reader_runs() {
         return;
     }
-    let world = world::example(None);
+    let world = example::example(None);
     let dir = tempfile::tempdir().unwrap();
     save(&world, dir.path());
     compare(&world, dir.path(), None);
@@ -157,7 +159,7 @@ fn write_golden_stores() {
         std::fs::create_dir(&dir).unwrap();
         let (recovery, key) = (Recovery::generate(), StoreKey([0x77; 32]));
         let recipient = Recipient { name: "paper".into(), public_key: recovery.recipient(), recovery: true };
-        let world = world::example(encrypted.then(|| (&key, vec![recipient])));
+        let world = example::example(encrypted.then(|| (&key, vec![recipient])));
         let store = dir.join("store");
         save(&world, &store);
         if encrypted {
@@ -248,7 +250,7 @@ fn the_reader_exports_files_and_notices_damage() {
     if !reader_runs() {
         return;
     }
-    let world = world::example(None);
+    let world = example::example(None);
     let dir = tempfile::tempdir().unwrap();
     let (store, out) = (dir.path().join("store"), dir.path().join("out"));
     save(&world, &store);
@@ -288,7 +290,7 @@ fn the_reader_believes_no_record_that_its_blocks_marker_lacks() {
     if !reader_runs() {
         return;
     }
-    let mut world = world::example(None);
+    let mut world = example::example(None);
     let dir = tempfile::tempdir().unwrap();
     let hashes =
         |world: &World| world.record_names.iter().map(|name| Bytes::copy_from_slice(&seal::hash(&world.objects[name]).0)).collect();
@@ -314,12 +316,12 @@ fn reader_rates() {
     let files: u32 = std::env::var("FILES").ok().and_then(|files| files.parse().ok()).unwrap_or(20_000);
     let mut world = World::new(None);
     world.open();
-    for dir in 0..files / 100 {
-        let dir = world.mkdir(1, format!("dir {dir}").as_bytes());
+    for number in 0..files / 100 {
+        let dir = world.mkdir(1, format!("dir {number}").as_bytes());
         for file in 0..100 {
             world.create(dir, format!("file {file}").as_bytes(), format!("content {file} of {dir}").as_bytes());
         }
-        if dir % 7 == 0 {
+        if number.is_multiple_of(7) {
             world.commit(world::Style::Packed);
         }
     }
