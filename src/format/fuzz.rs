@@ -91,6 +91,7 @@ fn object(data: &[u8]) {
                 last_ino: u64::MAX,
                 size: bytes.len() as u64,
                 hash: Bytes::copy_from_slice(super::seal::hash(&bytes).as_bytes()),
+                first_key: Bytes::new(),
             };
             checkpoint::decode_part(&bytes, &of_volume, &reference).map(drop)
         }

@@ -24,6 +24,7 @@ pub mod names;
 pub mod pack;
 pub mod record;
 pub mod seal;
+pub mod tree;
 mod valid;
 pub mod volume;
 
