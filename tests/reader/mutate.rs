@@ -1,7 +1,7 @@
 //! Runs the bodies of `format::fuzz` on the objects of a small store, on the corpus, and on mutations of both; and watches that
 //! nothing allocates by a length that it has not checked.
 
-use crate::{objects, scale, world};
+use crate::{example, objects, scale, world};
 use holdfast::format::{FormatError, Reason, fuzz, limits, record, seal::Sealer};
 use holdfast::types::StoreKey;
 use rand_chacha::ChaCha8Rng;
@@ -49,7 +49,7 @@ fn largest_during(body: impl FnOnce()) -> usize {
 /// Where mutations begin, by fuzz target.
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let mut seeds: BTreeMap<_, Vec<_>> = fuzz::TARGETS.iter().map(|(name, _)| (*name, vec![Vec::new()])).collect();
-    let world = world::example(None);
+    let world = example::example(None);
     let of_store = Sealer::new(world.sealer.cipher(), &[0; 32], world.store(), None);
     let samples = objects::samples(&world.sealer).into_iter().map(|(name, bytes, _)| (name, bytes));
     for (name, bytes) in world.objects.clone().into_iter().chain(samples) {
@@ -128,7 +128,7 @@ fn no_decoder_panics_or_allocates_by_what_hostile_bytes_say() {
 /// Hostile bytes that mutation finds late.
 #[test]
 fn errors_name_the_object_and_the_reason() {
-    let world = world::example(None);
+    let world = example::example(None);
     let name = &world.record_names[1];
     let good = world.objects[name].clone();
     let change = |at: usize, to: &[u8]| {
