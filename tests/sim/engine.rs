@@ -3,8 +3,8 @@
 
 use super::bugs::{Bug, Lying};
 use super::exec::{SECOND, Sim};
-use super::oracle::{Tree, apply, pack_bytes};
 use super::store::World;
+use super::tree::{Tree, apply, pack_bytes};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
 use holdfast::format::{checkpoint as format, names};
@@ -120,11 +120,7 @@ impl Kit {
 
     /// A reference to a pack whose put is about to be sent: durable before it is, so that nothing uploaded is forgotten.
     pub fn pack(&self, site: &Site, epoch: Epoch, number: u64, entries: &BTreeMap<u64, u64>) -> (ObjectRef, String, Bytes) {
-        let random: [u8; 16] = if self.bug == Bug::ReusePackName {
-            (u128::from(number)).to_le_bytes()
-        } else {
-            site.env().random()
-        };
+        let random: [u8; 16] = if self.bug == Bug::ReusePackName { (u128::from(number)).to_le_bytes() } else { site.env().random() };
         let name = names::pack(site.incarnation(), epoch, random);
         let bytes = pack_bytes(entries);
         let object = ObjectRef {
@@ -171,7 +167,14 @@ pub fn reference(incarnation: Incarnation, name: &str, size: u64) -> ObjectRef {
 }
 
 /// Stores a checkpoint of this tree at `head`, sharing with `previous` each part that did not change.
-pub async fn put_checkpoint(kit: &Kit, site: &Site, head: Head, tree: &Tree, opens: &[Seq], previous: Seq) -> Result<Option<Seq>, LogError> {
+pub async fn put_checkpoint(
+    kit: &Kit,
+    site: &Site,
+    head: Head,
+    tree: &Tree,
+    opens: &[Seq],
+    previous: Seq,
+) -> Result<Option<Seq>, LogError> {
     let before = if previous == 0 { None } else { checkpoint::load(site, previous).await? };
     let mut parts = Vec::new();
     for (first, last) in [(2, 5), (6, 9)] {
@@ -205,7 +208,7 @@ pub async fn put_checkpoint(kit: &Kit, site: &Site, head: Head, tree: &Tree, ope
 fn part(incarnation: Incarnation, tree: &Tree, first: u64, last: u64) -> CheckpointPart {
     let mut part = CheckpointPart::default();
     for (key, (value, pack)) in tree.range(first..=last) {
-        part.objects.push(reference(incarnation, pack, super::oracle::PACK_SIZE as u64));
+        part.objects.push(reference(incarnation, pack, super::tree::PACK_SIZE as u64));
         part.inodes.push(inode(*key, *value));
         let extents = vec![extent(part.objects.len() as u32)];
         part.extents.push(ExtentChange { ino: *key, cleared: Vec::new(), extents });

@@ -3,7 +3,7 @@
 use super::bugs::Bug;
 use super::engine::{Kit, identity, load_checkpoint};
 use super::exec::{HOUR, MINUTE, SECOND};
-use super::oracle::{Tree, apply};
+use super::tree::{Tree, apply};
 use holdfast::format::names;
 use holdfast::log::control::{Chain, Purging, Refused, State};
 use holdfast::log::lookup::{Found, Lookup, lookup};
@@ -63,8 +63,9 @@ impl Janitor {
         if tip.seq == 0 {
             return Ok(());
         }
-        let Some(facts) = self.facts(&reader, &tip, chain.state(), known).await? else { return Ok(()) };
-        let listing = self.listing(&site).await?;
+        let times = self.listing(&site).await?;
+        let Some(facts) = self.facts(&reader, &tip, chain.state(), &times, known).await? else { return Ok(()) };
+        let listing: Vec<String> = times.into_keys().collect();
         let retirement = self.plan(&site, &facts, chain.state(), &listing, known).await?;
         if !retirement.seqs.is_empty() || !retirement.objects.is_empty() {
             if self.kit.bug == Bug::DeleteBeforeRetire {
@@ -93,15 +94,15 @@ impl Janitor {
         Ok(())
     }
 
-    async fn listing(&self, site: &Site) -> Result<Vec<String>, LogError> {
+    async fn listing(&self, site: &Site) -> Result<BTreeMap<String, i64>, LogError> {
         let prefix = names::volume_prefix(site.incarnation());
-        let mut all = Vec::new();
+        let mut all = BTreeMap::new();
         let mut after: Option<String> = None;
         loop {
             let page = self.kit.store.list(&prefix, after.as_deref(), 1000).await.map_err(LogError::Unreachable)?;
             let full = page.len() == 1000;
-            all.extend(page.into_iter().map(|meta| meta.name));
-            after = all.last().cloned();
+            all.extend(page.into_iter().map(|meta| (meta.name, meta.modified)));
+            after = all.keys().next_back().cloned();
             if !full {
                 return Ok(all);
             }
@@ -110,7 +111,12 @@ impl Janitor {
 
     /// Reads what is not known yet. `None`: another janitor was at work; the next pass sees more.
     async fn facts(
-        &self, reader: &Reader, tip: &Tip, chain: &State, known: &mut Known,
+        &self,
+        reader: &Reader,
+        tip: &Tip,
+        chain: &State,
+        times: &BTreeMap<String, i64>,
+        known: &mut Known,
     ) -> Result<Option<Facts>, LogError> {
         let first = known.keys().next_back().copied().unwrap_or(0) + 1;
         for seq in first..=tip.seq {
@@ -148,7 +154,9 @@ impl Janitor {
                 parts.insert(base, names.chain([names::checkpoint_index(incarnation, base)]).collect());
             }
             let tree = if unretired { tree.as_ref() } else { None };
-            records.insert(*seq, fact(reader.site(), record, tree, base, parts.get(&base)));
+            // Not listed yet: stored just now.
+            let stored = times.get(&reader.site().record_name(*seq)).copied().unwrap_or_else(|| self.kit.sim.store_time());
+            records.insert(*seq, fact(reader.site(), record, tree, base, parts.get(&base), stored));
         }
         Ok(Some(Facts { h: tip.seq, epoch: tip.epoch, checkpoint: tip.checkpoint, records }))
     }
@@ -168,16 +176,11 @@ impl Janitor {
         Ok(Some(tree))
     }
 
-    async fn plan(
-        &self, site: &Site, facts: &Facts, chain: &State, listing: &[String], known: &Known,
-    ) -> Result<Retirement, LogError> {
+    async fn plan(&self, site: &Site, facts: &Facts, chain: &State, listing: &[String], known: &Known) -> Result<Retirement, LogError> {
         let (mut facts, mut chain) = (facts.clone(), chain.clone());
         let claimed: BTreeSet<Seq> = chain.claims.values().map(|claim| claim.seq).collect();
-        let mut rules = Rules {
-            dense: self.dense as i64,
-            thin: vec![((6 * HOUR) as i64, 3), ((48 * HOUR) as i64, 2)],
-            branch_grace: GRACE as i64,
-        };
+        let mut rules =
+            Rules { dense: self.dense as i64, thin: vec![((6 * HOUR) as i64, 3), ((48 * HOUR) as i64, 2)], branch_grace: GRACE as i64 };
         match self.kit.bug {
             Bug::GcEpochInForce => facts.epoch += 1,
             Bug::ClaimIgnored => chain.claims.clear(),
@@ -194,11 +197,16 @@ impl Janitor {
                 if newest > facts.checkpoint {
                     facts.checkpoint = newest;
                     if let Some(index) = checkpoint::load(site, newest).await? {
-                        let own: BTreeSet<String> =
-                            index.parts.iter().filter_map(|part| names::absolute(site.incarnation(), &part.name)).map(|(_, name)| name).collect();
+                        let own: BTreeSet<String> = index
+                            .parts
+                            .iter()
+                            .filter_map(|part| names::absolute(site.incarnation(), &part.name))
+                            .map(|(_, name)| name)
+                            .collect();
                         for (seq, fact) in facts.records.iter_mut().filter(|(seq, _)| **seq >= newest) {
                             fact.base = newest;
-                            fact.objects = known[seq].1.iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(own.clone()).collect();
+                            fact.objects =
+                                known[seq].1.iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(own.clone()).collect();
                         }
                     }
                 }
@@ -267,7 +275,7 @@ fn base(known: &Known, record: &Record) -> Seq {
     record.checkpoint().or_else(before).unwrap_or(0)
 }
 
-fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Option<&BTreeSet<String>>) -> Fact {
+fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Option<&BTreeSet<String>>, stored: i64) -> Fact {
     let what = match &record.record.kind {
         Some(Kind::Open(_)) => What::Open {
             adopted: objects_named(&record.record)
@@ -280,6 +288,7 @@ fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Opt
         Some(Kind::Fence(_)) => What::Fence,
         _ => What::Commit,
     };
-    let objects = tree.into_iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(parts.into_iter().flatten().cloned()).collect();
-    Fact { what, epoch: record.epoch(), time: record.record.time, base, objects, records: BTreeSet::new() }
+    let objects =
+        tree.into_iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(parts.into_iter().flatten().cloned()).collect();
+    Fact { what, epoch: record.epoch(), stored, cut: record.record.time, base, objects, records: BTreeSet::new() }
 }

@@ -100,10 +100,6 @@ impl World {
         self.state.lock().objects.get(name).map(|object| object.bytes.clone())
     }
 
-    pub fn names(&self) -> Vec<String> {
-        self.state.lock().objects.keys().cloned().collect()
-    }
-
     /// Stores an object at once, past all faults and checks: to prepare a world.
     pub fn plant(&self, name: &str, bytes: Bytes) {
         let object = Object { bytes, at: self.sim.now(), modified: self.sim.store_time() };
@@ -212,7 +208,10 @@ impl NodeStore {
 
     /// A change lands by itself, whatever happens to its sender meanwhile.
     async fn change<T: Send + 'static>(
-        &self, verb: &'static str, name: &str, apply: impl Fn() -> T + Send + Sync + 'static,
+        &self,
+        verb: &'static str,
+        name: &str,
+        apply: impl Fn() -> T + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
         let World { sim, faults, .. } = self.world.clone();
         self.send(verb, name).await?;
