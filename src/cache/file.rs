@@ -187,17 +187,21 @@ impl Content {
     }
 
     /// `range` was written.
-    pub(super) fn wrote(&mut self, range: ByteRange) {
-        let pages = outward(&range);
-        self.present.insert(pages.clone());
-        self.dirtied(pages.clone());
-        self.unsynced.insert(pages.clone());
-        self.stale.remove(pages);
+    fn wrote(&mut self, range: &ByteRange) {
+        self.filled(range);
         if range.end > self.size {
             self.size = range.end;
             self.resized = true;
         }
         self.appended.insert(range.start.max(self.settled)..range.end.max(self.settled));
+    }
+
+    fn filled(&mut self, range: &ByteRange) {
+        let pages = outward(range);
+        self.present.insert(pages.clone());
+        self.dirtied(pages.clone());
+        self.unsynced.insert(pages.clone());
+        self.stale.remove(pages);
         self.unflushed = true;
     }
 
@@ -209,7 +213,8 @@ impl Content {
                 self.dirtied(range.clone());
                 self.unsynced.insert(range.clone());
             }
-            Effect::Wrote { range, .. } => self.wrote(range.clone()),
+            Effect::Wrote { range, .. } => self.wrote(range),
+            Effect::Zeroed { range, .. } => self.filled(range),
             Effect::Size { size, .. } => self.resize(*size),
             Effect::Punched { range, .. } => self.punch(range.clone()),
             Effect::Evicted { ranges, .. } => self.evict(ranges),

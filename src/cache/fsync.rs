@@ -1,6 +1,7 @@
 //! Durability on request (protocol.md 7.2): one flush of the log for a little data, together with everybody else who waits; a flush
 //! of the data file first for more.
 
+use super::disk::Synced;
 use super::effect::Effect;
 use super::put::read_zeros_after_end;
 use super::types::CacheError;
@@ -69,7 +70,7 @@ impl Cache {
             content.syncing.push((flush, unsynced));
             (content.slot, content.size, content.lsn, ranges)
         };
-        let result = self.sync_slot(slot).and_then(|()| self.slots.sync_entries());
+        let result = self.sync_slot(slot).and_then(|()| if self.options.no_sync { Ok(()) } else { self.slots.sync_entries() });
         let mut pieces: Vec<RangeSet> = Vec::new();
         for (at, range) in ranges.iter().enumerate() {
             if at % RANGES == 0 {
@@ -101,8 +102,11 @@ impl Cache {
     /// Flushes one data file.
     pub(super) fn sync_slot(&self, slot: Option<u64>) -> Result<(), CacheError> {
         match slot {
-            Some(slot) if !self.options.no_sync => self.slots.file(slot)?.sync_data().map_err(CacheError::io("data file")),
-            _ => Ok(()),
+            Some(slot) => {
+                let file = self.slots.file(slot)?;
+                self.disk.sync(Synced::Slot(slot), || file.sync_data()).map_err(CacheError::io("data file"))
+            }
+            None => Ok(()),
         }
     }
 

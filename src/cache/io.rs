@@ -98,7 +98,12 @@ impl Cache {
         if gap.is_empty() {
             return Ok(());
         }
-        self.put_bytes(file, content, gap.start, &vec![0; length(&gap) as usize], effects)
+        self.put_bytes(file, content, gap.start, &vec![0; length(&gap) as usize], effects)?;
+        // The application did not write them: a seal must not take them for the next bytes of a file that only grows.
+        if let Some(effect @ Effect::Wrote { .. }) = effects.last_mut() {
+            *effect = Effect::Zeroed { ino: file.ino, range: gap };
+        }
+        Ok(())
     }
 
     /// `fallocate` with mode 0, `KEEP_SIZE`, `PUNCH_HOLE | KEEP_SIZE` or `ZERO_RANGE [| KEEP_SIZE]`.
