@@ -1,6 +1,6 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
-use super::{completions, doctor, exit, key, policy, store, volume};
+use super::{completions, doctor, exit, history, key, live, mount, policy, status, store, tree, volume};
 use crate::config::KEYS;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
@@ -24,6 +24,31 @@ pub struct Arguments {
 /// All commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Mount a volume at a directory
+    Mount(mount::MountArgs),
+    /// Put everything written so far into a commit, drain, and take the mount away
+    #[command(visible_alias = "umount")]
+    Unmount(live::DirArgs),
+    /// Put everything written so far into a commit, and say which
+    Flush(live::DirArgs),
+    /// Is it SAFE? Restorable to when, and why
+    Status(status::StatusArgs),
+    /// The commits of a volume, newest first
+    History(history::HistoryArgs),
+    /// List a directory of a commit, without a mount
+    Ls(tree::TreeArgs),
+    /// Print a file of a commit, without a mount
+    Cat(tree::TreeArgs),
+    /// Copy a file or directory out of a commit, with everything it has
+    Cp(tree::CopyArgs),
+    /// Copy the content of a directory of a commit into a new or empty one
+    Export(tree::CopyArgs),
+    /// Hold a mount's descriptor and start its driver
+    #[command(hide = true)]
+    Hold(mount::InnerArgs),
+    /// Drive a mount
+    #[command(hide = true)]
+    Drive(mount::InnerArgs),
     /// Make a store, or see whether one can be trusted
     #[command(subcommand)]
     Store(store::StoreCommand),

@@ -51,6 +51,12 @@ impl Context {
         }
     }
 
+    /// Now, in the local zone.
+    #[must_use]
+    pub fn now(&self) -> jiff::Zoned {
+        super::at::now(self.env.now())
+    }
+
     /// Whether progress may be drawn.
     #[must_use]
     pub fn draws(&self) -> bool {

@@ -30,6 +30,8 @@ pub enum Exit {
     NotSafe,
     /// `doctor` found something missing.
     Lacking,
+    /// As the process that did the work ended.
+    Code(u8),
 }
 
 impl Exit {
@@ -40,6 +42,7 @@ impl Exit {
             Self::Done => 0,
             Self::NotSafe => 20,
             Self::Lacking => code(FaultKind::Local),
+            Self::Code(code) => code,
         }
     }
 }

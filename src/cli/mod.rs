@@ -8,13 +8,21 @@ pub mod at;
 pub mod completions;
 pub mod context;
 pub mod control;
+mod copy;
 pub mod doctor;
+mod drive;
 pub mod exit;
+pub mod history;
 pub mod key;
+pub mod live;
+pub mod mount;
 pub mod policy;
+mod reader;
+mod serve;
 pub mod status;
 pub mod store;
 pub mod target;
+pub mod tree;
 pub mod unlock;
 pub mod volume;
 
@@ -56,6 +64,17 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
     let _span = tracing::info_span!(names::SPAN_COMMAND).entered();
     let context = Context { settings, env: Env::real(), json: arguments.json };
     match arguments.command {
+        Command::Mount(args) => mount::run(&context, &args),
+        Command::Unmount(args) => live::unmount(&context, &args),
+        Command::Flush(args) => live::flush(&context, &args),
+        Command::Status(args) => live::status(&context, &args),
+        Command::History(args) => history::run(&context, &args),
+        Command::Ls(args) => tree::ls(&context, &args),
+        Command::Cat(args) => tree::cat(&context, &args),
+        Command::Cp(args) => tree::cp(&context, &args),
+        Command::Export(args) => tree::export(&context, &args),
+        Command::Hold(args) => mount::run_hold(&context, &args.mount),
+        Command::Drive(args) => mount::run_drive(&context, &args.mount),
         Command::Store(command) => store::run(&context, command),
         Command::Key(command) => key::run(&context, command),
         Command::Volume(command) => volume::run(&context, command),

@@ -70,6 +70,7 @@ pub fn encode_part(
         last_ino: part.last_ino,
         size: bytes.len() as u64,
         hash: Bytes::copy_from_slice(hash.as_bytes()),
+        first_key: Bytes::new(),
     };
     Ok((bytes, reference))
 }

@@ -14,6 +14,7 @@ pub mod codec;
 pub mod control;
 pub mod delta;
 mod error;
+pub mod fuzz;
 pub mod keys;
 pub mod limits;
 pub mod marker;
@@ -23,7 +24,9 @@ pub mod names;
 pub mod pack;
 pub mod record;
 pub mod seal;
+pub mod tree;
 mod valid;
+pub mod volume;
 
 #[cfg(test)]
 mod tests;

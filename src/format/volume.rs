@@ -4,7 +4,7 @@ use super::error::{FormatError, Reason};
 use super::seal::{Kind, Sealer};
 use super::{message, names, valid};
 use crate::rpc;
-use crate::types::{Identity, Hash};
+use crate::types::{Hash, Identity};
 use bytes::Bytes;
 use valid::ensure;
 

@@ -28,6 +28,8 @@ mod credentials;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes per second below which a transfer is taken to hang.
 const SLOWEST: u64 = 64 << 10;
+/// Bytes of a body that fit on the way to a server that does not read them.
+const UNREAD: u64 = 64 << 10;
 /// Names in one page of a listing: what every cloud allows.
 const PAGE_MAX: usize = 1000;
 
@@ -148,7 +150,9 @@ impl Cloud {
 fn fault(asked: Asked<'_>, meaning: Meaning) -> StoreError {
     match meaning {
         Meaning::Fault(error) => error,
-        Meaning::Missing => asked.unreachable("404 without saying that the key does not exist: is the endpoint right?".to_owned()),
+        Meaning::Missing(why) => {
+            asked.unreachable(format!("404 without saying that the key does not exist (is the endpoint right?): {why}"))
+        }
         other => asked.unreachable(format!("an answer that does not fit the request: {other:?}")),
     }
 }
@@ -167,6 +171,12 @@ impl Store for Cloud {
         match self.attempt(asked, length, self.objects.put_opts(&key, body.into(), options)).await {
             Ok(_) => Ok(Put::Stored),
             Err(Meaning::Exists) => Ok(Put::Exists),
+            // A server that refuses a put before it has read the body may close the connection over its own answer: asked again and
+            // again it would do so for ever. What matters is whether the name is taken.
+            Err(Meaning::Fault(error @ StoreError::Unreachable { .. })) if length > UNREAD => match self.head(name).await {
+                Ok(Some(_)) => Ok(Put::Exists),
+                _ => Err(error),
+            },
             Err(other) => Err(fault(asked, other)),
         }
     }
@@ -184,6 +194,11 @@ impl Store for Cloud {
             Ok(Some(bytes)) => Ok(Some(slice(&bytes, 0..wanted))),
             Ok(None) => Ok(None),
             Err(Meaning::BeyondEnd) => Ok(Some(Bytes::new())),
+            // Azure's emulator answers a range beyond the end with one that makes no sense.
+            Err(Meaning::Fault(error)) if self.dialect == Dialect::Azure => match self.head(name).await {
+                Ok(Some(meta)) if meta.size <= range.start => Ok(Some(Bytes::new())),
+                _ => Err(error),
+            },
             Err(meaning) => Err(fault(asked, meaning)),
         }
     }
@@ -196,9 +211,9 @@ impl Store for Cloud {
             Ok(got) => Ok(Some(ObjectMeta { name: name.to_owned(), size: got.meta.size, modified: nanoseconds(&got.meta) })),
             Err(Meaning::Absent) => Ok(None),
             // A GET can say whether the key or the bucket is missing.
-            Err(Meaning::Missing) => match self.get_range(name, 0..1).await? {
+            Err(Meaning::Missing(why)) => match self.get_range(name, 0..1).await? {
                 None => Ok(None),
-                Some(_) => Err(fault(asked, Meaning::Missing)),
+                Some(_) => Err(fault(asked, Meaning::Missing(why))),
             },
             Err(meaning) => Err(fault(asked, meaning)),
         }
@@ -207,7 +222,11 @@ impl Store for Cloud {
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<ObjectMeta>, StoreError> {
         name::check_prefix(prefix)?;
         let asked = self.asked("list", prefix);
-        let whole = format!("{}{prefix}", self.prefix);
+        let mut whole = format!("{}{prefix}", self.prefix);
+        if self.dialect == Dialect::Azure && !prefix.is_empty() {
+            // The library leaves out a blob whose name is the whole prefix. What is listed too much is left out below.
+            whole.pop();
+        }
         // Azure knows no offset: what comes before it is left out here.
         let offset = start_after.filter(|_| self.dialect != Dialect::Azure).map(|after| format!("{}{after}", self.prefix));
         let mut found: Vec<ObjectMeta> = Vec::new();
@@ -330,6 +349,9 @@ fn azure(bucket: &Bucket) -> Result<MicrosoftAzureBuilder, Fault> {
         .with_http_connector(Observing);
     if let Some(account) = &bucket.account {
         builder = builder.with_account(account);
+    }
+    if let Some(path) = &bucket.credentials {
+        builder = builder.with_credentials(Arc::new(credentials::AzureKeyFile::new(path)));
     }
     if let Some(endpoint) = &bucket.endpoint {
         builder = builder.with_endpoint(endpoint.clone());

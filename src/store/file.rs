@@ -6,8 +6,9 @@
 //! A disk that is not mounted leaves an empty directory behind. So every request first opens the root and, in that very directory,
 //! looks for the store's marker: without it nothing is written below the root, and nothing missing there counts as absent.
 
-use super::{MARKER, ObjectMeta, Put, Store, StoreError, name};
+use super::{ObjectMeta, Put, Store, StoreError, name};
 use crate::env::Env;
+use crate::format::names::marker;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -37,7 +38,8 @@ struct Shared {
 }
 
 impl FileStore {
-    /// The store in `directory`. With `may_create` (for `store init` alone) the directory and the marker may be made.
+    /// The store in `directory`. With `may_create` (for `store init` alone) the directory is made when it is missing, and everything is
+    /// done there without a marker.
     #[must_use]
     pub fn new(directory: &Path, may_create: bool, env: Env) -> Self {
         let shared = Shared { directory: directory.to_owned(), may_create, env, durable: Mutex::default() };
@@ -69,6 +71,8 @@ enum Failed {
     NoRoot,
     /// The root is there and holds no marker.
     NoMarker,
+    /// A marker is to be put by somebody else than `store init`.
+    NotInit,
     /// The kernel said so.
     Errno(Errno),
 }
@@ -91,8 +95,12 @@ impl Shared {
         let errno = match failed {
             Failed::NoRoot => return StoreError::NoBucket { what: format!("the directory {directory}") },
             Failed::NoMarker => {
-                let what = format!("a store in {directory} (no `{MARKER}` in it: is its disk mounted?)");
+                let what = format!("a store in {directory} (no `{}` in it: is its disk mounted?)", marker());
                 return StoreError::NoBucket { what };
+            }
+            Failed::NotInit => {
+                let why = "only `holdfast store init` makes a store's marker".to_owned();
+                return StoreError::Unsupported { verb, name, why };
             }
             Failed::Errno(errno) => errno,
         };
@@ -106,28 +114,32 @@ impl Shared {
         }
     }
 
-    /// The root as it is now, and whether it holds the marker.
+    /// The root as it is now.
     fn root(&self) -> Result<Root, Failed> {
+        if self.may_create {
+            root::make_directory(&self.directory)?;
+        }
         Root::open(&self.directory)
     }
 
+    fn expect_marker(&self, root: &Root) -> Result<(), Failed> {
+        if self.may_create || root.has_marker()? { Ok(()) } else { Err(Failed::NoMarker) }
+    }
+
     /// `found`, unless a request found nothing where nothing may be concluded from that.
-    fn believe<T>(root: &Root, name: &str, found: Option<T>) -> Result<Option<T>, Failed> {
-        if found.is_none() && name != MARKER && !root.has_marker()? {
-            return Err(Failed::NoMarker);
+    fn believe<T>(&self, root: &Root, name: &str, found: Option<T>) -> Result<Option<T>, Failed> {
+        if found.is_none() && name != marker() {
+            self.expect_marker(root)?;
         }
         Ok(found)
     }
 
     fn put(&self, name: &str, body: &[u8]) -> Result<Put, Failed> {
-        let making = self.may_create && name == MARKER;
-        if making {
-            root::make_directory(&self.directory)?;
+        if name == marker() && !self.may_create {
+            return Err(Failed::NotInit);
         }
         let root = self.root()?;
-        if !making && !root.has_marker()? {
-            return Err(Failed::NoMarker);
-        }
+        self.expect_marker(&root)?;
         let (parent, leaf) = name.rsplit_once('/').unwrap_or(("", name));
         let directory = self.directory_for(&root, parent)?;
         let put = match root::write_new(&directory, leaf, body, || self.env.random::<8>()) {
@@ -156,29 +168,27 @@ impl Shared {
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Option<Bytes>, Failed> {
         let root = self.root()?;
         let found = root.read(name, range)?;
-        Self::believe(&root, name, found)
+        self.believe(&root, name, found)
     }
 
     fn head(&self, name: &str) -> Result<Option<ObjectMeta>, Failed> {
         let root = self.root()?;
         let found = root.stat(name)?;
-        Self::believe(&root, name, found)
+        self.believe(&root, name, found)
     }
 
     fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<ObjectMeta>, Failed> {
         let root = self.root()?;
         let found = walk::list(&root, prefix, start_after, limit)?;
-        if found.is_empty() && !root.has_marker()? {
-            return Err(Failed::NoMarker);
+        if found.is_empty() {
+            self.expect_marker(&root)?;
         }
         Ok(found)
     }
 
     fn delete(&self, name: &str) -> Result<(), Failed> {
         let root = self.root()?;
-        if !root.has_marker()? {
-            return Err(Failed::NoMarker);
-        }
+        self.expect_marker(&root)?;
         root.remove(name)
     }
 }

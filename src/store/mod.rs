@@ -5,8 +5,10 @@
 
 mod cloud;
 mod file;
+mod init;
 mod memory;
 mod name;
+mod objects;
 mod open;
 pub mod plan;
 mod probe;
@@ -14,8 +16,10 @@ mod url;
 mod wrap;
 
 pub use file::FileStore;
+pub use init::{Initialized, init, read_marker};
 pub use memory::Memory;
 pub use name::OBJECT_NAME_MAX;
+pub use objects::Objects;
 pub use open::{OpenOptions, open};
 pub use probe::{CREATORS, Check, ProbeReport, Verdict, probe};
 pub use url::{Bucket, Location, StoreUrl, UrlError};
@@ -25,9 +29,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
 use std::time::Duration;
-
-/// The store's marker, whose presence tells a store from an empty directory.
-const MARKER: &str = "holdfast-store";
 
 /// What a put if absent did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// How to open a store.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Only for `store init`: the directory of a `file://` store and the marker in it may be made.
+    /// Only for `store init`: the directory of a `file://` store may be made and be used without a marker in it.
     pub may_create: bool,
     /// When to try again.
     pub retries: Retries,

@@ -3,9 +3,9 @@
 //! ```text
 //! s3://BUCKET/PREFIX?endpoint=https://HOST&region=R&style=path|virtual&ca=FILE&profile=P&credentials=FILE&store-id=ID
 //! file:///DIRECTORY?store-id=ID
-//! gs://BUCKET/PREFIX?endpoint=..&credentials=FILE&ca=FILE&store-id=ID          (experimental)
-//! az://CONTAINER/PREFIX?account=A&endpoint=..&ca=FILE&store-id=ID              (experimental)
-//! memory:                                                                      (tests; gone with the process)
+//! gs://BUCKET/PREFIX?endpoint=..&credentials=FILE&ca=FILE&store-id=ID                (experimental)
+//! az://CONTAINER/PREFIX?account=A&endpoint=..&credentials=FILE&ca=FILE&store-id=ID   (experimental)
+//! memory:                                                                            (tests; gone with the process)
 //! ```
 //! A URL never holds a secret: it is shown in status, logs and commits' messages.
 
@@ -58,7 +58,7 @@ pub struct Bucket {
     pub ca: Option<PathBuf>,
     /// Which section of the S3 credentials file.
     pub profile: Option<String>,
-    /// The credentials file (S3: as the AWS tools write it; GCS: a service account's JSON).
+    /// The credentials file (S3: as the AWS tools write it; GCS: a service account's JSON; Azure: the account's key).
     pub credentials: Option<PathBuf>,
     /// Azure's storage account.
     pub account: Option<String>,
@@ -77,7 +77,7 @@ const FORMS: &str = "a store is `s3://bucket/prefix?endpoint=https://host&region
                      `az://container/prefix?account=...` or `memory:`";
 const S3_KEYS: &[&str] = &["endpoint", "region", "style", "ca", "profile", "credentials", "store-id"];
 const GCS_KEYS: &[&str] = &["endpoint", "credentials", "ca", "store-id"];
-const AZURE_KEYS: &[&str] = &["account", "endpoint", "ca", "store-id"];
+const AZURE_KEYS: &[&str] = &["account", "endpoint", "credentials", "ca", "store-id"];
 const FILE_KEYS: &[&str] = &["store-id"];
 const SECRETS: &[&str] = &["secret", "access-key", "access_key", "password", "token"];
 

@@ -86,6 +86,26 @@ pub(super) fn run(context: &Context, args: &InitArgs) -> Result<Exit, Fault> {
     Ok(Exit::Done)
 }
 
+/// The embedded default store, made by the first mount where nobody named a store. Its recovery key is written beside this machine's key.
+///
+/// # Errors
+/// As [`check_place`] and [`make`].
+pub fn make_embedded(context: &Context) -> Result<(), Fault> {
+    let url = unlock::url(&context.settings)?;
+    let Location::File(dir) = &url.location else { return Ok(()) };
+    if dir.join(names::marker()).exists() {
+        return Ok(());
+    }
+    let store = open(&url, &context.env, &OpenOptions { may_create: true, ..OpenOptions::default() })?;
+    context.run(check_place(&*store, &url, &context.env))?;
+    let recovery = Recovery::generate();
+    let path = context.settings.keys.join(format!("recovery-{}.key", hex::encode(context.env.random::<4>())));
+    write_identity(&path, &recovery, "recovery key of the embedded Holdfast store: opens every volume in it, keep it elsewhere too")?;
+    context.run(make(&*store, &url, &context.settings, &context.env, Some(&recovery)))?;
+    context.say(&format!("Made the embedded store {url}. Its recovery key is in {}: keep a copy off this machine.", path.display()));
+    Ok(())
+}
+
 /// Refuses a place that holds a store or something else, or that cannot be trusted. Writes nothing but the probe's objects.
 ///
 /// # Errors

@@ -22,6 +22,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The store's own word for the error, such as `NoSuchKey`.
     pub(super) code: String,
+    /// Its sentence for people.
+    pub(super) message: String,
     /// What the store asks a client to wait.
     pub(super) retry_after: Option<Duration>,
     /// S3: where the bucket really is.
@@ -64,6 +66,7 @@ impl HttpService for Observed {
         let mut answer = Answer {
             status: parts.status.as_u16(),
             code: header("x-ms-error-code").unwrap_or_default(),
+            message: String::new(),
             retry_after: header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs),
             region: header("x-amz-bucket-region"),
         };
@@ -80,8 +83,10 @@ impl HttpService for Observed {
             }
         }
         if answer.code.is_empty() {
-            answer.code = code_in(&explanation).unwrap_or_default();
+            answer.code = element(&explanation, "Code").filter(|code| is_word(code)).unwrap_or_default();
         }
+        let message = element(&explanation, "Message").unwrap_or_else(|| String::from_utf8_lossy(&explanation).into_owned());
+        answer.message = line(&message, 200);
         keep(Some(answer));
         Ok(HttpResponse::from_parts(parts, explanation.into()))
     }
@@ -93,11 +98,15 @@ fn keep(answer: Option<Answer>) {
 }
 
 /// `NoSuchKey` in `<Error><Code>NoSuchKey</Code>...`.
-fn code_in(explanation: &[u8]) -> Option<String> {
+fn element(explanation: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(explanation);
-    let (_, rest) = text.split_once("<Code>")?;
-    let (code, _) = rest.split_once("</Code>")?;
-    (code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric())).then(|| code.to_owned())
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    let (content, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(content.to_owned())
+}
+
+fn is_word(code: &str) -> bool {
+    code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// What a failed request comes down to.
@@ -108,7 +117,7 @@ pub(super) enum Meaning {
     /// The store says that there is no such object.
     Absent,
     /// 404, without saying of what: an answer to HEAD has no body, and a proxy or a wrong endpoint says it too. Proves nothing.
-    Missing,
+    Missing(String),
     /// The object is there and has nothing in the range asked for.
     BeyondEnd,
     /// No answer that may be built upon.
@@ -135,7 +144,11 @@ impl Asked<'_> {
             (E::NotImplemented { .. } | E::NotSupported { .. } | E::InvalidPath { .. } | E::UnknownConfigurationKey { .. }, _) => {
                 Meaning::Fault(self.unsupported(why))
             }
-            (_, Some(answer)) if !(200..300).contains(&answer.status) => self.of_status(answer, why),
+            // Azure deletes by batches, whose answer holds the answers.
+            (E::NotFound { .. }, Some(answer)) if self.verb == "delete" && (200..300).contains(&answer.status) => Meaning::Absent,
+            (_, Some(answer)) if !(200..300).contains(&answer.status) => {
+                self.of_status(answer, format!("{} {} {}", answer.status, answer.code, answer.message).trim_end().to_owned())
+            }
             // Success that did not arrive whole, or no answer at all.
             _ => Meaning::Fault(self.unreachable(why)),
         }
@@ -146,7 +159,9 @@ impl Asked<'_> {
         Meaning::Fault(match (answer.status, code) {
             (404, "NoSuchBucket" | "ContainerNotFound") => StoreError::NoBucket { what: self.place.to_owned() },
             (404, "NoSuchKey" | "BlobNotFound") => return Meaning::Absent,
-            (404, _) => return Meaning::Missing,
+            // Some compatibles choose 404 for an unknown access key, the last also a word of its own (Versity).
+            (400..=404, "InvalidAccessKeyId" | "AccessDenied" | "ExpiredToken" | "InvalidToken" | "XAdminUserNotFound") => self.denied(why),
+            (404, _) => return Meaning::Missing(why),
             (304 | 412, _) if self.verb == "put_if_absent" => return Meaning::Exists,
             (409, "BlobAlreadyExists") if self.dialect == Dialect::Azure => return Meaning::Exists,
             // S3: another put of this name is under way; which one wins is not known yet.
@@ -156,7 +171,7 @@ impl Asked<'_> {
                 StoreError::Throttled { verb: self.verb, name: self.name.to_owned(), retry_after: answer.retry_after }
             }
             (403, "RequestTimeTooSkewed") => self.denied(format!("this machine's clock is too far from the store's: {why}")),
-            (401 | 403, _) | (400, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId" | "TokenRefreshRequired") => self.denied(why),
+            (401 | 403, _) | (400, "TokenRefreshRequired") => self.denied(why),
             (400, "RequestTimeout") | (408, _) => self.unreachable(why),
             (300..=308, _) | (400, "AuthorizationHeaderMalformed") => match &answer.region {
                 Some(region) => self.unsupported(format!("the bucket is in the region `{region}`; say so in the store's URL")),
@@ -191,9 +206,15 @@ fn reason(error: &object_store::Error) -> String {
         }
         source = cause.source();
     }
-    let mut line: String = why.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.len() > 600 {
-        line.truncate(line.floor_char_boundary(600));
+    line(&why, 600)
+}
+
+/// A text in one line of bounded length without control characters.
+fn line(text: &str, length: usize) -> String {
+    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.retain(|c| !c.is_control());
+    if line.len() > length {
+        line.truncate(line.floor_char_boundary(length));
         line.push_str("..");
     }
     line
@@ -206,7 +227,7 @@ mod tests {
     fn meaning(dialect: Dialect, verb: &'static str, status: u16, code: &str) -> String {
         let asked = Asked { dialect, verb, name: "n", place: "the bucket b" };
         let error = object_store::Error::Generic { store: "s", source: "x".into() };
-        let answer = Answer { status, code: code.to_owned(), retry_after: Some(Duration::from_secs(7)), region: None };
+        let answer = Answer { status, code: code.to_owned(), ..Answer::default() };
         let text = format!("{:?}", asked.meaning(&error, Some(&answer)));
         text.trim_start_matches("Fault(").split([' ', ')']).next().unwrap_or_default().to_owned()
     }
@@ -217,7 +238,8 @@ mod tests {
         for (dialect, verb, status, code, want) in [
             (S3, "get", 404, "NoSuchKey", "Absent"),
             (S3, "get", 404, "NoSuchBucket", "NoBucket"),
-            (S3, "get", 404, "", "Missing"),
+            (S3, "get", 404, "", "Missing(\"404\""),
+            (S3, "get", 404, "InvalidAccessKeyId", "Denied"),
             (Azure, "get", 404, "BlobNotFound", "Absent"),
             (Azure, "get", 404, "ContainerNotFound", "NoBucket"),
             (S3, "put_if_absent", 412, "PreconditionFailed", "Exists"),
@@ -242,8 +264,10 @@ mod tests {
 
     #[test]
     fn the_code_is_found_in_the_explanation() {
-        assert_eq!(code_in(b"<?xml?><Error><Code>NoSuchKey</Code><Key>a</Key></Error>").as_deref(), Some("NoSuchKey"));
-        assert_eq!(code_in(b"<html>not found</html>"), None);
-        assert_eq!(code_in(b"<Code>a b</Code>"), None);
+        let explanation = b"<?xml?><Error><Code>NoSuchKey</Code><Key>a</Key><Message>No\n such</Message></Error>";
+        assert_eq!(element(explanation, "Code").as_deref(), Some("NoSuchKey"));
+        assert_eq!(element(b"<html>not found</html>", "Code"), None);
+        assert!(!is_word("a b"));
+        assert_eq!(line(&element(explanation, "Message").expect("there"), 5), "No su..");
     }
 }

@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
+use object_store::azure::{AzureAccessKey, AzureCredential};
 use parking_lot::Mutex;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ pub(super) fn provide(
     let shared = file.map(Path::to_owned).or_else(|| shared_file(environment));
     let web_identity = has("AWS_WEB_IDENTITY_TOKEN_FILE") && has("AWS_ROLE_ARN");
     if let Some(path) = shared.filter(|path| named || (!web_identity && path.exists())) {
-        return Ok(builder.with_credentials(Arc::new(FromFile { path, profile, read: Mutex::default() })));
+        return Ok(builder.with_credentials(Arc::new(SharedFile { file: Watched::new(path), profile })));
     }
     builder = configured(builder, environment, FETCHED);
     // Built once without, for the library's choice among what is fetched, and wrapped so that a failure says what was tried.
@@ -77,12 +78,11 @@ fn refused(path: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>>
     object_store::Error::Unauthenticated { path: path.display().to_string(), source: why.into() }
 }
 
-/// Credentials in a file as the AWS tools write it. A Kubernetes Secret mounted as a file changes under us: so do they.
+/// A file that is read again when it changed: a Kubernetes Secret mounted as a file changes under us.
 #[derive(Debug)]
-struct FromFile {
+struct Watched<C> {
     path: PathBuf,
-    profile: String,
-    read: Mutex<Option<(Stamp, Arc<AwsCredential>)>>,
+    read: Mutex<Option<(Stamp, Arc<C>)>>,
 }
 
 /// Differs when a file was written or replaced.
@@ -93,11 +93,12 @@ fn stamp(path: &Path) -> std::io::Result<Stamp> {
     Ok((of.dev(), of.ino(), of.size(), of.mtime(), of.mtime_nsec()))
 }
 
-#[async_trait]
-impl CredentialProvider for FromFile {
-    type Credential = AwsCredential;
+impl<C> Watched<C> {
+    fn new(path: PathBuf) -> Self {
+        Self { path, read: Mutex::new(None) }
+    }
 
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+    fn current(&self, parse: impl FnOnce(&str) -> Result<C, String>) -> object_store::Result<Arc<C>> {
         let mut read = self.read.lock();
         let now = stamp(&self.path).map_err(|error| refused(&self.path, error))?;
         if let Some((then, credential)) = &*read
@@ -106,14 +107,51 @@ impl CredentialProvider for FromFile {
             return Ok(Arc::clone(credential));
         }
         let text = std::fs::read_to_string(&self.path).map_err(|error| refused(&self.path, error))?;
-        let Some(credential) = section(&text, &self.profile) else {
-            let why = format!("no section [{}] with aws_access_key_id and aws_secret_access_key", self.profile);
-            return Err(refused(&self.path, why));
-        };
-        let credential = Arc::new(credential);
+        let credential = Arc::new(parse(&text).map_err(|why| refused(&self.path, why))?);
         // Stamped before it was read: a write in between is seen the next time.
         *read = Some((now, Arc::clone(&credential)));
         Ok(credential)
+    }
+}
+
+/// Credentials as the AWS tools write them.
+#[derive(Debug)]
+struct SharedFile {
+    file: Watched<AwsCredential>,
+    profile: String,
+}
+
+#[async_trait]
+impl CredentialProvider for SharedFile {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        self.file.current(|text| {
+            section(text, &self.profile)
+                .ok_or_else(|| format!("no section [{}] with aws_access_key_id and aws_secret_access_key", self.profile))
+        })
+    }
+}
+
+/// An Azure storage account's key, alone in a file.
+#[derive(Debug)]
+pub(super) struct AzureKeyFile(Watched<AzureCredential>);
+
+impl AzureKeyFile {
+    pub(super) fn new(path: &Path) -> Self {
+        Self(Watched::new(path.to_owned()))
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for AzureKeyFile {
+    type Credential = AzureCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AzureCredential>> {
+        self.0.current(|text| match AzureAccessKey::try_new(text.trim()) {
+            Ok(key) => Ok(AzureCredential::AccessKey(key)),
+            Err(error) => Err(format!("it holds no account key: {error}")),
+        })
     }
 }
 

@@ -2,7 +2,8 @@
 //! middle of a request cannot split it over two directories.
 
 use super::Failed;
-use crate::store::{MARKER, ObjectMeta};
+use crate::format::names::marker;
+use crate::store::ObjectMeta;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
@@ -32,7 +33,7 @@ impl Root {
     }
 
     pub(super) fn has_marker(&self) -> Result<bool, Failed> {
-        Ok(self.stat(MARKER)?.is_some())
+        Ok(self.stat(marker())?.is_some())
     }
 
     /// Size and time of an object, `None`: no regular file has this name.
@@ -84,7 +85,7 @@ impl Root {
     pub(super) fn remove(&self, name: &str) -> Result<(), Failed> {
         match unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => {}
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
         let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);

@@ -1,6 +1,8 @@
 use super::*;
 use crate::env::Env;
 
+const MARKER: &str = "holdfast-store";
+
 async fn store(directory: &Path) -> FileStore {
     let init = FileStore::new(directory, true, Env::real());
     assert_eq!(init.put_if_absent(MARKER, Bytes::from_static(b"m")).await.expect("marker"), Put::Stored);
@@ -12,14 +14,16 @@ async fn only_init_makes_a_directory_or_a_marker() {
     let scratch = tempfile::tempdir().expect("tempdir");
     let directory = scratch.path().join("a/b");
     let mount = FileStore::new(&directory, false, Env::real());
-    for name in [MARKER, "x"] {
-        assert!(matches!(mount.put_if_absent(name, Bytes::new()).await, Err(StoreError::NoBucket { .. })));
-        assert!(matches!(mount.get(name).await, Err(StoreError::NoBucket { .. })));
-    }
+    assert!(matches!(mount.put_if_absent("x", Bytes::new()).await, Err(StoreError::NoBucket { .. })));
+    assert!(matches!(mount.put_if_absent(MARKER, Bytes::new()).await, Err(StoreError::Unsupported { .. })));
+    assert!(matches!(mount.get("x").await, Err(StoreError::NoBucket { .. })));
+    assert!(matches!(mount.get(MARKER).await, Err(StoreError::NoBucket { .. })));
     assert!(!scratch.path().join("a").exists());
     let init = FileStore::new(&directory, true, Env::real());
-    assert!(matches!(init.put_if_absent("x", Bytes::new()).await, Err(StoreError::NoBucket { .. })));
-    assert!(!directory.exists());
+    assert_eq!(init.get("x").await.expect("an answer"), None);
+    assert!(init.list("", None, 9).await.expect("an answer").is_empty());
+    assert!(matches!(mount.put_if_absent("x", Bytes::new()).await, Err(StoreError::NoBucket { .. })));
+    assert!(matches!(mount.put_if_absent(MARKER, Bytes::new()).await, Err(StoreError::Unsupported { .. })));
     assert_eq!(init.put_if_absent(MARKER, Bytes::new()).await.expect("marker"), Put::Stored);
     assert_eq!(mount.put_if_absent("x", Bytes::new()).await.expect("put"), Put::Stored);
 }
