@@ -128,7 +128,7 @@ macro_rules! golden {
     };
 }
 
-golden! { help keys policy settings store usage }
+golden! { help keys policy settings store usage volumes }
 
 #[test]
 fn doctor_answers_one_document_and_its_exit_code_follows_it() {
