@@ -10,6 +10,8 @@
 //! ```
 //! What differs from run to run is written `[HOME]`, `[HOST]`, `[ID]`, `[SECRET]`, `[PUBLIC]`.
 
+#![allow(clippy::unwrap_used, reason = "a session that cannot be played is a failed test")]
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -126,7 +128,7 @@ macro_rules! golden {
     };
 }
 
-golden! { help keys policy settings store usage }
+golden! { help keys policy settings store usage volumes }
 
 #[test]
 fn doctor_answers_one_document_and_its_exit_code_follows_it() {
@@ -168,4 +170,41 @@ fn recovery_key_typed_in_is_enough_and_shown_nowhere_else() {
     assert!(!all.contains(secret.trim()), "{all}");
     let found = session.run(&format!("grep -rl {} .config .local", secret.trim()));
     assert!(found.stdout.is_empty(), "{found:?}");
+}
+
+#[test]
+fn log_lines_are_json_when_asked_and_never_on_standard_output() {
+    let session = Session::new();
+    assert!(session.run("holdfast store init --recovery-file rec").status.success());
+    let output = session.run("HOLDFAST_LOG_FORMAT=json holdfast --log-level trace --json store probe");
+    serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    let text = session.run("holdfast --log-format json --log-level info --metrics 127.0.0.1:0 key list");
+    for line in String::from_utf8(output.stderr).unwrap().lines().chain(String::from_utf8(text.stderr).unwrap().lines()) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["level"].is_string() && line["timestamp"].is_string(), "{line}");
+    }
+}
+
+/// What scripts rely on is written down: docs/command.md names every command, setting, variable and exit code.
+#[test]
+fn page_about_the_command_is_whole() {
+    let page = include_str!("../docs/command.md");
+    for key in holdfast::config::KEYS {
+        assert!(page.contains(&format!("| `{}` | `{}` |", key.name, key.variable)), "{}", key.name);
+    }
+    for kind in holdfast::cli::exit::KINDS {
+        let (code, word) = (holdfast::cli::exit::code(kind), holdfast::cli::exit::word(kind));
+        assert!(page.contains(&format!("| {code} | `{word}` |")), "{word}");
+    }
+    fn commands(command: &clap::Command, path: &str, page: &str) {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let path = format!("{path} {}", sub.get_name());
+            if sub.has_subcommands() {
+                commands(sub, &path, page);
+            } else {
+                assert!(page.contains(&format!("`{}`", path.trim())), "docs/command.md does not say what `{}` answers", path.trim());
+            }
+        }
+    }
+    commands(&<holdfast::cli::args::Arguments as clap::CommandFactory>::command(), "", page);
 }

@@ -44,8 +44,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 impl Driver {
     pub(super) fn new(parts: DriverParts) -> Arc<Self> {
-        let driver =
-            Arc::new(Self { parts, mount: OnceLock::new(), phase: Mutex::new(Phase::Opening), drained: watch::Sender::new(None) });
+        let driver = Arc::new(Self { parts, mount: OnceLock::new(), phase: Mutex::new(Phase::Opening), drained: watch::Sender::new(None) });
         let weak = Arc::downgrade(&driver);
         driver.parts.metrics.on_export(move |metrics| {
             if let Some(driver) = weak.upgrade() {
@@ -153,11 +152,25 @@ impl Driver {
             metrics.gauge(&names::WRITEBACK_LAST_COMMIT_SEQ, &volume).set_count(head.commit);
             metrics.gauge(&names::WRITEBACK_LAST_COMMIT_TIME, &volume).set(head.cut.as_second() as f64);
         }
-        let Snapshot { requests, .. } = self.parts.counters.snapshot();
-        for (verb, result, count) in requests.into_iter().filter(|(_, _, count)| *count > 0) {
-            let counter = metrics.counter(&names::STORE_REQUESTS, &[verb.name(), result.name()]);
-            counter.add(count.saturating_sub(counter.get()));
+        if let Some(progress) = self.parts.volume.progress() {
+            metrics.counter(&names::WRITEBACK_COMMITS, &volume).raise_to(progress.commits);
+            metrics.counter(&names::WRITEBACK_CHECKPOINTS, &volume).raise_to(progress.checkpoints);
+            metrics.counter(&names::WRITEBACK_PACKED_BYTES, &volume).raise_to(progress.uploaded_bytes);
         }
+        self.measure_store(metrics);
+    }
+
+    fn measure_store(&self, metrics: &Metrics) {
+        let Snapshot { requests, time, bytes_up, bytes_down } = self.parts.counters.snapshot();
+        for (verb, result, count) in requests.into_iter().filter(|(_, _, count)| *count > 0) {
+            metrics.counter(&names::STORE_REQUESTS, &[verb.name(), result.name()]).raise_to(count);
+        }
+        for (verb, time) in time.into_iter().filter(|(_, time)| !time.is_zero()) {
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            metrics.counter(&names::STORE_REQUEST_SECONDS, &[verb.name()]).raise_to(nanos);
+        }
+        metrics.counter(&names::STORE_SENT_BYTES, &[]).raise_to(bytes_up);
+        metrics.counter(&names::STORE_RECEIVED_BYTES, &[]).raise_to(bytes_down);
     }
 
     async fn with_progress<T>(&self, progress: &ProgressSink, work: impl Future<Output = T>) -> T {
@@ -191,7 +204,8 @@ impl ControlHandler for Driver {
         let before = volume.progress().unwrap_or_default().uploaded_bytes;
         self.with_progress(progress, volume.flush()).await?;
         let after = volume.progress().unwrap_or_default().uploaded_bytes;
-        let head = self.head().ok_or_else(|| Fault::new(FaultKind::NotFound, "nothing was ever written to this volume: there is no commit"))?;
+        let head =
+            self.head().ok_or_else(|| Fault::new(FaultKind::NotFound, "nothing was ever written to this volume: there is no commit"))?;
         Ok(Flushed { commit: head.commit, full: head.full, cut: head.cut, uploaded: after - before })
     }
 
