@@ -1,0 +1,341 @@
+//! The nouns of the cache's border: what its callers pass in and get back.
+
+use crate::rpc;
+use crate::types::{Attr, ByteRange, CacheId, Epoch, Fault, FaultKind, Hash, Identity, Incarnation, Ino, Nonce, Seq, StoreId, UnixNanos};
+
+/// Whose cache a directory is. Written at its creation, compared by whoever opens it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheOrigin {
+    /// The store's identity.
+    pub store_id: StoreId,
+    /// The life of the volume.
+    pub incarnation: Incarnation,
+    /// The volume's name.
+    pub identity: Identity,
+    /// This directory, from its creation on.
+    pub cache_id: CacheId,
+}
+
+/// The newest record of the log that this cache contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Its number.
+    pub seq: Seq,
+    /// SHA-256 of its stored object.
+    pub hash: Hash,
+    /// The epoch that wrote it.
+    pub epoch: Epoch,
+}
+
+/// What was about to be put under a number, durable before the put (protocol.md 1.3): until the outcome is known only these
+/// bytes are tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// The number.
+    pub seq: Seq,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Tells two attempts at one number apart.
+    pub nonce: Nonce,
+    /// SHA-256 of `bytes`.
+    pub hash: Hash,
+    /// The sealed object.
+    pub bytes: Vec<u8>,
+}
+
+/// One request of the kernel: the connection it came by and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    /// Grows with every INIT of the mount; the same across a takeover.
+    pub conn_epoch: u64,
+    /// The request's number on that connection.
+    pub unique: u64,
+}
+
+/// What was, or would have been, answered to a request: kept with its effects, so that a resent request is answered and not
+/// repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SavedReply {
+    /// Success without content.
+    Empty,
+    /// An entry of this inode.
+    Entry(Ino),
+    /// The attributes of this inode.
+    Attr(Ino),
+    /// An inode created and opened.
+    Created(Ino),
+    /// Bytes written or copied.
+    Size(u32),
+}
+
+/// How the cache was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// It had been closed in order.
+    pub clean: bool,
+    /// The machine did not restart since it was last used: its data files are believed as they are.
+    pub same_boot: bool,
+    /// Records replayed from the log.
+    pub replayed: u64,
+    /// Bytes of writes that were never flushed and did not survive the loss of power.
+    pub lost_bytes: u64,
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its position: unique within the directory for ever.
+    pub cookie: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub ino: Ino,
+    /// The attributes of what it names.
+    pub attr: Attr,
+}
+
+/// Number in the table of stored objects; 0: inline in the commit `inline_seq`.
+pub type ObjectId = u64;
+
+/// A run of a file's bytes as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalExtent {
+    /// First byte in the file: a multiple of [`crate::types::PAGE`].
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// The object that holds its frame ([`super::Cache::object`]).
+    pub object: ObjectId,
+    /// The frame's number in the object or commit.
+    pub frame: u32,
+    /// Where the frame lies in the object.
+    pub stored_offset: u64,
+    /// Its stored bytes, with the tag.
+    pub stored_length: u32,
+    /// Its plain bytes.
+    pub plain_length: u32,
+    /// Where the extent begins in the plain bytes.
+    pub skip: u32,
+    /// XXH3-64 of the frame's plain bytes.
+    pub checksum: u64,
+    /// The commit that holds the frame, when `object` is 0.
+    pub inline_seq: Seq,
+}
+
+impl LocalExtent {
+    /// The bytes of the file it covers.
+    #[must_use]
+    pub fn range(&self) -> ByteRange {
+        self.offset..self.offset + self.length
+    }
+
+    /// The part of it inside `range`, if any.
+    #[must_use]
+    pub fn clip(&self, range: &ByteRange) -> Option<Self> {
+        let start = self.offset.max(range.start);
+        let end = (self.offset + self.length).min(range.end);
+        (start < end).then(|| Self { offset: start, length: end - start, skip: self.skip + (start - self.offset) as u32, ..*self })
+    }
+}
+
+/// Bytes that are committed and not here: to be fetched from `extent` and given to [`super::Cache::install`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The bytes, whole pages up to the end of the extent.
+    pub range: ByteRange,
+    /// Where they are stored: exactly `range`.
+    pub extent: LocalExtent,
+}
+
+/// The outcome of a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// The buffer holds the bytes, fewer than asked only at the end of the file.
+    Done,
+    /// These ranges are committed and not here: fetch them, then read again. The buffer is empty.
+    Absent(Vec<ByteRange>),
+}
+
+/// The outcome of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// Taken, whole.
+    Done,
+    /// Nothing was written: these pages are written in part and their rest is committed and not here. Fetch, write again.
+    Absent(Vec<ByteRange>),
+}
+
+/// The outcome of [`super::Cache::copy_range`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyOutcome {
+    /// So many bytes of stored extents are shared now.
+    Shared(u64),
+    /// Not to be shared (not aligned, dirty, or nothing stored): copy by reading and writing.
+    Copy,
+}
+
+/// `SEEK_DATA` or `SEEK_HOLE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence {
+    /// The next byte of data.
+    Data,
+    /// The next byte of a hole; the end of the file is one.
+    Hole,
+}
+
+/// Numbers for `statfs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Inodes that exist.
+    pub inodes: u64,
+    /// At most so many inodes.
+    pub inodes_max: u64,
+    /// The sum of the sizes of regular files (what a copy of the volume would take, holes included up to the stored bytes).
+    pub bytes: u64,
+    /// At most so many bytes.
+    pub bytes_max: u64,
+}
+
+/// What is classified when a seal freezes: its tier decides whether it is captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// An inode: attributes, xattrs, content.
+    Inode(Ino),
+    /// An entry and what it names.
+    Name {
+        /// The directory.
+        dir: Ino,
+        /// The name.
+        name: Vec<u8>,
+        /// What it names.
+        ino: Ino,
+    },
+}
+
+/// The instant of a seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Grows with every seal of this cache.
+    pub number: u64,
+    /// The wall clock at the flip.
+    pub time: UnixNanos,
+}
+
+/// What a commit must say about the content of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SealedFile {
+    /// The file.
+    pub ino: Ino,
+    /// Its size at the cut (protocol.md 6.2).
+    pub size: u64,
+    /// Ranges that became holes.
+    pub cleared: Vec<ByteRange>,
+    /// Ranges to be stored: read them by [`super::Seal::read`]. They begin at pages and end at pages or at `size`.
+    pub dirty: Vec<ByteRange>,
+    /// Stored extents that the file has taken over from another one (`copy_file_range`).
+    pub shared: Vec<LocalExtent>,
+}
+
+/// The outcome of a commit, to be taken into the cache by [`super::Cache::resolve`].
+#[derive(Debug, Clone, Default)]
+pub struct Resolved {
+    /// The table that `Extent.object` indexes, from 1; 0: inline in this commit.
+    pub objects: Vec<rpc::ObjectRef>,
+    /// The extents as the commit says them. (`cleared` and shared extents may stand there too.)
+    pub files: Vec<rpc::ExtentChange>,
+}
+
+/// Why the cache could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The cache's disk or directory failed.
+    #[error("the cache's {what} failed")]
+    Io {
+        /// The file or step.
+        what: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The metadata database failed.
+    #[error("the cache's meta.db failed")]
+    Sql(#[from] rusqlite::Error),
+    /// No such inode.
+    #[error("inode {0} is not in the cache")]
+    NoInode(Ino),
+    /// A limit of the volume is reached.
+    #[error("the volume's limit is reached: {0}")]
+    NoSpace(&'static str),
+    /// Larger than a file can be.
+    #[error("a file may have at most {} bytes", crate::types::FILE_SIZE_MAX)]
+    TooBig,
+    /// An argument that makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// Another process uses this directory.
+    #[error("the cache {0} is in use by another process; unmount the volume there first")]
+    Locked(String),
+    /// The directory cannot hold a cache.
+    #[error("{dir} lies on {found}, which cannot hold a cache: {why}; choose a directory on a local ext4 or XFS disk (--cache)")]
+    Unsuitable {
+        /// The directory.
+        dir: String,
+        /// Its file system.
+        found: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// No cache there, or not a whole one.
+    #[error("{0}")]
+    NotACache(String),
+    /// Its content contradicts itself.
+    #[error("the cache is damaged: {0}; set it aside and let the volume hydrate anew")]
+    Damaged(String),
+    /// A seal is under way already.
+    #[error("a seal is under way")]
+    SealBusy,
+    /// Bytes of an earlier write could not be kept by the cache's disk.
+    #[error("bytes of inode {ino} could not be written to the cache's disk")]
+    WriteLost {
+        /// The file.
+        ino: Ino,
+        /// The error of the disk.
+        errno: i32,
+    },
+}
+
+impl CacheError {
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// The errno that a system call gets for it.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::NoInode(_) => libc::ENOENT,
+            Self::NoSpace(_) => libc::ENOSPC,
+            Self::TooBig => libc::EFBIG,
+            Self::Invalid(_) => libc::EINVAL,
+            Self::Locked(_) | Self::SealBusy => libc::EBUSY,
+            Self::WriteLost { errno, .. } => *errno,
+            Self::Sql(_) | Self::Unsuitable { .. } | Self::NotACache(_) | Self::Damaged(_) => libc::EIO,
+        }
+    }
+}
+
+impl From<CacheError> for Fault {
+    fn from(error: CacheError) -> Self {
+        let kind = match &error {
+            CacheError::NoInode(_) | CacheError::NotACache(_) => FaultKind::NotFound,
+            CacheError::NoSpace(_) => FaultKind::Full,
+            CacheError::TooBig | CacheError::Invalid(_) | CacheError::Unsuitable { .. } => FaultKind::Invalid,
+            CacheError::Locked(_) | CacheError::SealBusy => FaultKind::Busy,
+            CacheError::Damaged(_) => FaultKind::Damaged,
+            CacheError::Io { .. } | CacheError::Sql(_) | CacheError::WriteLost { .. } => FaultKind::Local,
+        };
+        Self::with(kind, "the cache", error)
+    }
+}

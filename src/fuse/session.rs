@@ -1,0 +1,146 @@
+//! The connection: what is agreed in INIT, and how a successor joins a connection that has had its INIT.
+//!
+//! **Taking over.** `fuser::Session::from_fd` insists on reading an INIT; on a live descriptor it would answer somebody's
+//! request with an error. So it is given one end of a socket pair in which a made-up INIT waits; it answers into the pair,
+//! which is thrown away (the kernel has had its answer from the first driver); then the live descriptor is laid over that
+//! same number by dup3. From then on all its reads and writes are on the real device: no proxy, no cost, no patch.
+//!
+//! Before the first read the kernel is asked to send again what the dead driver had read and not answered; after it, a new
+//! request could be carried out twice.
+
+use super::shell::Shell;
+use crate::types::{Fault, FaultKind};
+use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Largest READ and WRITE: larger ones are not faster, and cost memory for every thread (measured).
+pub(super) const REQUEST_MAX: u32 = 1 << 20;
+/// READs ahead and WRITEs behind that the kernel may have under way.
+const BACKGROUND_MAX: u16 = 64;
+/// FUSE_NOTIFY_RESEND.
+const NOTIFY_RESEND: u32 = 7;
+
+/// Without these the promises do not hold, so the mount is refused.
+const REQUIRED: InitFlags = InitFlags::FUSE_WRITEBACK_CACHE
+    .union(InitFlags::FUSE_EXPORT_SUPPORT)
+    .union(InitFlags::FUSE_ATOMIC_O_TRUNC)
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK)
+    .union(InitFlags::FUSE_MAX_PAGES)
+    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
+    .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA);
+/// These make it faster or finer.
+const WISHED: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_ASYNC_DIO)
+    .union(InitFlags::FUSE_HAS_RESEND);
+
+/// What the kernel offered in the one INIT of a connection: kept by the second holder for a successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    /// Minor version of its protocol.
+    pub minor: u32,
+    /// Its capabilities.
+    pub capabilities: u64,
+}
+
+impl Init {
+    /// Whether a successor can have requests under way sent again (kernel 6.9 and later). Without it they end with an error.
+    #[must_use]
+    pub fn can_resend(&self) -> bool {
+        self.capabilities & InitFlags::FUSE_HAS_RESEND.bits() != 0
+    }
+}
+
+/// Agrees with the kernel on the mode of this connection.
+pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<Init> {
+    let offered = config.capabilities();
+    let init = Init { minor: config.kernel_abi().1, capabilities: offered.bits() };
+    if let Err(missing) = config.add_capabilities(REQUIRED) {
+        tracing::error!(?missing, "this kernel's FUSE is too old: 5.2 or later is needed, 6.9 for restarts without a trace");
+        return Err(io::Error::from_raw_os_error(libc::EPROTO));
+    }
+    for flag in WISHED.iter() {
+        if config.add_capabilities(flag).is_err() {
+            tracing::warn!(?flag, "this kernel's FUSE does not have it");
+        }
+    }
+    let refused = |_: u32| io::Error::from_raw_os_error(libc::EPROTO);
+    config.set_max_write(REQUEST_MAX).map_err(refused)?;
+    if let Err(most) = config.set_max_readahead(REQUEST_MAX) {
+        // Raised by the mount's knob afterwards.
+        config.set_max_readahead(most).map_err(refused)?;
+    }
+    config.set_max_background(BACKGROUND_MAX).map_err(|_| io::Error::from_raw_os_error(libc::EPROTO))?;
+    Ok(init)
+}
+
+fn config(threads: usize) -> Config {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(threads.max(1));
+    // With a cloned descriptor for each thread, requests being carried out belong to that clone and end with an error when
+    // the process dies, instead of waiting for a successor.
+    config.clone_fd = false;
+    config
+}
+
+/// On a descriptor just mounted: reads and answers INIT.
+pub(super) fn begin(shell: Shell, device: OwnedFd, threads: usize) -> Result<Session<Shell>, Fault> {
+    Session::from_fd(shell, device, SessionACL::All, config(threads))
+        .map_err(|e| Fault::with(FaultKind::Local, "the kernel and this driver did not agree on a FUSE connection", e))
+}
+
+/// On the live descriptor of a driver that died.
+pub(super) fn resume(shell: Shell, device: &OwnedFd, init: Init, threads: usize) -> Result<Session<Shell>, Fault> {
+    let failed = |step: &'static str| move |e: io::Error| Fault::with(FaultKind::Local, format!("taking the mount over: {step}"), e);
+    if init.can_resend() {
+        resend(device.as_fd()).map_err(failed("asking for the requests under way"))?;
+    }
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|e| failed("a socket pair")(e.into()))?;
+    nix::unistd::write(&ours, &made_up_init(init)).map_err(|e| failed("the made-up INIT")(e.into()))?;
+    let session = Session::from_fd(shell, theirs, SessionACL::All, config(threads)).map_err(failed("the made-up INIT"))?;
+    let mut thrown_away = [0; 256];
+    nix::unistd::read(&ours, &mut thrown_away).map_err(|e| failed("the answer to the made-up INIT")(e.into()))?;
+    // SAFETY: both are open descriptors; the second is the session's own, which goes on under the same number.
+    let laid = unsafe { libc::dup3(device.as_raw_fd(), session.as_fd().as_raw_fd(), libc::O_CLOEXEC) };
+    if laid < 0 {
+        return Err(failed("laying the device over the socket")(io::Error::last_os_error()));
+    }
+    Ok(session)
+}
+
+// fuse_in_header (40 bytes) and fuse_init_in (64 bytes).
+fn made_up_init(init: Init) -> [u8; 104] {
+    const OPCODE_INIT: u32 = 26;
+    let mut words = [0u32; 26];
+    words[0] = 104;
+    words[1] = OPCODE_INIT;
+    words[2] = 2; // the request's number
+    words[10] = 7; // major version
+    words[11] = init.minor;
+    words[12] = REQUEST_MAX; // max_readahead
+    words[13] = init.capabilities as u32 | InitFlags::FUSE_INIT_EXT.bits() as u32;
+    words[14] = (init.capabilities >> 32) as u32;
+    let mut bytes = [0; 104];
+    for (slot, word) in bytes.chunks_exact_mut(4).zip(words) {
+        slot.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
+fn resend(device: BorrowedFd<'_>) -> io::Result<()> {
+    // fuse_out_header: length, the notification as its "error", request 0.
+    let mut message = [0u8; 16];
+    message[..4].copy_from_slice(&16u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&NOTIFY_RESEND.to_ne_bytes());
+    nix::unistd::write(device, &message)?;
+    Ok(())
+}

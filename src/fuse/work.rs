@@ -1,0 +1,276 @@
+//! What may have to wait: done at once when nothing is missing, else on a pool with its reply.
+//!
+//! Three pools, so that none waits for another: *fetches* wait for the store, *flushes* wait for WRITEs that the handlers
+//! answer, *syncs* wait for the disk.
+
+use super::attr::{FOREVER, GENERATION, to_fuser};
+use super::errno::errno;
+use super::kernel::ByHandle;
+use super::pool::Pool;
+use super::session::Init;
+use crate::env::Env;
+use crate::types::{ByteRange, Ino};
+use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
+use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite};
+use parking_lot::Mutex;
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const FETCH_THREADS: usize = 32;
+const FLUSH_THREADS: usize = 8;
+const SYNC_THREADS: usize = 16;
+const DELAY_THREADS: usize = 64;
+
+thread_local! {
+    // A READ's bytes: as large as the largest READ, for as long as the thread lives.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One connection's volume, pools and state.
+pub(super) struct Work {
+    posix: Arc<Posix>,
+    kernel: ByHandle,
+    env: Env,
+    connection: u64,
+    init: Mutex<Option<Init>>,
+    fetches: Pool,
+    flushes: Pool,
+    syncs: Pool,
+    delays: Pool,
+    // Handlers that are in an fsync; at most half of them, the others must answer READs and WRITEs.
+    syncing: AtomicUsize,
+    syncing_max: usize,
+}
+
+impl Work {
+    pub(super) fn new(posix: Arc<Posix>, env: Env, dir: &Path, connection: u64, init: Option<Init>, threads: usize) -> Self {
+        Self {
+            posix,
+            kernel: ByHandle::new(dir),
+            env,
+            connection,
+            init: Mutex::new(init),
+            fetches: Pool::new("fuse-fetch", FETCH_THREADS),
+            flushes: Pool::new("fuse-flush", FLUSH_THREADS),
+            syncs: Pool::new("fuse-sync", SYNC_THREADS),
+            delays: Pool::new("fuse-delay", DELAY_THREADS),
+            syncing: AtomicUsize::new(0),
+            syncing_max: threads / 2,
+        }
+    }
+
+    pub(super) fn posix(&self) -> &Posix {
+        &self.posix
+    }
+
+    pub(super) fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    pub(super) fn init(&self) -> Option<Init> {
+        *self.init.lock()
+    }
+
+    pub(super) fn set_init(&self, init: Init) {
+        *self.init.lock() = Some(init);
+    }
+
+    /// A failpoint between a change and its answer.
+    pub(super) fn before_reply(&self) {
+        self.env.failpoint("fuse.after_change_before_reply");
+    }
+
+    pub(super) fn close(&self) {
+        for pool in [&self.fetches, &self.flushes, &self.syncs, &self.delays] {
+            pool.close();
+        }
+    }
+
+    pub(super) fn any_writable(&self) -> bool {
+        self.posix.any_writable_open()
+    }
+
+    /// Brings in what the kernel holds of every file open for writing, with the size it had before (protocol.md 6.2).
+    pub(super) fn bring_in(&self) -> Vec<(Ino, u64)> {
+        let open = self.posix.writable_open();
+        self.kernel.keep_only(&open);
+        let mut points = Vec::with_capacity(open.len());
+        for ino in open {
+            let (size, flushed) = self.kernel.bring_in(ino, self.env.now());
+            if let Err(error) = flushed {
+                // A WRITE that failed is known by its own error, kept for fsync; a file closed since is nothing to flush.
+                if error.raw_os_error() != Some(libc::ESTALE) {
+                    tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in");
+                }
+            }
+            points.extend(size.map(|size| (ino, size)));
+        }
+        points
+    }
+
+    pub(super) fn read(self: &Arc<Self>, ino: Ino, offset: u64, len: usize, reply: ReplyData) {
+        let mut reply = Some(reply);
+        BUFFER.with_borrow_mut(|buffer| match self.posix.read(ino, offset, len, buffer) {
+            Ok(Written::Done) => {
+                if let Some(reply) = reply.take() {
+                    reply.data(buffer);
+                }
+            }
+            Ok(Written::Absent(_)) => {}
+            Err(error) => {
+                if let Some(reply) = reply.take() {
+                    reply.error(errno(error));
+                }
+            }
+        });
+        let Some(reply) = reply else { return };
+        let work = Arc::clone(self);
+        self.fetches.run(move || {
+            let mut buffer = Vec::new();
+            match work.posix.read_waiting(ino, offset, len, &mut buffer) {
+                Ok(()) => reply.data(&buffer),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    pub(super) fn write(self: &Arc<Self>, caller: Caller, ino: Ino, offset: u64, data: &[u8], drop_privileges: bool, reply: ReplyWrite) {
+        let delay = self.posix.write_delay();
+        if delay.is_none() {
+            match self.posix.write(&caller, ino, offset, data, drop_privileges) {
+                Ok(Written::Done) => return reply.written(data.len() as u32),
+                Ok(Written::Absent(_)) => {}
+                Err(error) => return reply.error(errno(error)),
+            }
+        }
+        let (work, data) = (Arc::clone(self), data.to_vec());
+        let job = move || match work.posix.write_waiting(&caller, ino, offset, &data, drop_privileges) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(errno(error)),
+        };
+        match delay {
+            None => self.fetches.run(job),
+            Some(delay) => self.delays.run_after(delay, job),
+        }
+    }
+
+    pub(super) fn fallocate(self: &Arc<Self>, caller: Caller, ino: Ino, mode: i32, range: ByteRange, reply: ReplyEmpty) {
+        let (offset, length) = (range.start, range.end - range.start);
+        match self.posix.fallocate(&caller, ino, mode, offset, length) {
+            Ok(Written::Done) => return reply.ok(),
+            Ok(Written::Absent(_)) => {}
+            Err(error) => return reply.error(errno(error)),
+        }
+        let work = Arc::clone(self);
+        self.fetches.run(move || done(work.posix.fallocate_waiting(&caller, ino, mode, offset, length), reply));
+    }
+
+    pub(super) fn copy(self: &Arc<Self>, caller: Caller, from: (Ino, u64), to: (Ino, u64), length: u64, reply: ReplyWrite) {
+        let work = Arc::clone(self);
+        self.fetches.run(move || match work.posix.copy(&caller, from, to, length) {
+            Ok(copied) => reply.written(copied),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    /// fsync or fsyncdir: on the handler's own thread (a hand-over costs as much as a fast disk's flush) unless half of the
+    /// handlers do so already.
+    pub(super) fn sync(self: &Arc<Self>, sync: impl FnOnce(&Posix) -> Result<(), PosixError> + Send + 'static, reply: ReplyEmpty) {
+        if self.syncing.fetch_add(1, Ordering::AcqRel) < self.syncing_max {
+            let synced = sync(&self.posix);
+            self.syncing.fetch_sub(1, Ordering::AcqRel);
+            return done(synced, reply);
+        }
+        self.syncing.fetch_sub(1, Ordering::AcqRel);
+        let work = Arc::clone(self);
+        self.syncs.run(move || done(sync(&work.posix), reply));
+    }
+
+    /// What the kernel holds of a file that is about to get another name comes in before (protocol.md 6.3). The kernel has
+    /// this file locked until the reply; closing the descriptor of the flush may want that lock: after the reply.
+    pub(super) fn rename(self: &Arc<Self>, caller: Caller, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode, reply: ReplyEmpty) {
+        let mut moved = self.posix.rename_moves(from, to, mode);
+        moved.retain(|ino| self.posix.is_writable_open(*ino));
+        if moved.is_empty() {
+            let renamed = self.posix.rename(&caller, from, to, mode);
+            self.before_reply();
+            return done(renamed, reply);
+        }
+        let work = Arc::clone(self);
+        let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
+        self.flushes.run(move || {
+            let flushed = work.flush_before(&moved);
+            done(work.posix.rename(&caller, (from.0, &from.1), (to.0, &to.1), mode), reply);
+            drop(flushed);
+        });
+    }
+
+    pub(super) fn link(self: &Arc<Self>, caller: Caller, ino: Ino, dir: Ino, name: &[u8], reply: ReplyEntry) {
+        if !self.posix.is_writable_open(ino) {
+            return self.link_now(&caller, ino, dir, name, reply);
+        }
+        let (work, name) = (Arc::clone(self), name.to_vec());
+        self.flushes.run(move || {
+            let flushed = work.flush_before(&[ino]);
+            work.link_now(&caller, ino, dir, &name, reply);
+            drop(flushed);
+        });
+    }
+
+    fn link_now(&self, caller: &Caller, ino: Ino, dir: Ino, name: &[u8], reply: ReplyEntry) {
+        let linked = self.posix.link(caller, ino, dir, name);
+        self.before_reply();
+        match linked {
+            Ok(attr) => reply.entry(&FOREVER, &to_fuser(&attr, self.posix.allocated(&attr)), GENERATION),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    /// The kernel asks without sending what it holds: bytes not yet sent would be shown as a hole, and be left out by tools
+    /// that copy only data. So they come in first.
+    pub(super) fn seek(self: &Arc<Self>, ino: Ino, offset: u64, whence: Seek, reply: ReplyLseek) {
+        if !self.posix.is_writable_open(ino) {
+            return self.seek_now(ino, offset, whence, reply);
+        }
+        let work = Arc::clone(self);
+        self.flushes.run(move || {
+            let flushed = work.flush_before(&[ino]);
+            work.seek_now(ino, offset, whence, reply);
+            drop(flushed);
+        });
+    }
+
+    fn seek_now(&self, ino: Ino, offset: u64, whence: Seek, reply: ReplyLseek) {
+        match self.posix.seek(ino, offset, whence) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn flush_before(&self, inodes: &[Ino]) -> Vec<OwnedFd> {
+        let flush = |ino: &Ino| {
+            let (fd, flushed) = self.kernel.flush(*ino);
+            if let Err(error) = flushed {
+                tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in before an operation on it");
+            }
+            fd
+        };
+        inodes.iter().filter_map(flush).collect()
+    }
+}
+
+fn done(result: Result<(), PosixError>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}

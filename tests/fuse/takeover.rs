@@ -1,0 +1,213 @@
+//! `kill -9` of the driver under load is a pause: a second holder keeps the mount, and starts a successor that takes it over.
+//!
+//! The holder and the drivers are this test binary again, told by the environment to be one.
+
+use super::open_volume;
+use holdfast::env::Env;
+use holdfast::fuse::{HoldOptions, Holder, Mount, MountOptions, hold};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const BASE: &str = "HOLDFAST_TEST_BASE";
+const READY: &str = "HOLDFAST_TEST_READY";
+
+fn base() -> Option<PathBuf> {
+    std::env::var_os(BASE).map(PathBuf::from)
+}
+
+// Not a test: the holder's process.
+#[test]
+#[ignore = "run by the tests of takeover as a process of its own"]
+fn holder_process() {
+    let Some(base) = base() else { return };
+    let ready = std::env::var(READY).unwrap().parse().unwrap();
+    // SAFETY: the parent has made this descriptor for us.
+    let ready = unsafe { fs::File::from_raw_fd(ready) };
+    let command = std::env::current_exe().unwrap();
+    let command = [command.into_os_string(), "takeover::driver_process".into(), "--exact".into(), "--ignored".into(), "--nocapture".into()];
+    let options =
+        HoldOptions { socket: base.join("holder"), command: command.to_vec(), ready: Some(ready), calm: std::time::Duration::ZERO };
+    let code = hold(&Env::real(), options).unwrap();
+    std::process::exit(code);
+}
+
+// Not a test: the driver's process.
+#[test]
+#[ignore = "run by the tests of takeover as a process of its own"]
+fn driver_process() {
+    let Some(base) = base() else { return };
+    let holder = Holder::from_environment().unwrap();
+    fs::write(base.join("driver.next"), std::process::id().to_string()).unwrap();
+    fs::rename(base.join("driver.next"), base.join("driver")).unwrap();
+    let held = holder.take().unwrap();
+    if held.is_some() {
+        // What killed the one before shall not kill this one.
+        // SAFETY: nobody else reads the environment now.
+        unsafe { std::env::remove_var("HOLDFAST_FAILPOINTS") };
+    }
+    let posix = open_volume(&base, held.is_some());
+    let options = MountOptions::new(base.join("mnt"), "test/takeover");
+    let mount = match held {
+        Some(held) => Mount::resume(&Env::real(), &posix, &options, &held).unwrap(),
+        None => Mount::start(&Env::real(), &posix, &options, Some(&holder)).unwrap(),
+    };
+    mount.wait().unwrap();
+    posix.cache().close().unwrap();
+    let mut log = fs::OpenOptions::new().create(true).append(true).open(base.join("counters")).unwrap();
+    let counters = posix.counters();
+    writeln!(log, "resent {:?} replayed {:?}", counters.resent, counters.replayed).unwrap();
+    holder.let_go().unwrap();
+    std::process::exit(0);
+}
+
+struct Supervised {
+    base: tempfile::TempDir,
+    holder: Child,
+}
+
+impl Supervised {
+    fn start(failpoints: &str) -> Self {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join("mnt")).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        // SAFETY: an open descriptor; it shall be inherited.
+        unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFD, 0) };
+        let holder = Command::new(std::env::current_exe().unwrap())
+            .args(["takeover::holder_process", "--exact", "--ignored", "--nocapture"])
+            .env(BASE, base.path())
+            .env(READY, writer.as_raw_fd().to_string())
+            .env("HOLDFAST_FAILPOINTS", failpoints)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        drop(writer);
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut &reader, &mut byte).expect("the mount is there");
+        Self { base, holder }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.base.path().join("mnt")
+    }
+
+    fn driver(&self) -> Pid {
+        Pid::from_raw(fs::read_to_string(self.base.path().join("driver")).unwrap().parse().unwrap())
+    }
+
+    // Kills the driver and waits until the mount answers again.
+    fn kill(&self) {
+        let old = self.driver();
+        kill(old, Signal::SIGKILL).unwrap();
+        fs::metadata(self.dir().join(format!("no-such-name-{old}"))).unwrap_err();
+    }
+
+    fn end(&mut self) {
+        holdfast::fuse::unmount(&self.dir(), false).unwrap();
+        assert!(self.holder.wait().unwrap().success());
+    }
+
+    // Requests answered from the record by the drivers that ended in order.
+    fn replayed(&self) -> u64 {
+        let log = fs::read_to_string(self.base.path().join("counters")).unwrap();
+        log.lines().filter_map(|line| line.split("replayed ").nth(1)?.parse::<u64>().ok()).sum()
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        if holdfast::fuse::find(&self.dir()).is_ok_and(|found| found.is_some()) {
+            holdfast::fuse::unmount(&self.dir(), true).ok();
+            self.holder.kill().ok();
+            kill(self.driver(), Signal::SIGKILL).ok();
+        }
+        self.holder.wait().ok();
+    }
+}
+
+// Eight operations that are not idempotent, and one read back: an error or a wrong byte panics.
+fn probe(dir: &Path, n: u64) {
+    let (one, two, sub) = (dir.join(format!("f{}", n % 16)), dir.join(format!("g{}", n % 16)), dir.join(format!("d{}", n % 16)));
+    let text = n.to_string();
+    fs::write(&one, &text).unwrap();
+    fs::rename(&one, &two).unwrap();
+    fs::hard_link(&two, &one).unwrap();
+    fs::remove_file(&two).unwrap();
+    fs::create_dir(&sub).unwrap();
+    std::os::unix::fs::symlink(&text, sub.join("link")).unwrap();
+    assert_eq!(fs::read_link(sub.join("link")).unwrap(), Path::new(&text));
+    fs::remove_file(sub.join("link")).unwrap();
+    fs::remove_dir(&sub).unwrap();
+    assert_eq!(fs::read_to_string(&one).unwrap(), text);
+    fs::remove_file(&one).unwrap();
+}
+
+#[test]
+fn a_killed_driver_is_a_pause() {
+    let mut supervised = Supervised::start("");
+    let (dir, stop) = (supervised.dir(), AtomicBool::new(false));
+    // Open across all of it.
+    let log = fs::File::options().read(true).append(true).create(true).open(dir.join("log")).unwrap();
+    let rounds = std::thread::scope(|scope| {
+        let names = scope.spawn(|| {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                probe(&dir, n);
+                n += 1;
+            }
+            n
+        });
+        let appended = scope.spawn(|| {
+            let mut n = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                (&log).write_all(&n.to_le_bytes()).unwrap();
+                if n % 8 == 0 {
+                    log.sync_data().unwrap();
+                }
+                n += 1;
+            }
+            n
+        });
+        // Once only: twice within a minute would be a quarantine.
+        while fs::read_dir(&dir).unwrap().count() == 0 {}
+        for _ in 0..200 {
+            fs::metadata(dir.join("absent-before-the-kill")).unwrap_err();
+        }
+        supervised.kill();
+        for n in 0..300 {
+            fs::metadata(dir.join(format!("absent-after-the-kill-{n}"))).unwrap_err();
+        }
+        stop.store(true, Ordering::Relaxed);
+        (names.join().unwrap(), appended.join().unwrap())
+    });
+    assert!(rounds.0 > 0);
+    let mut bytes = vec![0; rounds.1 as usize * 8];
+    log.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.chunks_exact(8).enumerate().all(|(n, bytes)| bytes == (n as u64).to_le_bytes()));
+    assert_eq!(log.metadata().unwrap().len(), rounds.1 * 8);
+    drop(log);
+    supervised.end();
+}
+
+#[test]
+fn what_was_done_and_not_answered_is_answered_and_not_done_again() {
+    let mut replayed = 0;
+    // The driver kills itself after its n-th change, before the answer: every kind of operation of the probe.
+    for n in 1..=12 {
+        let mut supervised = Supervised::start(&format!("fuse.after_change_before_reply:{n}"));
+        let first = supervised.driver();
+        for round in 0..2 {
+            probe(&supervised.dir(), round);
+        }
+        assert_ne!(supervised.driver(), first, "the failpoint was passed");
+        supervised.end();
+        replayed += supervised.replayed();
+    }
+    assert!(replayed >= 10, "{replayed}");
+}
