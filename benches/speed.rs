@@ -9,6 +9,8 @@
 
 #[path = "speed/process.rs"]
 mod process;
+#[path = "speed/recovery.rs"]
+mod recovery;
 #[path = "speed/report.rs"]
 mod report;
 #[path = "speed/systems.rs"]
@@ -134,10 +136,15 @@ fn main() -> Outcome<()> {
             .totals
             .insert(system.name.clone(), Total { cost: system.cost(), requests: system.requests(), stored_mib: system.stored_mib() });
     }
-    println!("{}", results.table());
+    drop(systems);
+    let mut found = Vec::new();
+    for name in options.systems.iter().filter(|name| name.starts_with("holdfast") && options.workloads.is_empty()) {
+        found.extend(recovery::measure(&lab, name, &options.sizes)?);
+    }
+    println!("{}\n{}", results.table(), recovery::table(&found));
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     std::fs::create_dir_all(&place)?;
-    std::fs::write(place.join("result.json"), serde_json::to_string_pretty(&results.json(about(&options)))?)?;
+    std::fs::write(place.join("result.json"), serde_json::to_string_pretty(&results.json(about(&options), &found))?)?;
     println!("the same, with every sample: {}", place.join("result.json").display());
     Ok(())
 }

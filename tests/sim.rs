@@ -48,7 +48,9 @@ fn worlds() {
     }
     assert!(found.is_empty(), "{} of {count} worlds broke an invariant:\n{}", found.len(), found.join("\n"));
     println!("{count} worlds, {steps} steps: {seen:?}");
-    for needed in ["numbers freed", "objects deleted", "adoptions", "intents that had landed", "re-created", "restores", "clones", "branches"] {
+    for needed in
+        ["numbers freed", "objects deleted", "adoptions", "intents that had landed", "re-created", "restores", "clones", "branches"]
+    {
         assert!(seen.get(needed).is_some_and(|times| *times > 0), "no world had: {needed}");
     }
 }

@@ -142,7 +142,7 @@ impl Results {
         text
     }
 
-    pub(crate) fn json(&self, about: serde_json::Value) -> serde_json::Value {
+    pub(crate) fn json(&self, about: serde_json::Value, found: &[crate::recovery::Finding]) -> serde_json::Value {
         let mut rows = Vec::new();
         for workload in WORKLOADS {
             for system in &self.systems {
@@ -166,7 +166,9 @@ impl Results {
                 (system.clone(), value)
             })
             .collect();
-        serde_json::json!({ "about": about, "rows": rows, "totals": totals })
+        let found: Vec<serde_json::Value> =
+            found.iter().map(|finding| serde_json::json!({ "name": finding.name, "value": finding.value, "unit": finding.unit, "at_most": finding.at_most })).collect();
+        serde_json::json!({ "about": about, "rows": rows, "totals": totals, "recovery": found })
     }
 }
 

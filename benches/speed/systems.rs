@@ -23,6 +23,34 @@ pub(crate) struct System {
     mounted: bool,
     /// Where its store's objects lie.
     store: Option<PathBuf>,
+    /// Where its `/metrics` are.
+    pub(crate) metrics: Option<String>,
+    machine: Option<Machine>,
+}
+
+/// What belongs to one machine with Holdfast: everything but the store and the key goes with it.
+struct Machine {
+    program: PathBuf,
+    store: String,
+    home: PathBuf,
+    key: PathBuf,
+}
+
+impl Machine {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("HOME", &self.home)
+            .env("HOLDFAST_RUN_DIR", self.home.join("run"))
+            .env("HOLDFAST_CACHE", self.home.join("caches"));
+        command.env("HOLDFAST_STORE", &self.store).env("HOLDFAST_RECOVERY_KEY_FILE", &self.key);
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        for variable in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {
+            command.env_remove(variable);
+        }
+        command
+    }
 }
 
 /// An S3 server of its own for each system that needs one, so that its log counts that system's requests.
@@ -57,8 +85,8 @@ impl Lab {
         let started = match name {
             "ext4" => self.plain("ext4", &self.place("ext4", "mounted")?),
             "bare" => self.bare(),
-            "holdfast-file" => self.holdfast(name, false),
-            "holdfast-s3" => self.holdfast(name, true),
+            "holdfast-file" => self.start_holdfast(name, false),
+            "holdfast-s3" => self.start_holdfast(name, true),
             "bindfs" => self.bindfs(),
             "rclone" => self.rclone(),
             "s3fs" => self.s3fs(),
@@ -84,7 +112,17 @@ impl Lab {
     fn plain(&self, name: &str, directory: &Path) -> Outcome<System> {
         let root = directory.join("holdfast-bench");
         fs::create_dir_all(&root)?;
-        Ok(System { name: name.to_owned(), root, processes: Vec::new(), server: None, flush: None, mounted: false, store: None })
+        Ok(System {
+            name: name.to_owned(),
+            root,
+            processes: Vec::new(),
+            server: None,
+            flush: None,
+            mounted: false,
+            store: None,
+            metrics: None,
+            machine: None,
+        })
     }
 
     fn mounted(&self, name: &str, mut command: Command, server: Option<S3Server>) -> Outcome<System> {
@@ -106,6 +144,8 @@ impl Lab {
             server,
             flush: None,
             mounted: true,
+            metrics: None,
+            machine: None,
         };
         let began = Instant::now();
         while !is_mounted(&system.root) {
@@ -134,43 +174,40 @@ impl Lab {
         self.mounted("bindfs", command, None)
     }
 
-    fn holdfast(&self, name: &str, s3: bool) -> Outcome<System> {
-        let program = self.binaries.join("holdfast");
+    /// A new store and an empty volume on it.
+    pub(crate) fn start_holdfast(&self, name: &str, s3: bool) -> Outcome<System> {
         let server = if s3 { Some(self.start_s3(name)?) } else { None };
-        let store = match &server {
-            Some(server) => format!("s3://bench/store?endpoint=http://127.0.0.1:{}&region=us-east-1", server.port),
-            None => format!("file://{}", self.directory.join(name).join("store").display()),
+        let machine = Machine {
+            program: self.binaries.join("holdfast"),
+            store: match &server {
+                Some(server) => format!("s3://bench/store?endpoint=http://127.0.0.1:{}&region=us-east-1", server.port),
+                None => format!("file://{}", self.directory.join(name).join("store").display()),
+            },
+            home: self.place(name, "home")?,
+            key: self.directory.join(name).join("recovery.key"),
         };
-        let home = self.place(name, "home")?;
-        let key = self.directory.join(name).join("recovery.key");
-        let prepare = |arguments: &[&str]| {
-            let mut command = Command::new(&program);
-            command
-                .args(arguments)
-                .env("HOME", &home)
-                .env("XDG_RUNTIME_DIR", &home)
-                .env("HOLDFAST_STORE", &store)
-                .env("HOLDFAST_RECOVERY_KEY", &key);
-            command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-            for variable in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {
-                command.env_remove(variable);
-            }
-            command
-        };
-        let made = prepare(&["store", "init", "--recovery-file", &key.display().to_string()]).output();
-        let made = made.map_err(|error| format!("not here: {}: {error}", program.display()))?;
+        let made = machine.command(&["store", "init", "--recovery-file", &machine.key.display().to_string()]).output();
+        let made = made.map_err(|error| format!("not here: {}: {error}", machine.program.display()))?;
         if !made.status.success() {
             return Err(format!("store init: {}", String::from_utf8_lossy(&made.stderr)).into());
         }
-        let mut command = prepare(&["mount", "bench/volume"]);
-        command.arg(self.place(name, "mounted")?).arg("--foreground").arg("--cache").arg(self.place(name, "cache")?);
-        let mut system = self.mounted(name, command, server)?;
-        let mut flush = prepare(&["flush"]);
-        flush.arg(&system.root).stdin(Stdio::null()).stdout(Stdio::null());
-        system.flush = Some(flush);
+        let mut system = self.mount_holdfast(name, &machine, server)?;
         if !s3 {
             system.store = Some(self.directory.join(name).join("store"));
         }
+        system.machine = Some(machine);
+        Ok(system)
+    }
+
+    fn mount_holdfast(&self, name: &str, machine: &Machine, server: Option<S3Server>) -> Outcome<System> {
+        let metrics = format!("127.0.0.1:{}", free_port()?);
+        let mut command = machine.command(&["mount", "bench/volume"]);
+        command.arg(self.place(name, "mounted")?).args(["--foreground", "--metrics", &metrics]);
+        let mut system = self.mounted(name, command, server)?;
+        let mut flush = machine.command(&["flush"]);
+        flush.arg(&system.root).stdin(Stdio::null()).stdout(Stdio::null());
+        system.flush = Some(flush);
+        system.metrics = Some(metrics);
         Ok(system)
     }
 
@@ -209,8 +246,7 @@ impl Lab {
         let program = self.s3_server.as_ref().ok_or("not here: no S3 server (tests/servers/s3.sh installs it)")?;
         let objects = self.place(system, "objects")?;
         fs::create_dir_all(objects.join("bench"))?;
-        // A free port, which nobody else takes in the instant between.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let log = self.directory.join(system).join("requests.log");
         let said = File::create(self.directory.join(system).join("server.log"))?;
         let mut command = Command::new(program);
@@ -230,9 +266,37 @@ impl Lab {
 }
 
 impl System {
+    /// The processes behind the directory.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(Child::id).collect()
+    }
+
+    /// `kill -9` of everything, the cache deleted, and mounted again from store and key alone.
+    pub(crate) fn lose_machine(&mut self, lab: &Lab) -> Outcome<()> {
+        let mut holder = self.processes.pop().ok_or("not mounted")?;
+        let children = crate::process::family(holder.id());
+        holder.kill()?;
+        for child in children.into_iter().skip(1) {
+            // SAFETY: a system call without memory, on a child of a process that this one started.
+            unsafe { libc::kill(child as i32, libc::SIGKILL) };
+        }
+        holder.wait()?;
+        Command::new("umount").arg("-l").arg(&self.root).status()?;
+        let machine = self.machine.take().ok_or("not a machine of Holdfast")?;
+        fs::remove_dir_all(&machine.home)?;
+        fs::create_dir_all(&machine.home)?;
+        let (server, store) = (self.server.take(), self.store.take());
+        self.mounted = false;
+        let mut again = lab.mount_holdfast(&self.name, &machine, server)?;
+        again.store = store;
+        again.machine = Some(machine);
+        *self = again;
+        Ok(())
+    }
+
     /// Cost of the processes behind the directory; the S3 server's is not theirs.
     pub(crate) fn cost(&self) -> Cost {
-        cost(&self.processes.iter().map(Child::id).collect::<Vec<_>>())
+        cost(&self.pids())
     }
 
     /// Waits until everything is stored, as far as the system can be asked.
@@ -295,6 +359,11 @@ impl Drop for S3Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A free port, which nobody else takes in the instant between.
+fn free_port() -> Outcome<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn is_mounted(root: &Path) -> bool {

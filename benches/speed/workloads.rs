@@ -100,7 +100,7 @@ const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
 
 /// Bytes that neither compress nor repeat.
-fn fill(buffer: &mut [u8], seed: u64) {
+pub(crate) fn fill(buffer: &mut [u8], seed: u64) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for word in buffer.chunks_mut(8) {
         state ^= state << 13;

@@ -51,10 +51,13 @@ pub(super) fn unmount(context: &Context, args: &DirArgs) -> Result<Exit, Fault> 
 }
 
 fn take_away(context: &Context, dir: &Path, fault: Fault) -> Result<Exit, Fault> {
-    let resolved = super::control::resolve(dir).map_err(|_| Fault::new(FaultKind::NotFound, format!("there is no directory {}", dir.display())))?;
+    let resolved =
+        super::control::resolve(dir).map_err(|_| Fault::new(FaultKind::NotFound, format!("there is no directory {}", dir.display())))?;
     match fuse::find(&resolved)? {
         Some(mounted) if mounted.kind == fuse::TYPE => {
-            context.say("Its driver is gone: the mount is taken away. What was in no commit is in the cache, and the next mount goes on with it.");
+            context.say(
+                "Its driver is gone: the mount is taken away. What was in no commit is in the cache, and the next mount goes on with it.",
+            );
             fuse::unmount(&resolved, true)?;
             Ok(Exit::Done)
         }
@@ -66,7 +69,8 @@ fn ask_with_bar(context: &Context, dir: &Path, what: Ask) -> Result<Reply, Fault
     context.run(async {
         let socket = find(&context.settings.run_dir, &Which::Dir(dir.to_path_buf())).await?;
         let bar = context.draws().then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes} stored").unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes} stored").unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(0).with_style(style)
         });
         let reply = ask(&socket, what, |Progress { done, total }| {
@@ -97,7 +101,12 @@ impl Answer for FlushAnswer {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Flushed { commit, full, cut, uploaded } = &self.flushed;
         let kind = if *full { "" } else { " (not all tiers)" };
-        writeln!(out, "Everything is in commit {commit}{kind} of {}; {} uploaded.", at::show(*cut, &TimeZone::system()), show_size(*uploaded))
+        writeln!(
+            out,
+            "Everything is in commit {commit}{kind} of {}; {} uploaded.",
+            at::show(*cut, &TimeZone::system()),
+            show_size(*uploaded)
+        )
     }
 }
 

@@ -44,8 +44,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 impl Driver {
     pub(super) fn new(parts: DriverParts) -> Arc<Self> {
-        let driver =
-            Arc::new(Self { parts, mount: OnceLock::new(), phase: Mutex::new(Phase::Opening), drained: watch::Sender::new(None) });
+        let driver = Arc::new(Self { parts, mount: OnceLock::new(), phase: Mutex::new(Phase::Opening), drained: watch::Sender::new(None) });
         let weak = Arc::downgrade(&driver);
         driver.parts.metrics.on_export(move |metrics| {
             if let Some(driver) = weak.upgrade() {
@@ -191,7 +190,8 @@ impl ControlHandler for Driver {
         let before = volume.progress().unwrap_or_default().uploaded_bytes;
         self.with_progress(progress, volume.flush()).await?;
         let after = volume.progress().unwrap_or_default().uploaded_bytes;
-        let head = self.head().ok_or_else(|| Fault::new(FaultKind::NotFound, "nothing was ever written to this volume: there is no commit"))?;
+        let head =
+            self.head().ok_or_else(|| Fault::new(FaultKind::NotFound, "nothing was ever written to this volume: there is no commit"))?;
         Ok(Flushed { commit: head.commit, full: head.full, cut: head.cut, uploaded: after - before })
     }
 

@@ -41,7 +41,10 @@ pub async fn mark(reader: &Reader, k: u64, limit: Seq) -> Result<(), LogError> {
         return Ok(());
     }
     if site.last_of(k) >= limit || !(super::checkpoint::load(site, limit).await?.is_some() || is_fence(reader, limit).await?) {
-        return Err(LogError::damaged(name, format!("block {k} is not below a stored checkpoint or fence ({limit}) and may not be marked")));
+        return Err(LogError::damaged(
+            name,
+            format!("block {k} is not below a stored checkpoint or fence ({limit}) and may not be marked"),
+        ));
     }
     if k > 0 && load(site, k - 1).await?.is_none() {
         return Err(LogError::damaged(name, format!("block {} is not marked, blocks are marked in order", k - 1)));

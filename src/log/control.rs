@@ -214,7 +214,10 @@ impl Chain {
     /// # Errors
     /// The chain does not allow it, `decide` refuses, or the store does not answer.
     pub async fn append(
-        &mut self, author: &str, now: UnixNanos, decide: &(dyn Fn(&State) -> Result<Kind, Refused> + Sync),
+        &mut self,
+        author: &str,
+        now: UnixNanos,
+        decide: &(dyn Fn(&State) -> Result<Kind, Refused> + Sync),
     ) -> Result<u64, LogError> {
         loop {
             self.refresh().await?;

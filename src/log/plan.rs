@@ -12,8 +12,8 @@
 //! the rule of what they may name (protocol.md 3): their parent's objects, which `h` needs; unnamed packs of the epoch in force, which are
 //! never touched; adoptions of those; and claimed ones.
 
-use super::control::{Purging, State};
 use super::Site;
+use super::control::{Purging, State};
 use crate::format::names;
 use crate::types::{Epoch, Incarnation, Seq, UnixNanos};
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,8 +173,12 @@ pub fn records_needed(facts: &Facts, chain: &State) -> BTreeSet<Seq> {
 pub fn retire(site: &Site, facts: &Facts, chain: &State, kept: &BTreeMap<Seq, Why>, listing: &[String]) -> Retirement {
     let purged = chain.purging == Purging::Done;
     let below = if purged { facts.h } else { facts.checkpoint };
-    let seqs: BTreeSet<Seq> =
-        facts.records.range(..below).map(|(seq, _)| *seq).filter(|seq| !kept.contains_key(seq) && !chain.retired_seqs.contains(seq)).collect();
+    let seqs: BTreeSet<Seq> = facts
+        .records
+        .range(..below)
+        .map(|(seq, _)| *seq)
+        .filter(|seq| !kept.contains_key(seq) && !chain.retired_seqs.contains(seq))
+        .collect();
     let objects = garbage(site, facts, chain, &seqs, listing);
     Retirement { seqs, objects }
 }
@@ -218,9 +222,8 @@ fn may_go(incarnation: Incarnation, facts: &Facts, purged: bool, named: bool, na
         return own && (purged || named || epoch < facts.epoch);
     }
     // The newest checkpoint is the one that record h names. A later one may just be in the making.
-    let checkpoint = names::parse_checkpoint_index(name)
-        .map(|(_, seq)| seq)
-        .or_else(|| names::parse_checkpoint_part(name).map(|(_, seq, _)| seq));
+    let checkpoint =
+        names::parse_checkpoint_index(name).map(|(_, seq)| seq).or_else(|| names::parse_checkpoint_part(name).map(|(_, seq, _)| seq));
     own && checkpoint.is_some_and(|seq| purged || seq < facts.checkpoint)
 }
 

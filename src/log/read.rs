@@ -248,7 +248,10 @@ impl Reader {
     /// # Errors
     /// [`LogError::Retired`] when retention deleted one; damage by name; what `visit` returns.
     pub async fn walk(
-        &self, from: (Seq, Hash), to: (Seq, Hash), visit: &mut (dyn FnMut(Record) -> Result<(), LogError> + Send),
+        &self,
+        from: (Seq, Hash),
+        to: (Seq, Hash),
+        visit: &mut (dyn FnMut(Record) -> Result<(), LogError> + Send),
     ) -> Result<(), LogError> {
         let (mut seq, mut hash) = from;
         while seq < to.0 {
@@ -270,7 +273,11 @@ impl Reader {
             }
             seq = upto;
         }
-        if hash == to.1 { Ok(()) } else { Err(LogError::damaged(self.site.record_name(to.0), "it is not the record that was there before")) }
+        if hash == to.1 {
+            Ok(())
+        } else {
+            Err(LogError::damaged(self.site.record_name(to.0), "it is not the record that was there before"))
+        }
     }
 
     async fn why_absent(&self, seq: Seq) -> Result<LogError, LogError> {

@@ -120,11 +120,7 @@ impl Kit {
 
     /// A reference to a pack whose put is about to be sent: durable before it is, so that nothing uploaded is forgotten.
     pub fn pack(&self, site: &Site, epoch: Epoch, number: u64, entries: &BTreeMap<u64, u64>) -> (ObjectRef, String, Bytes) {
-        let random: [u8; 16] = if self.bug == Bug::ReusePackName {
-            (u128::from(number)).to_le_bytes()
-        } else {
-            site.env().random()
-        };
+        let random: [u8; 16] = if self.bug == Bug::ReusePackName { (u128::from(number)).to_le_bytes() } else { site.env().random() };
         let name = names::pack(site.incarnation(), epoch, random);
         let bytes = pack_bytes(entries);
         let object = ObjectRef {
@@ -171,7 +167,14 @@ pub fn reference(incarnation: Incarnation, name: &str, size: u64) -> ObjectRef {
 }
 
 /// Stores a checkpoint of this tree at `head`, sharing with `previous` each part that did not change.
-pub async fn put_checkpoint(kit: &Kit, site: &Site, head: Head, tree: &Tree, opens: &[Seq], previous: Seq) -> Result<Option<Seq>, LogError> {
+pub async fn put_checkpoint(
+    kit: &Kit,
+    site: &Site,
+    head: Head,
+    tree: &Tree,
+    opens: &[Seq],
+    previous: Seq,
+) -> Result<Option<Seq>, LogError> {
     let before = if previous == 0 { None } else { checkpoint::load(site, previous).await? };
     let mut parts = Vec::new();
     for (first, last) in [(2, 5), (6, 9)] {

@@ -109,9 +109,7 @@ impl Janitor {
     }
 
     /// Reads what is not known yet. `None`: another janitor was at work; the next pass sees more.
-    async fn facts(
-        &self, reader: &Reader, tip: &Tip, chain: &State, known: &mut Known,
-    ) -> Result<Option<Facts>, LogError> {
+    async fn facts(&self, reader: &Reader, tip: &Tip, chain: &State, known: &mut Known) -> Result<Option<Facts>, LogError> {
         let first = known.keys().next_back().copied().unwrap_or(0) + 1;
         for seq in first..=tip.seq {
             let retired = chain.retired_seqs.contains(&seq);
@@ -168,16 +166,11 @@ impl Janitor {
         Ok(Some(tree))
     }
 
-    async fn plan(
-        &self, site: &Site, facts: &Facts, chain: &State, listing: &[String], known: &Known,
-    ) -> Result<Retirement, LogError> {
+    async fn plan(&self, site: &Site, facts: &Facts, chain: &State, listing: &[String], known: &Known) -> Result<Retirement, LogError> {
         let (mut facts, mut chain) = (facts.clone(), chain.clone());
         let claimed: BTreeSet<Seq> = chain.claims.values().map(|claim| claim.seq).collect();
-        let mut rules = Rules {
-            dense: self.dense as i64,
-            thin: vec![((6 * HOUR) as i64, 3), ((48 * HOUR) as i64, 2)],
-            branch_grace: GRACE as i64,
-        };
+        let mut rules =
+            Rules { dense: self.dense as i64, thin: vec![((6 * HOUR) as i64, 3), ((48 * HOUR) as i64, 2)], branch_grace: GRACE as i64 };
         match self.kit.bug {
             Bug::GcEpochInForce => facts.epoch += 1,
             Bug::ClaimIgnored => chain.claims.clear(),
@@ -194,11 +187,16 @@ impl Janitor {
                 if newest > facts.checkpoint {
                     facts.checkpoint = newest;
                     if let Some(index) = checkpoint::load(site, newest).await? {
-                        let own: BTreeSet<String> =
-                            index.parts.iter().filter_map(|part| names::absolute(site.incarnation(), &part.name)).map(|(_, name)| name).collect();
+                        let own: BTreeSet<String> = index
+                            .parts
+                            .iter()
+                            .filter_map(|part| names::absolute(site.incarnation(), &part.name))
+                            .map(|(_, name)| name)
+                            .collect();
                         for (seq, fact) in facts.records.iter_mut().filter(|(seq, _)| **seq >= newest) {
                             fact.base = newest;
-                            fact.objects = known[seq].1.iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(own.clone()).collect();
+                            fact.objects =
+                                known[seq].1.iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(own.clone()).collect();
                         }
                     }
                 }
@@ -280,6 +278,7 @@ fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Opt
         Some(Kind::Fence(_)) => What::Fence,
         _ => What::Commit,
     };
-    let objects = tree.into_iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(parts.into_iter().flatten().cloned()).collect();
+    let objects =
+        tree.into_iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(parts.into_iter().flatten().cloned()).collect();
     Fact { what, epoch: record.epoch(), time: record.record.time, base, objects, records: BTreeSet::new() }
 }

@@ -134,7 +134,10 @@ impl Node {
                     intent: cache.intent.as_ref().map(|pending| pending.intent.clone()),
                     unnamed: cache.unnamed.iter().map(|(object, _)| object.clone()).collect(),
                 }),
-                hint: Hint { seq: if self.kit.sim.permille(500) { cache.as_ref().map_or(0, |cache| cache.head.seq) } else { self.kit.sim.below(80) }, open: 0 },
+                hint: Hint {
+                    seq: if self.kit.sim.permille(500) { cache.as_ref().map_or(0, |cache| cache.head.seq) } else { self.kit.sim.below(80) },
+                    open: 0,
+                },
             };
             let diverged = self.kit.bug == Bug::ResumeDiverged;
             let params = if diverged { WriterParams { cache: None, ..params } } else { params };
@@ -153,7 +156,10 @@ impl Node {
                     if let Some(cache) = &cache {
                         let ahead = self.kit.world.oracle.lock().only_own(found.incarnation, cache.head.seq, cache.id);
                         if ahead {
-                            self.kit.sim.violate(format!("I9: the log is ahead of node {}'s cache, which stands at {}", self.kit.id, cache.head.seq));
+                            self.kit.sim.violate(format!(
+                                "I9: the log is ahead of node {}'s cache, which stands at {}",
+                                self.kit.id, cache.head.seq
+                            ));
                         }
                     }
                     self.set_aside();
@@ -248,7 +254,13 @@ impl Node {
 
     /// After the `open`: what the cache shows is what the log shows.
     async fn opened(
-        &self, site: &Site, found: &Found, writer: &Writer, report: &OpenReport, cache: Option<Cache>, id: CacheId,
+        &self,
+        site: &Site,
+        found: &Found,
+        writer: &Writer,
+        report: &OpenReport,
+        cache: Option<Cache>,
+        id: CacheId,
     ) -> Result<(), Stop> {
         let head = writer.head();
         let before = &report.before;
@@ -261,7 +273,9 @@ impl Node {
             }
             None => {
                 let reader = Reader::new(site.clone());
-                let read = tree_at(&reader, before.seq, before.hash, before.checkpoint).await.inspect_err(|error| self.unforeseen("hydrate", error));
+                let read = tree_at(&reader, before.seq, before.hash, before.checkpoint)
+                    .await
+                    .inspect_err(|error| self.unforeseen("hydrate", error));
                 let Some((tree, mut opens)) = read? else { return Err(Stop::Exit) };
                 opens.push(head.seq);
                 let (dirty, fsynced) = (BTreeMap::new(), BTreeMap::new());
@@ -356,7 +370,8 @@ impl Node {
         }
         let truth = life.records.get(&head.seq).filter(|truth| truth.hash == head.hash);
         let wrong = cache.tree.iter().find(|(key, value)| {
-            !cache.dirty.contains_key(key) && truth.is_none_or(|truth| truth.tree.get(key) != Some(value) || self.kit.world.bytes(&value.1).is_none())
+            !cache.dirty.contains_key(key)
+                && truth.is_none_or(|truth| truth.tree.get(key) != Some(value) || self.kit.world.bytes(&value.1).is_none())
         });
         drop(oracle);
         if wrong.is_some() || durable != Some(head) {
@@ -487,7 +502,11 @@ impl Node {
 
     /// Intent, put, resolve.
     async fn put(
-        &self, running: &mut Running, prepared: Prepared, frozen: BTreeMap<u64, u64>, commit: holdfast::rpc::Commit,
+        &self,
+        running: &mut Running,
+        prepared: Prepared,
+        frozen: BTreeMap<u64, u64>,
+        commit: holdfast::rpc::Commit,
     ) -> Result<(), Stop> {
         let pending = Pending { intent: prepared.intent().clone(), frozen: frozen.clone(), commit: commit.clone() };
         if self.kit.bug != Bug::SkipIntent {
@@ -659,7 +678,8 @@ impl Node {
             }
             Err(LogError::Control(Refused::Retired(seq))) => {
                 let now = self.kit.sim.now();
-                let fenced = self.kit.world.oracle.lock().lives[&running.found.incarnation].opened_at.get(&(running.writer.epoch() + 1)).copied();
+                let fenced =
+                    self.kit.world.oracle.lock().lives[&running.found.incarnation].opened_at.get(&(running.writer.epoch() + 1)).copied();
                 if fenced.is_some_and(|fenced| now - fenced < super::janitor::GRACE) {
                     self.kit.sim.violate(format!("I16: record {seq}, on which a branch stands, was retired within the grace"));
                 }
@@ -690,7 +710,8 @@ impl Node {
         let mut chain = Chain::read(running.reader.site().clone()).await?;
         let author = format!("pvc-{}", self.kit.id);
         let now = self.kit.sim.store_time();
-        let uids: Vec<String> = if self.kit.bug == Bug::PurgeAttached { chain.state().attached.iter().cloned().collect() } else { vec![author.clone()] };
+        let uids: Vec<String> =
+            if self.kit.bug == Bug::PurgeAttached { chain.state().attached.iter().cloned().collect() } else { vec![author.clone()] };
         for claim_uid in uids {
             let detach = Detach { claim_uid };
             chain.append(&author, now, &|_| Ok(Control::Detach(detach.clone()))).await?;

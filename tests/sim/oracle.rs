@@ -189,7 +189,13 @@ impl Oracle {
     }
 
     fn record(
-        &mut self, now: u64, incarnation: Incarnation, seq: Seq, bytes: &Bytes, exists: Exists<'_>, get: Get<'_>,
+        &mut self,
+        now: u64,
+        incarnation: Incarnation,
+        seq: Seq,
+        bytes: &Bytes,
+        exists: Exists<'_>,
+        get: Get<'_>,
     ) -> Result<(), String> {
         let life = self.lives.get_mut(&incarnation).ok_or("a record of nothing")?;
         let message = record::decode(bytes, &life.sealer, &names::commit(incarnation, seq)).map_err(|e| e.to_string())?;
@@ -330,7 +336,8 @@ impl Oracle {
 
     fn let_go(&mut self, incarnation: Incarnation, seqs: &[Seq]) {
         for seq in seqs {
-            let needs = self.lives.get_mut(&incarnation).and_then(|life| life.records.get_mut(seq)).map(|truth| std::mem::take(&mut truth.needs));
+            let needs =
+                self.lives.get_mut(&incarnation).and_then(|life| life.records.get_mut(seq)).map(|truth| std::mem::take(&mut truth.needs));
             self.release(&needs.unwrap_or_default());
         }
     }
@@ -367,7 +374,14 @@ impl Oracle {
     }
 
     /// A writer's commit is acknowledged, and with it these values.
-    pub fn acknowledged(&mut self, who: usize, incarnation: Incarnation, seq: Seq, hash: Hash, values: &BTreeMap<u64, u64>) -> Result<(), String> {
+    pub fn acknowledged(
+        &mut self,
+        who: usize,
+        incarnation: Incarnation,
+        seq: Seq,
+        hash: Hash,
+        values: &BTreeMap<u64, u64>,
+    ) -> Result<(), String> {
         self.believed(who, incarnation, seq, hash)?;
         let life = self.lives.get_mut(&incarnation).unwrap();
         if life.fenced && life.records[&seq].at > life.records[&life.head()].at {

@@ -212,7 +212,10 @@ impl NodeStore {
 
     /// A change lands by itself, whatever happens to its sender meanwhile.
     async fn change<T: Send + 'static>(
-        &self, verb: &'static str, name: &str, apply: impl Fn() -> T + Send + Sync + 'static,
+        &self,
+        verb: &'static str,
+        name: &str,
+        apply: impl Fn() -> T + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
         let World { sim, faults, .. } = self.world.clone();
         self.send(verb, name).await?;

@@ -238,6 +238,31 @@ pub(crate) fn document_paths(tree: &Tree) -> Vec<String> {
     findings
 }
 
+/// Sentences in bold that open a paragraph or an item of SEMANTICS.md: what an application may rely on.
+pub(crate) fn promises(document: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (index, line) in document.lines().enumerate() {
+        let text =
+            line.trim_start_matches(|c: char| c.is_whitespace() || "-*0123456789.".contains(c) && !line.trim_start().starts_with("**"));
+        if let Some((promise, _)) = text.strip_prefix("**").and_then(|rest| rest.split_once("**")) {
+            found.push((index + 1, promise.trim_end_matches(['.', ':']).to_owned()));
+        }
+    }
+    found
+}
+
+/// Each promise is quoted in a comment of a test, which holds it.
+pub(crate) fn unquoted_promises(tree: &Tree) -> Vec<String> {
+    let Some(document) = tree.texts.get("SEMANTICS.md") else { return Vec::new() };
+    // Over line ends: a quotation may be wrapped where the document is not.
+    let flat = |text: &str| text.lines().map(|line| line.trim().trim_start_matches('/').trim()).collect::<Vec<_>>().join(" ");
+    let tests: Vec<String> =
+        tree.rust().filter(|(file, _)| file.starts_with("tests/") || is_test_file(file)).map(|(_, text)| flat(text)).collect();
+    let quoted = |promise: &str| tests.iter().any(|text| text.contains(promise));
+    let missing = promises(document).into_iter().filter(|(_, promise)| !quoted(promise));
+    missing.map(|(line, promise)| format!("SEMANTICS.md:{line}: no test quotes \"{promise}\"")).collect()
+}
+
 pub(crate) fn failpoints(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     let mut passed: BTreeMap<String, String> = BTreeMap::new();
@@ -410,6 +435,14 @@ mod tests {
             ("src/log/mod.rs", ""),
         ]);
         assert_eq!(document_paths(&tree), ["README.md:1: src/gone.rs"]);
+    }
+
+    #[test]
+    fn promises_without_a_test_are_found() {
+        let document = "# Title\n\n**A rename is atomic.** More.\n\n- **fsync keeps**: yes\nNo **bold** here.\n";
+        let test = "/// A rename\n/// is atomic: whoever looks finds one.\n#[test]\nfn a() {}";
+        let tree = Tree::of(&[("SEMANTICS.md", document), ("tests/fuse/rename.rs", test), ("src/log/a.rs", "// fsync keeps")]);
+        assert_eq!(unquoted_promises(&tree), ["SEMANTICS.md:5: no test quotes \"fsync keeps\""]);
     }
 
     #[test]
