@@ -1,5 +1,14 @@
 //! The format as a whole: a store made by it is read back by the independent reader, tree by tree.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test's helper fails as the test does"
+)]
 
+#[path = "reader/example.rs"]
+mod example;
 #[path = "reader/mutate.rs"]
 mod mutate;
 #[path = "reader/objects.rs"]
@@ -10,8 +19,8 @@ mod world;
 use bytes::Bytes;
 use holdfast::format::keys::{self, Recovery};
 use holdfast::format::marker::Marker;
-use holdfast::format::seal::Sealer;
-use holdfast::format::{limits, names, volume};
+use holdfast::format::seal::{self, Sealer};
+use holdfast::format::{block, limits, names, volume};
 use holdfast::rpc::Recipient;
 use holdfast::types::StoreKey;
 use serde_json::Value;
@@ -83,7 +92,7 @@ fn the_independent_reader_finds_every_tree_of_an_encrypted_store() {
     let (recovery, key) = (Recovery::generate(), StoreKey([0x77; 32]));
     let other = Recovery::generate();
     let recipients = [&other, &recovery].map(|r| Recipient { name: "one".into(), public_key: r.recipient(), recovery: true });
-    let world = world::example(Some((&key, recipients.to_vec())));
+    let world = example::example(Some((&key, recipients.to_vec())));
     let dir = tempfile::tempdir().unwrap();
     let (store, key) = (dir.path().join("store"), dir.path().join("key"));
     save(&world, &store);
@@ -101,7 +110,7 @@ fn the_independent_reader_finds_every_tree_of_a_store_in_the_clear() {
     if !reader_runs() {
         return;
     }
-    let world = world::example(None);
+    let world = example::example(None);
     let dir = tempfile::tempdir().unwrap();
     save(&world, dir.path());
     compare(&world, dir.path(), None);
@@ -150,7 +159,7 @@ fn write_golden_stores() {
         std::fs::create_dir(&dir).unwrap();
         let (recovery, key) = (Recovery::generate(), StoreKey([0x77; 32]));
         let recipient = Recipient { name: "paper".into(), public_key: recovery.recipient(), recovery: true };
-        let world = world::example(encrypted.then(|| (&key, vec![recipient])));
+        let world = example::example(encrypted.then(|| (&key, vec![recipient])));
         let store = dir.join("store");
         save(&world, &store);
         if encrypted {
@@ -241,7 +250,7 @@ fn the_reader_exports_files_and_notices_damage() {
     if !reader_runs() {
         return;
     }
-    let world = world::example(None);
+    let world = example::example(None);
     let dir = tempfile::tempdir().unwrap();
     let (store, out) = (dir.path().join("store"), dir.path().join("out"));
     save(&world, &store);
@@ -274,4 +283,54 @@ fn the_reader_exports_files_and_notices_damage() {
         std::fs::write(store.join(name), bytes).unwrap();
     }
     read(&store, None, &["check", VOLUME]).unwrap();
+}
+
+#[test]
+fn the_reader_believes_no_record_that_its_blocks_marker_lacks() {
+    if !reader_runs() {
+        return;
+    }
+    let mut world = example::example(None);
+    let dir = tempfile::tempdir().unwrap();
+    let hashes =
+        |world: &World| world.record_names.iter().map(|name| Bytes::copy_from_slice(&seal::hash(&world.objects[name]).0)).collect();
+    let mut marker = holdfast::rpc::BlockMarker { block: 0, record_hashes: hashes(&world) };
+    marker.record_hashes.insert(0, Bytes::new());
+    let name = names::block(world::LIFE, 0);
+    for (records, accepted) in [(world.record_names.len() + 1, true), (world.record_names.len(), false)] {
+        marker.record_hashes.truncate(records);
+        world.objects.insert(name.clone(), block::encode(&marker, &world.sealer, &name, [9; 32]).unwrap().0);
+        save(&world, dir.path());
+        let checked = read(dir.path(), None, &["check", VOLUME]);
+        assert_eq!(checked.is_ok(), accepted, "{checked:?}");
+        let commits = read(dir.path(), None, &["commits", VOLUME]).unwrap();
+        assert_eq!(commits.last().unwrap()["kind"] == "void", !accepted);
+    }
+}
+
+/// What the reader costs on a volume of `FILES` files, and one of many commits.
+#[test]
+#[ignore = "prints times"]
+fn reader_rates() {
+    let env = holdfast::env::Env::real();
+    let files: u32 = std::env::var("FILES").ok().and_then(|files| files.parse().ok()).unwrap_or(20_000);
+    let mut world = World::new(None);
+    world.open();
+    for number in 0..files / 100 {
+        let dir = world.mkdir(1, format!("dir {number}").as_bytes());
+        for file in 0..100 {
+            world.create(dir, format!("file {file}").as_bytes(), format!("content {file} of {dir}").as_bytes());
+        }
+        if number.is_multiple_of(7) {
+            world.commit(world::Style::Packed);
+        }
+    }
+    world.commit(world::Style::Packed);
+    let dir = tempfile::tempdir().unwrap();
+    save(&world, dir.path());
+    for args in [["check", VOLUME], ["tree", VOLUME]] {
+        let begin = env.monotonic();
+        let lines = read(dir.path(), None, &args).unwrap().len();
+        println!("{} of {files} files in {} commits: {lines} lines in {:?}", args[0], world.trees.len(), env.monotonic() - begin);
+    }
 }

@@ -151,8 +151,7 @@ pub struct PartBuilder {
     range: Option<(Ino, Ino)>,
     bytes: usize,
     target: usize,
-    // pack -> its index in the part's table
-    table: HashMap<String, u32>,
+    table: delta::Table,
 }
 
 impl PartBuilder {
@@ -162,13 +161,12 @@ impl PartBuilder {
     pub fn new(plain_target: usize) -> Self {
         let target = plain_target.clamp(1, limits::MESSAGE_PLAIN_MAX / 2);
         let now = rpc::CheckpointPart::default();
-        Self { ready: VecDeque::new(), now, range: None, bytes: 0, target, table: HashMap::new() }
+        Self { ready: VecDeque::new(), now, range: None, bytes: 0, target, table: delta::Table::default() }
     }
 
     /// The next inode.
     pub fn inode(&mut self, inode: rpc::Inode) {
-        let xattrs: usize = inode.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 12).sum();
-        self.room(inode.ino, 100 + inode.target.len() + xattrs);
+        self.room(inode.ino, delta::inode_bytes(&inode));
         self.now.inodes.push(inode);
     }
 
@@ -180,31 +178,16 @@ impl PartBuilder {
 
     /// The next extent of the file that came last. `object` is where it lies; without one it is inline in commit `inline_seq`.
     pub fn extent(&mut self, ino: Ino, mut extent: rpc::Extent, object: Option<&rpc::ObjectRef>) {
-        let new = object.is_some_and(|object| !self.table.contains_key(&object.name));
-        self.room(ino, if new { 280 } else { 72 });
-        extent.object = match object {
-            None => 0,
-            Some(object) => match self.table.get(&object.name) {
-                Some(index) => *index,
-                None => {
-                    self.now.objects.push(object.clone());
-                    let index = self.now.objects.len() as u32;
-                    self.table.insert(object.name.clone(), index);
-                    index
-                }
-            },
-        };
-        match self.now.extents.last_mut().filter(|change| change.ino == ino) {
-            Some(change) => change.extents.push(extent),
-            None => self.now.extents.push(rpc::ExtentChange { ino, cleared: Vec::new(), extents: vec![extent] }),
-        }
+        self.room(ino, 84 + self.table.cost(object));
+        extent.object = self.table.index(object, &mut self.now.objects);
+        delta::change_of(&mut self.now.extents, ino).extents.push(extent);
     }
 
     /// Ends the part here, so that the next inode begins another: where a part of the checkpoint before is named again.
     pub fn cut(&mut self) {
         if let Some((first_ino, last_ino)) = self.range.take() {
             self.ready.push_back(PlainPart { first_ino, last_ino, message: std::mem::take(&mut self.now) });
-            self.table.clear();
+            self.table = delta::Table::default();
             self.bytes = 0;
         }
     }

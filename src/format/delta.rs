@@ -1,4 +1,9 @@
-//! A change of the tree: what its fields may hold, and how a large one is split into frames.
+//! A change of the tree: what its fields may hold, and how a large one is built as a sequence of frames.
+
+mod builder;
+
+pub use builder::{Builder, split};
+pub(super) use builder::{Table, change_of, inode_bytes};
 
 use super::error::{FormatError, Reason};
 use super::{limits, message, valid};
@@ -90,7 +95,8 @@ pub(super) fn extents(change: &rpc::ExtentChange, objects: &[rpc::ObjectRef], in
     valid::inode_number(ino)?;
     let end_max = size.unwrap_or(limits::FILE_BYTES_MAX);
     for range in &change.cleared {
-        let end = range.offset.checked_add(range.length);
+        // The ends of ranges are kept in 63 bits by whoever applies them.
+        let end = range.offset.checked_add(range.length).filter(|end| *end <= i64::MAX as u64);
         ensure(range.length > 0 && end.is_some(), || format!("inode {ino}: cleared range {}+{}", range.offset, range.length))?;
     }
     let mut from = 0;
@@ -118,89 +124,3 @@ pub(super) fn extents(change: &rpc::ExtentChange, objects: &[rpc::ObjectRef], in
     }
     Ok(())
 }
-
-/// A large delta as a sequence of deltas of about `plain_max` bytes each, to be applied one after the other. Their fields come in
-/// the order of application, so that the sequence means what the whole did. Each has its own table of objects.
-#[must_use]
-pub fn split(delta: rpc::Delta, plain_max: usize) -> Vec<rpc::Delta> {
-    let rpc::Delta { objects, removed_names, removed_inodes, inodes, names, extents, next_inode, next_cookie } = delta;
-    let mut parts = Parts { done: Vec::new(), now: rpc::Delta::default(), bytes: 0, plain_max, table: HashMap::new() };
-    for removed in removed_names {
-        parts.room(removed.name.len() + 16);
-        parts.now.removed_names.push(removed);
-    }
-    for ino in removed_inodes {
-        parts.room(10);
-        parts.now.removed_inodes.push(ino);
-    }
-    for inode in inodes {
-        let xattrs: usize = inode.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 12).sum();
-        parts.room(100 + inode.target.len() + xattrs);
-        parts.now.inodes.push(inode);
-    }
-    for name in names {
-        parts.room(name.name.len() + 36);
-        parts.now.names.push(name);
-    }
-    for change in extents {
-        parts.change(change, &objects);
-    }
-    parts.now.next_inode = next_inode;
-    parts.now.next_cookie = next_cookie;
-    parts.done.push(parts.now);
-    parts.done
-}
-
-struct Parts {
-    done: Vec<rpc::Delta>,
-    now: rpc::Delta,
-    bytes: usize,
-    plain_max: usize,
-    // index in the whole's table -> index in this part's
-    table: HashMap<u32, u32>,
-}
-
-impl Parts {
-    /// Makes room for `bytes` more, in a new part if need be.
-    fn room(&mut self, bytes: usize) {
-        if self.bytes > 0 && self.bytes + bytes > self.plain_max {
-            self.done.push(std::mem::take(&mut self.now));
-            self.bytes = 0;
-            self.table.clear();
-        }
-        self.bytes += bytes;
-    }
-
-    /// A change of one file may go on in the next part: what is cleared comes first, extents only add.
-    fn change(&mut self, change: rpc::ExtentChange, objects: &[rpc::ObjectRef]) {
-        let ino = change.ino;
-        let mut here = rpc::ExtentChange { ino, ..Default::default() };
-        let spill = |parts: &mut Self, here: &mut rpc::ExtentChange, bytes: usize| {
-            if parts.bytes > 0 && parts.bytes + bytes > parts.plain_max {
-                let so_far = std::mem::replace(here, rpc::ExtentChange { ino, ..Default::default() });
-                parts.now.extents.push(so_far);
-            }
-            parts.room(bytes);
-        };
-        for range in change.cleared {
-            spill(self, &mut here, 24);
-            here.cleared.push(range);
-        }
-        for mut extent in change.extents {
-            let known = extent.object == 0 || self.table.contains_key(&extent.object);
-            spill(self, &mut here, if known { 72 } else { 72 + REFERENCE });
-            if let Some(object) = extent.object.checked_sub(1).and_then(|index| objects.get(index as usize)) {
-                let table = &mut self.now.objects;
-                extent.object = *self.table.entry(extent.object).or_insert_with(|| {
-                    table.push(object.clone());
-                    table.len() as u32
-                });
-            }
-            here.extents.push(extent);
-        }
-        self.now.extents.push(here);
-    }
-}
-
-/// About the bytes of a reference to an object.
-const REFERENCE: usize = 200;

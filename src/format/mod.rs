@@ -29,6 +29,8 @@ mod valid;
 pub mod volume;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use error::{FormatError, Reason};

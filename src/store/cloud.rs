@@ -2,7 +2,7 @@
 //! ([`super::open`]): here one call is one attempt.
 
 use super::memory::slice;
-use super::url::{Bucket, Location, StoreUrl};
+use super::url::{Bucket, Location, StoreUrl, is_word};
 use super::{ObjectMeta, Put, Store, StoreError, name};
 use crate::env::Env;
 use crate::types::{Fault, FaultKind};
@@ -121,6 +121,7 @@ impl Cloud {
             Err(other) => return Err(other),
         };
         let length = got.range.end.saturating_sub(got.range.start);
+        name::check_length(verb, name, length).map_err(Meaning::Fault)?;
         let bytes = self.attempt(asked, length, got.bytes()).await?;
         if bytes.len() as u64 != length {
             return Err(Meaning::Fault(asked.unreachable(format!("{} of {length} bytes arrived", bytes.len()))));
@@ -168,6 +169,7 @@ impl Store for Cloud {
         let asked = self.asked("put_if_absent", name);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let length = body.len() as u64;
+        name::check_length("put_if_absent", name, length)?;
         match self.attempt(asked, length, self.objects.put_opts(&key, body.into(), options)).await {
             Ok(_) => Ok(Put::Stored),
             Err(Meaning::Exists) => Ok(Put::Exists),
@@ -293,7 +295,11 @@ fn variable(name: &str) -> Option<String> {
 fn s3(bucket: &Bucket) -> Result<AmazonS3Builder, Fault> {
     let region = bucket.region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
     let region = match (region, &bucket.endpoint) {
-        (Some(region), _) => region,
+        (Some(region), _) if is_word(&region) => region,
+        (Some(region), _) => {
+            let message = format!("`{}` in AWS_REGION or AWS_DEFAULT_REGION is no region", region.escape_debug());
+            return Err(Fault::new(FaultKind::Invalid, message));
+        }
         // What every compatible takes.
         (None, Some(_)) => "us-east-1".to_owned(),
         (None, None) => {

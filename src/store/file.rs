@@ -197,6 +197,7 @@ impl Shared {
 impl Store for FileStore {
     async fn put_if_absent(&self, name: &str, body: Bytes) -> Result<Put, StoreError> {
         name::check("put_if_absent", name)?;
+        name::check_length("put_if_absent", name, body.len() as u64)?;
         self.run("put_if_absent", name, move |shared, name| shared.put(name, &body)).await
     }
 

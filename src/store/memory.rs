@@ -41,6 +41,7 @@ pub(super) fn slice(body: &Bytes, range: Range<u64>) -> Bytes {
 impl Store for Memory {
     async fn put_if_absent(&self, name: &str, body: Bytes) -> Result<Put, StoreError> {
         name::check("put_if_absent", name)?;
+        name::check_length("put_if_absent", name, body.len() as u64)?;
         let now = self.env.now();
         match self.objects.lock().entry(name.to_owned()) {
             Entry::Occupied(_) => Ok(Put::Exists),

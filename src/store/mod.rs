@@ -18,7 +18,7 @@ mod wrap;
 pub use file::FileStore;
 pub use init::{Initialized, init, read_marker};
 pub use memory::Memory;
-pub use name::OBJECT_NAME_MAX;
+pub use name::{BODY_BYTES_MAX, OBJECT_NAME_MAX};
 pub use objects::Objects;
 pub use open::{OpenOptions, open};
 pub use probe::{CREATORS, Check, ProbeReport, Verdict, probe};

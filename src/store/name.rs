@@ -5,6 +5,19 @@ use super::StoreError;
 /// Longest name relative to the store's prefix, in bytes: S3 allows 1,024 for prefix and name together.
 pub const OBJECT_NAME_MAX: usize = 900;
 
+/// Largest object that is put or read whole or in one range: twice the largest that the format makes, so that no answer of a store
+/// makes us allocate more.
+pub const BODY_BYTES_MAX: u64 = 64 << 20;
+
+/// Refuses a body beyond [`BODY_BYTES_MAX`].
+pub(super) fn check_length(verb: &'static str, name: &str, length: u64) -> Result<(), StoreError> {
+    if length <= BODY_BYTES_MAX {
+        return Ok(());
+    }
+    let why = format!("{length} bytes are more than {BODY_BYTES_MAX}");
+    Err(StoreError::Unsupported { verb, name: name.to_owned(), why })
+}
+
 /// Refuses what could leave the store's prefix or directory, collide with a store's own files, or mean two things.
 pub(super) fn check(verb: &'static str, name: &str) -> Result<(), StoreError> {
     match fault_of(name, false) {

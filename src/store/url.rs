@@ -162,6 +162,9 @@ fn parse(text: &str) -> Result<StoreUrl, Refusal> {
 fn s3(place: &str, query: &Query) -> Result<StoreUrl, Refusal> {
     let mut bucket = bucket(place, query)?;
     bucket.region = query.get("region");
+    if bucket.region.as_deref().is_some_and(|region| !is_word(region)) {
+        return refuse("the region is not one", "a region has letters, digits, `-`, `_` and `.`");
+    }
     bucket.profile = query.get("profile");
     bucket.virtual_hosted = match query.get("style").as_deref() {
         None => None,
@@ -179,8 +182,10 @@ fn gcs(place: &str, query: &Query) -> Result<StoreUrl, Refusal> {
 fn azure(place: &str, query: &Query) -> Result<StoreUrl, Refusal> {
     let mut container = bucket(place, query)?;
     container.account = query.get("account");
-    if container.account.is_none() {
-        return refuse("no storage account is named", "add `?account=NAME`");
+    match container.account.as_deref() {
+        None => return refuse("no storage account is named", "add `?account=NAME`"),
+        Some(account) if !is_word(account) => return refuse("the account is not one", "an account's name has letters and digits"),
+        Some(_) => {}
     }
     Ok(StoreUrl { location: Location::Azure(container), store_id: query.store_id()? })
 }
@@ -228,6 +233,11 @@ fn bucket(place: &str, query: &Query) -> Result<Bucket, Refusal> {
         credentials: query.path("credentials")?,
         ..Bucket::default()
     })
+}
+
+/// What stands in headers and host names as it is: the library panics on other characters.
+pub(super) fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 struct Query(Vec<(String, String)>);

@@ -146,8 +146,8 @@ class Volume:
         record.kind = next((kind for kind in ("open", "commit", "close", "fence") if getattr(record, kind) is not None), None)
         need(record.seq == seq and record.kind, f"record {seq} says that it is {record.kind} {record.seq}")
         block = f"blocks/{seq // 1024:020}"
-        void = self.store.get(self.prefix + block, 0, 1) and record.sha256 not in self.get("Block", block).record_hashes
-        return need(not void, f"record {seq} is void: its block's marker lacks it") and record
+        record.void = bool(self.store.get(self.prefix + block, 0, 1)) and record.sha256 not in self.get("Block", block).record_hashes
+        return record
     @functools.lru_cache(maxsize=256)
     def read(self, frame):  # the plain content of a frame, by its checksum the right one
         if isinstance(frame.place, str):
@@ -170,13 +170,12 @@ class Volume:
         for name in [*getattr(delta, "removed_names", ()), *delta.names]:
             old = self.names.setdefault(name.dir, {}).pop(name.name, None)
             self.links[old] -= 1
-            need(name.ino or old, f"record {seq} removes a name that is not there")
             if name.ino:
                 self.names[name.dir][name.name] = name.ino
                 self.links[name.ino] += 1
             self.changed |= {old, name.ino} - {0, None}
-        gone = [(self.inodes.pop(ino, None), self.extents.pop(ino, None), self.changed.add(ino)) for ino in getattr(delta, "removed_inodes", ())]
-        need(all(inode for inode, *_ in gone), f"record {seq} removes an inode that is not there")
+        for ino in getattr(delta, "removed_inodes", ()):
+            self.inodes.pop(ino, None), self.extents.pop(ino, None), self.changed.add(ino)
         self.inodes.update((inode.ino, inode) for inode in delta.inodes)
         for change in delta.extents:
             for hole in change.cleared:
@@ -195,7 +194,7 @@ class Volume:
         index, record = self.get("Checkpoint", f"checkpoints/{seq:020}/index"), self.record(seq)
         parts = [self.get("Part", ref.name) for ref in index.parts]
         good = index.commit_hash == record.sha256 and [part.sha256 for part in parts] == [ref.hash for ref in index.parts]
-        need(good and index.seq == seq, f"checkpoint {seq} is not of record {seq}, or has other parts")
+        need(good and index.seq == seq and not record.void, f"checkpoint {seq} is not of record {seq}, or has other parts")
         for part in parts:
             self.apply(part, 0)
         return record
@@ -206,7 +205,7 @@ class Volume:
         for seq in range((at or 0) + 1, until + 1):
             record = self.record(seq)
             follows = not before or record.parent_hash == before.sha256 and record.epoch >= before.epoch + (record.kind == "open")
-            need(follows, f"record {seq} does not follow record {seq - 1}")
+            need(follows and not record.void, f"record {seq} is void, or does not follow record {seq - 1}")
             for ref in record.commit.delta_frames if record.commit else ():
                 self.apply(decode("Delta", self.read(locate(ref.object, ref, 0))), seq)
             if record.commit and record.commit.delta:
@@ -290,7 +289,7 @@ def main():
     elif args.command == "commits":
         for r in map(volume.record, volume.numbers):
             cut = {"cut_time": r.commit.cut_time, "full": bool(r.commit.full)} if r.commit else {}
-            print(json.dumps({"seq": r.seq, "kind": r.kind, "epoch": r.epoch, "time": r.time, "hash": r.sha256.hex(), **cut}))
+            print(json.dumps({"seq": r.seq, "kind": "void" if r.void else r.kind, "epoch": r.epoch, "time": r.time, "hash": r.sha256.hex(), **cut}))
     else:
         at = max(volume.numbers, default=0) if args.at is None else args.at
         collections.deque(volume.replay(at, max((seq for seq in volume.points if seq <= at), default=None)), maxlen=0)

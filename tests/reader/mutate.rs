@@ -1,7 +1,7 @@
 //! Runs the bodies of `format::fuzz` on the objects of a small store, on the corpus, and on mutations of both; and watches that
 //! nothing allocates by a length that it has not checked.
 
-use crate::{objects, scale, world};
+use crate::{example, objects, scale, world};
 use holdfast::format::{FormatError, Reason, fuzz, limits, record, seal::Sealer};
 use holdfast::types::StoreKey;
 use rand_chacha::ChaCha8Rng;
@@ -49,7 +49,7 @@ fn largest_during(body: impl FnOnce()) -> usize {
 /// Where mutations begin, by fuzz target.
 fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let mut seeds: BTreeMap<_, Vec<_>> = fuzz::TARGETS.iter().map(|(name, _)| (*name, vec![Vec::new()])).collect();
-    let world = world::example(None);
+    let world = example::example(None);
     let of_store = Sealer::new(world.sealer.cipher(), &[0; 32], world.store(), None);
     let samples = objects::samples(&world.sealer).into_iter().map(|(name, bytes, _)| (name, bytes));
     for (name, bytes) in world.objects.clone().into_iter().chain(samples) {
@@ -63,6 +63,9 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             seeds.get_mut("delta").unwrap().extend(delta_of(&plain));
         }
     }
+    // A zstd frame of nothing that says it holds 8 GiB.
+    let boast = [[1, 0x28, 0xB5, 0x2F, 0xFD, 0xE0].as_slice(), &(8u64 << 30).to_le_bytes(), &[1, 0, 0]].concat();
+    seeds.get_mut("frame").unwrap().push(boast);
     let corpus = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus"));
     for (name, seeds) in &mut seeds {
         let Ok(files) = std::fs::read_dir(corpus.join(name)) else { continue };
@@ -125,7 +128,7 @@ fn no_decoder_panics_or_allocates_by_what_hostile_bytes_say() {
 /// Hostile bytes that mutation finds late.
 #[test]
 fn errors_name_the_object_and_the_reason() {
-    let world = world::example(None);
+    let world = example::example(None);
     let name = &world.record_names[1];
     let good = world.objects[name].clone();
     let change = |at: usize, to: &[u8]| {
@@ -179,4 +182,56 @@ fn a_key_of_another_store_is_not_believed() {
     assert!(error.to_string().contains("holds the key of store"), "{error}");
     assert!(keys::wrap(&key, 1, Vec::new()).is_err());
     assert!(keys::wrap(&key, 1, vec![holdfast::rpc::Recipient { public_key: "age1x".into(), ..Default::default() }]).is_err());
+}
+
+/// Gives `cargo fuzz` something to begin with.
+#[test]
+#[ignore = "run by hand, when a kind of object is new"]
+fn write_corpus() {
+    let corpus = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus"));
+    for (name, seeds) in seeds() {
+        let mut seeds: Vec<Vec<u8>> = seeds.into_iter().filter(|seed| !seed.is_empty() && seed.len() < 2048).collect();
+        seeds.sort_by_key(Vec::len);
+        seeds.dedup();
+        let every = seeds.len().div_ceil(8).max(1);
+        std::fs::create_dir_all(corpus.join(name)).unwrap();
+        for seed in seeds.iter().step_by(every) {
+            let hash = hex::encode(&holdfast::format::seal::hash(seed).0[..8]);
+            std::fs::write(corpus.join(name).join(hash), seed).unwrap();
+        }
+    }
+}
+
+/// Not a promise, a number to look at: what packing costs.
+#[test]
+#[ignore = "prints rates"]
+fn rates() {
+    let env = holdfast::env::Env::real();
+    let text: Vec<u8> =
+        b"the quick brown fox ".iter().copied().cycle().enumerate().map(|(i, b)| b ^ (i / 97 % 5) as u8).take(1 << 20).collect();
+    let noise: Vec<u8> = (0..1u32 << 17).flat_map(|i| holdfast::format::codec::checksum(&i.to_le_bytes()).to_le_bytes()).collect();
+    let world = world::World::new(Some((
+        &StoreKey([1; 32]),
+        vec![holdfast::rpc::Recipient { public_key: holdfast::format::keys::Recovery::generate().recipient(), ..Default::default() }],
+    )));
+    for (what, plain) in [("text", text), ("noise", noise)] {
+        let begin = env.monotonic();
+        let mut builder = holdfast::format::pack::Builder::default();
+        (0..16).for_each(|_| assert!(builder.push(&plain).is_ok()));
+        let packed_at = env.monotonic();
+        let packed = builder.finish(&holdfast::format::names::pack(world::LIFE, 1, [1; 16]), 1, [0; 32], &world.sealer).unwrap();
+        let sealed_at = env.monotonic();
+        for (frame, info) in (0..).zip(&packed.frames) {
+            let stored = &packed.bytes[info.stored_offset as usize..][..info.stored_length as usize];
+            holdfast::format::pack::open_frame(&world.sealer, &packed.frame_ref(frame).unwrap(), stored).unwrap();
+        }
+        let done = env.monotonic();
+        println!(
+            "{what}: 16 MiB to {} bytes: compress {:?}, seal {:?}, open {:?}",
+            packed.bytes.len(),
+            packed_at - begin,
+            sealed_at - packed_at,
+            done - sealed_at
+        );
+    }
 }

@@ -74,7 +74,7 @@ fn control_kinds() -> Vec<Control> {
 /// An encoder, with the sealer and so on bound to it.
 type Made = Result<(Bytes, Hash), FormatError>;
 
-/// One object of each kind that [`super::world::example`] lacks, with the message in it.
+/// One object of each kind that [`crate::example::example`] lacks, with the message in it.
 pub(crate) fn samples(sealer: &Sealer) -> Vec<(String, Bytes, Vec<u8>)> {
     let life = sealer.incarnation().unwrap();
     let mut all = Vec::new();

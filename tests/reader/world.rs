@@ -15,6 +15,8 @@ pub(crate) const LIFE: Incarnation = Incarnation([0xA1; 16]);
 const DIR: u32 = 0o040_000;
 const REG: u32 = 0o100_000;
 
+type Ranges = Vec<Range<u64>>;
+
 /// How a commit is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -41,7 +43,8 @@ pub(crate) struct World {
     names: BTreeMap<(u64, Vec<u8>), (u64, u64)>,
     extents: BTreeMap<u64, Vec<(rpc::Extent, Option<rpc::ObjectRef>)>>,
     pending: rpc::Delta,
-    touched: BTreeMap<u64, (Vec<Range<u64>>, Vec<Range<u64>>)>,
+    // what was cleared, and what was written, by inode
+    touched: BTreeMap<u64, (Ranges, Ranges)>,
     seq: u64,
     epoch: u64,
     parent: Bytes,
@@ -411,15 +414,16 @@ impl World {
     /// What the reader's `tree` should print, as values.
     pub(crate) fn tree(&self) -> Vec<Value> {
         let mut rows = Vec::new();
-        self.walk(b".".to_vec(), 1, &mut rows);
+        let mut links = BTreeMap::new();
+        self.names.values().for_each(|(ino, _)| *links.entry(*ino).or_default() += 1);
+        self.walk(b".".to_vec(), 1, &links, &mut rows);
         rows
     }
 
-    fn walk(&self, path: Vec<u8>, ino: u64, rows: &mut Vec<Value>) {
+    fn walk(&self, path: Vec<u8>, ino: u64, links: &BTreeMap<u64, usize>, rows: &mut Vec<Value>) {
         let Node { inode, content } = &self.nodes[&ino];
         let children: Vec<_> = self.names.range((ino, Vec::new())..(ino + 1, Vec::new())).collect();
         let subdirs = children.iter().filter(|(_, (child, _))| self.nodes[child].inode.mode & 0o170_000 == DIR).count();
-        let links = self.names.values().filter(|(other, _)| *other == ino).count();
         let kind = match inode.mode & 0o170_000 {
             DIR => "dir",
             REG => "file",
@@ -432,14 +436,14 @@ impl World {
         let xattrs: Map<String, Value> = inode.xattrs.iter().map(|x| (escape(&x.name), json!(hex::encode(&x.value)))).collect();
         rows.push(json!({
             "path": escape(&path), "type": kind, "mode": inode.mode & 0o7777, "uid": inode.uid, "gid": inode.gid, "size": inode.size,
-            "mtime": inode.mtime, "rdev": inode.rdev, "ino": ino, "nlink": if kind == "dir" { 2 + subdirs } else { links },
+            "mtime": inode.mtime, "rdev": inode.rdev, "ino": ino, "nlink": if kind == "dir" { 2 + subdirs } else { links[&ino] },
             "target": if kind == "symlink" { json!(escape(&inode.target)) } else { Value::Null },
             "sha256": if kind == "file" { json!(hex::encode(Sha256::digest(content))) } else { Value::Null },
             "xattrs": xattrs,
         }));
         for ((_, name), (child, _)) in children {
             let inside = if ino == 1 { name.clone() } else { [&path, b"/".as_slice(), name].concat() };
-            self.walk(inside, *child, rows);
+            self.walk(inside, *child, links, rows);
         }
     }
 }
@@ -462,57 +466,4 @@ fn cut(extents: &mut Vec<(rpc::Extent, Option<rpc::ObjectRef>)>, range: &Range<u
 
 fn escape(bytes: &[u8]) -> String {
     bytes.iter().map(|b| if (32..127).contains(b) && *b != b'\\' { char::from(*b).to_string() } else { format!("\\x{b:02x}") }).collect()
-}
-
-/// A volume of two epochs and every kind of thing, committed in every style, with two checkpoints.
-pub(crate) fn example(key: Option<(&StoreKey, Vec<rpc::Recipient>)>) -> World {
-    let mut world = World::new(key);
-    let noise: Vec<u8> = (0..6_000u32).flat_map(|i| holdfast::format::codec::checksum(&i.to_le_bytes()).to_le_bytes()).collect();
-    world.open();
-    world.commit(Style::Inline);
-    let docs = world.mkdir(1, b"docs");
-    let note = world.create(docs, b"note.txt", b"the first line\n");
-    world.create(1, b"empty", b"");
-    world.commit(Style::Inline);
-    let big = world.create(1, b"big.bin", &noise[..30_000]);
-    world.write(big, 5_000_000, &noise[30_000..]);
-    world.write(note, 15, &b"and many more\n".repeat(5000));
-    let deep = (0..4).fold(docs, |dir, i| world.mkdir(dir, format!("level {i}").as_bytes()));
-    for i in 0..40 {
-        world.create(deep, format!("file {i:03}").as_bytes(), format!("content of {i}").as_bytes());
-    }
-    world.commit(Style::Framed);
-    world.make(1, b"link", 0o120_777, b"docs/note.txt");
-    world.make(1, b"odd \xff\n\\ name", 0o010_600, b"");
-    let device = world.make(1, b"null", 0o020_666, b"");
-    world.chown(device, 0, 0o666, 0x103);
-    world.make(1, b"sock", 0o140_755, b"");
-    world.link(docs, b"second name", big);
-    world.xattr(note, b"user.b", b"\x00\xffvalue");
-    world.xattr(note, b"user.a", b"");
-    world.write(big, 10_000, b"a patch in the middle");
-    world.punch(big, 5_000_100..5_010_000);
-    world.commit(Style::Packed);
-    world.checkpoint(700);
-    world.truncate(note, 3000);
-    world.truncate(note, 9000);
-    world.write(note, 8000, b"after a hole");
-    world.rename((docs, b"level 0"), (1, b"moved"));
-    for i in 0..20 {
-        world.unlink(deep, format!("file {i:03}").as_bytes());
-    }
-    world.chown(note, 4242, 0o4711, 0);
-    world.commit(Style::Inline);
-    world.close();
-    world.open();
-    world.rename((1, b"empty"), (1, b"link"));
-    world.unlink(1, b"big.bin");
-    world.truncate(big, 20_000);
-    world.commit(Style::Framed);
-    world.checkpoint(1 << 20);
-    world.create(1, &[b'n'; 255], &noise[..4097]);
-    world.unlink(docs, b"second name");
-    world.commit(Style::Packed);
-    world.close();
-    world
 }

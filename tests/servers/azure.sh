@@ -18,7 +18,7 @@ if [ ! -d "$place" ]; then
         echo "the tests' Azure emulator comes from the npm registry: install node and npm (Debian: nodejs npm)" >&2
         exit 1
     fi
-    scratch=$(mktemp -d "$directory/install.XXXXXX")
+    scratch=$(mktemp -d -p "$directory")
     trap 'rm -rf "$scratch"' EXIT
     echo "installing the Azure emulator of the tests ($version) ..." >&2
     npm install --prefix "$scratch/azurite" --no-audit --no-fund --no-update-notifier --ignore-scripts "azurite@$version" >&2

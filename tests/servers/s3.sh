@@ -21,7 +21,7 @@ if [ ! -x "$program" ]; then
         echo "the tests' S3 server is built from the Go module proxy and there is no go: install Go 1.21 or later (Debian: golang-go)" >&2
         exit 1
     fi
-    scratch=$(mktemp -d "$directory/install.XXXXXX")
+    scratch=$(mktemp -d -p "$directory")
     trap 'rm -rf "$scratch"' EXIT
     echo "installing the S3 server of the tests ($version) ..." >&2
     # Outside the package, so that no go.mod above interferes. GOTOOLCHAIN=auto fetches the Go that its go.mod asks for.

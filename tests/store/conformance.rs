@@ -1,7 +1,7 @@
 //! What every store and every wrapper must do, as the trait says it.
 
 use bytes::Bytes;
-use holdfast::store::{Put, Store, StoreError};
+use holdfast::store::{BODY_BYTES_MAX, Put, Store, StoreError};
 
 /// What may differ between stores.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,7 @@ pub(crate) const SURE: Expect = Expect { replies: true, many: 40 };
 /// The suite. `store` is empty but for its marker.
 pub(crate) async fn conforms(store: &dyn Store, expect: Expect) {
     sizes(store, expect).await;
+    too_large(store).await;
     absent(store).await;
     ranges(store).await;
     listing(store, expect).await;
@@ -47,6 +48,12 @@ async fn sizes(store: &dyn Store, expect: Expect) {
         assert_eq!((meta.name.as_str(), meta.size), (name.as_str(), length as u64));
         assert!(meta.modified > 1_500_000_000_000_000_000, "a time of this century: {}", meta.modified);
     }
+}
+
+async fn too_large(store: &dyn Store) {
+    let body = Bytes::from(vec![0; usize::try_from(BODY_BYTES_MAX).expect("fits") + 1]);
+    assert!(matches!(store.put_if_absent("c-large", body).await, Err(StoreError::Unsupported { .. })));
+    assert_eq!(store.get("c-large").await.expect("get"), None);
 }
 
 async fn absent(store: &dyn Store) {

@@ -113,3 +113,11 @@ async fn a_refusal_says_what_to_do() {
         assert!(put.contains(says), "{put}");
     }
 }
+
+#[tokio::test]
+async fn a_length_that_no_object_has_takes_no_memory() {
+    let huge = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nLast-Modified: Fri, 20 Nov 2026 10:00:00 GMT\r\nContent-Length: 999999999999\r\n\r\nx";
+    let server = script(huge).await;
+    let got = plainly(&server.url).get("x").await;
+    assert!(matches!(got, Err(StoreError::Unsupported { .. })), "{got:?}");
+}

@@ -140,7 +140,7 @@ impl Asked<'_> {
         let why = reason(error);
         match (error, answer) {
             // Our own providers of credentials, and the library's own checks: no request was made.
-            (E::Unauthenticated { .. }, None) => Meaning::Fault(self.denied(why)),
+            (E::Unauthenticated { .. }, answer) if answer.is_none_or(|answer| answer.status != 401) => Meaning::Fault(self.denied(why)),
             (E::NotImplemented { .. } | E::NotSupported { .. } | E::InvalidPath { .. } | E::UnknownConfigurationKey { .. }, _) => {
                 Meaning::Fault(self.unsupported(why))
             }

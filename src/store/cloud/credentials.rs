@@ -44,6 +44,11 @@ pub(super) fn provide(
     let has = |name: &str| environment(name).is_some();
     let named = file.is_some() || profile.is_some();
     if !named && has("AWS_ACCESS_KEY_ID") {
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"] {
+            if environment(name).is_some_and(|value| !sendable(&value)) {
+                return Err(refused(Path::new(name), "it holds a character that cannot be sent"));
+            }
+        }
         return Ok(configured(builder, environment, SPOKEN));
     }
     let profile = profile.map(str::to_owned).or_else(|| environment("AWS_PROFILE")).unwrap_or_else(|| "default".to_owned());
@@ -52,10 +57,17 @@ pub(super) fn provide(
     if let Some(path) = shared.filter(|path| named || (!web_identity && path.exists())) {
         return Ok(builder.with_credentials(Arc::new(SharedFile { file: Watched::new(path), profile })));
     }
+    if let Some(token) = environment("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(PathBuf::from) {
+        let text = std::fs::read_to_string(&token).map_err(|error| refused(&token, error))?;
+        if !sendable(&text) {
+            return Err(refused(&token, "it holds a character that cannot be sent (a line's end, perhaps)"));
+        }
+    }
     builder = configured(builder, environment, FETCHED);
     // Built once without, for the library's choice among what is fetched, and wrapped so that a failure says what was tried.
-    let fetched = Arc::clone(builder.clone().build()?.credentials());
-    Ok(builder.with_credentials(Arc::new(Fetched(fetched))))
+    let inner = Arc::clone(builder.clone().build()?.credentials());
+    let expected = FETCHED.iter().any(|(name, key)| *key != AmazonS3ConfigKey::MetadataEndpoint && has(name));
+    Ok(builder.with_credentials(Arc::new(Fetched { inner, expected })))
 }
 
 fn configured(mut builder: AmazonS3Builder, environment: Environment<'_>, keys: &[(&str, AmazonS3ConfigKey)]) -> AmazonS3Builder {
@@ -127,8 +139,13 @@ impl CredentialProvider for SharedFile {
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         self.file.current(|text| {
-            section(text, &self.profile)
-                .ok_or_else(|| format!("no section [{}] with aws_access_key_id and aws_secret_access_key", self.profile))
+            let of = section(text, &self.profile)
+                .ok_or_else(|| format!("no section [{}] with aws_access_key_id and aws_secret_access_key", self.profile))?;
+            if sendable(&of.key_id) && of.token.as_deref().is_none_or(sendable) {
+                Ok(of)
+            } else {
+                Err(format!("section [{}] holds a character that cannot be sent", self.profile))
+            }
         })
     }
 }
@@ -175,22 +192,37 @@ fn section(text: &str, profile: &str) -> Option<AwsCredential> {
     Some(AwsCredential { key_id: key_id?, secret_key: secret_key?, token })
 }
 
+/// Whether a key can stand in a header: the library panics on one that cannot.
+fn sendable(value: &str) -> bool {
+    value.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Fetched from an identity service.
 #[derive(Debug)]
-struct Fetched(AwsCredentialProvider);
+struct Fetched {
+    inner: AwsCredentialProvider,
+    /// The environment names the service: then it exists, and is to be waited for. Else this is a last resort, and its silence means
+    /// that there are no credentials.
+    expected: bool,
+}
 
 #[async_trait]
 impl CredentialProvider for Fetched {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        self.0.get_credential().await.map_err(|error| object_store::Error::Generic {
-            store: "S3",
-            source: format!(
-                "no credentials: there are none in the environment (AWS_ACCESS_KEY_ID, ...) or in a credentials file, and the machine's \
-                 identity service gave none: {error}"
-            )
-            .into(),
+        self.inner.get_credential().await.map_err(|error| {
+            if self.expected {
+                return object_store::Error::Generic {
+                    store: "S3",
+                    source: format!("the identity service gave no credentials: {error}").into(),
+                };
+            }
+            let why = format!(
+                "no credentials: the URL names no file of them, there are none in the environment (AWS_ACCESS_KEY_ID, ...) or in \
+                 ~/.aws/credentials, and this machine has no identity service ({error})"
+            );
+            object_store::Error::Unauthenticated { path: "credentials".to_owned(), source: why.into() }
         })
     }
 }
@@ -228,6 +260,9 @@ mod tests {
         std::fs::write(&file, "[p]\naws_access_key_id=P\n").expect("write");
         let error = key_id(incomplete.credentials()).await.expect_err("incomplete").to_string();
         assert!(error.contains("no section [p]"), "{error}");
+        std::fs::write(&file, "[p]\naws_access_key_id=P\u{e9}\naws_secret_access_key=s\n").expect("write");
+        let error = key_id(incomplete.credentials()).await.expect_err("not ASCII").to_string();
+        assert!(error.contains("cannot be sent"), "{error}");
     }
 
     #[tokio::test]
@@ -252,5 +287,29 @@ mod tests {
             let built = provide(builder(), environment, None, profile).expect("provide").build().expect("build");
             assert_eq!(key_id(built.credentials()).await.expect("credential"), want);
         }
+    }
+
+    #[tokio::test]
+    async fn without_credentials_the_error_says_where_they_were_looked_for() {
+        // Nobody listens on port 9 of the loopback interface.
+        let nowhere = |name: &str| (name == "AWS_METADATA_ENDPOINT").then(|| "http://127.0.0.1:9".to_owned());
+        let once = object_store::RetryConfig { max_retries: 0, ..Default::default() };
+        let built = provide(builder().with_retry(once.clone()), &nowhere, None, None).expect("provide").build().expect("build");
+        let error = key_id(built.credentials()).await.expect_err("none");
+        assert!(matches!(error, object_store::Error::Unauthenticated { .. }), "{error}");
+        assert!(error.to_string().contains("no credentials: the URL names no file"), "{error}");
+        let scratch = tempfile::tempdir().expect("tempdir");
+        let token = scratch.path().join("token");
+        std::fs::write(&token, "t").expect("token");
+        let named = |name: &str| match name {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI" => Some("http://127.0.0.1:9/c".to_owned()),
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" => Some(token.display().to_string()),
+            _ => None,
+        };
+        let built = provide(builder().with_retry(once), &named, None, None).expect("provide").build().expect("build");
+        let error = key_id(built.credentials()).await.expect_err("silent");
+        assert!(matches!(error, object_store::Error::Generic { .. }), "one that is named is waited for: {error}");
+        std::fs::write(&token, "t\n").expect("token");
+        assert!(provide(builder(), &named, None, None).is_err(), "the library would panic on it");
     }
 }

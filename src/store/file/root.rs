@@ -3,7 +3,7 @@
 
 use super::Failed;
 use crate::format::names::marker;
-use crate::store::ObjectMeta;
+use crate::store::{BODY_BYTES_MAX, ObjectMeta};
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
@@ -58,7 +58,11 @@ impl Root {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let range = range.unwrap_or(0..size);
         let (start, end) = (range.start.min(size), range.end.min(size));
-        let length = usize::try_from(end.saturating_sub(start)).map_err(|_| Errno::EFBIG)?;
+        let length = end.saturating_sub(start);
+        if length > BODY_BYTES_MAX {
+            return Err(Errno::EFBIG.into());
+        }
+        let length = usize::try_from(length).map_err(|_| Errno::EFBIG)?;
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, start)?;
         Ok(Some(bytes.into()))

@@ -1,3 +1,5 @@
+//! The directory store from inside.
+
 use super::*;
 use crate::env::Env;
 
@@ -82,4 +84,14 @@ fn without_unnamed_files_a_named_one_does() {
     assert!(matches!(root::write_named(&directory, "x", b"2", [2; 8]), Err(Failed::Errno(Errno::EEXIST))));
     assert_eq!(std::fs::read(scratch.path().join("x")).expect("read"), b"1");
     assert_eq!(std::fs::read_dir(scratch.path()).expect("read").count(), 1);
+}
+
+#[tokio::test]
+async fn a_huge_file_is_refused_before_memory_is_taken_for_it() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let store = store(scratch.path()).await;
+    std::fs::File::create(scratch.path().join("huge")).and_then(|file| file.set_len(1 << 40)).expect("sparse");
+    assert!(matches!(store.get("huge").await, Err(StoreError::Unsupported { .. })));
+    assert!(matches!(store.get_range("huge", 0..1 << 40).await, Err(StoreError::Unsupported { .. })));
+    assert_eq!(store.get_range("huge", 1 << 39..(1 << 39) + 2).await.expect("a range").as_deref(), Some(&[0, 0][..]));
 }

@@ -1,3 +1,5 @@
+//! The URL forms and what is said of wrong ones.
+
 use super::*;
 use proptest::prelude::*;
 
@@ -40,6 +42,8 @@ fn a_refusal_says_what_is_allowed() {
         ("s3://bucket?regoin=x", "`regoin` is not known here; known are endpoint, region"),
         ("s3://bucket?region=a&region=b", "twice"),
         ("s3://bucket?region=", "has no value"),
+        ("s3://bucket?region=%C3%A4", "the region is not one"),
+        ("az://container/x?account=a/b", "the account is not one"),
         ("s3://bucket?endpoint=host:9000", "an endpoint is `https://host`"),
         ("s3://bucket?endpoint=http://u:p@host", "an endpoint is `https://host`"),
         ("s3://bucket?ca=ca.pem", "absolute"),
