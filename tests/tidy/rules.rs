@@ -242,8 +242,9 @@ pub(crate) fn document_paths(tree: &Tree) -> Vec<String> {
 pub(crate) fn promises(document: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (index, line) in document.lines().enumerate() {
-        let text =
-            line.trim_start_matches(|c: char| c.is_whitespace() || "-*0123456789.".contains(c) && !line.trim_start().starts_with("**"));
+        // Behind the mark of an item, `-`, `*` or a number.
+        let item = line.trim_start().trim_start_matches(|c: char| c == '-' || c == '.' || c.is_ascii_digit()).trim_start();
+        let text = item.strip_prefix("* ").unwrap_or(item);
         if let Some((promise, _)) = text.strip_prefix("**").and_then(|rest| rest.split_once("**")) {
             found.push((index + 1, promise.trim_end_matches(['.', ':']).to_owned()));
         }
