@@ -39,6 +39,10 @@ fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     }
 }
 
+fn new<'a>(request: &Request, mode: u32, rdev: u32, target: &'a [u8]) -> NewNode<'a> {
+    NewNode { mode, uid: request.uid(), gid: request.gid(), rdev, target }
+}
+
 fn instant(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,
@@ -47,20 +51,6 @@ fn instant(time: TimeOrNow) -> SystemTime {
 }
 
 impl Bare {
-    fn make(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        rdev: u32,
-        target: &[u8],
-        handles: usize,
-    ) -> Result<FileAttr, Errno> {
-        let new = NewNode { mode, uid: request.uid(), gid: request.gid(), rdev, target };
-        self.0.make(parent.0, name.as_bytes(), &new, handles)
-    }
-
     fn truncate(&self, ino: INodeNo, size: u64) -> Result<(), Errno> {
         self.0.file(ino.0, 0)?.set_len(size).map_err(errno)?;
         let mut state = self.0.state.write();
@@ -161,15 +151,15 @@ impl Filesystem for Bare {
     }
 
     fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
-        entry(reply, self.make(request, parent, name, mode, rdev, b"", 0));
+        entry(reply, self.0.make(parent.0, name.as_bytes(), &new(request, mode, rdev, b""), 0));
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        entry(reply, self.make(request, parent, name, mode & 0o7777 | libc::S_IFDIR, 0, b"", 0));
+        entry(reply, self.0.make(parent.0, name.as_bytes(), &new(request, mode & 0o7777 | libc::S_IFDIR, 0, b""), 0));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        entry(reply, self.make(request, parent, name, libc::S_IFLNK | 0o777, 0, target.as_os_str().as_bytes(), 0));
+        entry(reply, self.0.make(parent.0, name.as_bytes(), &new(request, libc::S_IFLNK | 0o777, 0, target.as_os_str().as_bytes()), 0));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -212,7 +202,7 @@ impl Filesystem for Bare {
     }
 
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
-        match self.make(request, parent, name, mode & 0o7777 | libc::S_IFREG, 0, b"", 1) {
+        match self.0.make(parent.0, name.as_bytes(), &new(request, mode & 0o7777 | libc::S_IFREG, 0, b""), 1) {
             Ok(attr) => reply.created(&TTL, &attr, GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(error),
         }

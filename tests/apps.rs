@@ -101,6 +101,11 @@ fn each_commit(name: &str, mounted: &dyn Mounted, chance: &mut Chance, mut check
         mounted.export(*commit, &into);
         check(*commit, &into);
     }
-    println!("{name}: {} of {} commits opened by the application", chosen.len(), commits.len());
+    println!(
+        "{name}: {} of {} commits opened by the application; in the store {}",
+        chosen.len(),
+        commits.len(),
+        mounted.check_store().trim()
+    );
     assert!(!chosen.is_empty(), "{name}: there is no commit to check");
 }

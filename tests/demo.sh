@@ -18,8 +18,8 @@ show() { printf '   $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/     /'; return "${PIPEST
 # A machine is its home: configuration, cache and state all lie below it.
 machine() {
     export HOME=$lab/$1 XDG_DATA_HOME=$lab/$1/data XDG_CACHE_HOME=$lab/$1/cache XDG_CONFIG_HOME=$lab/$1/config
-    export XDG_STATE_HOME=$lab/$1/state XDG_RUNTIME_DIR=$lab/$1/run
-    mkdir -p "$HOME/photos" "$XDG_RUNTIME_DIR" && chmod 700 "$XDG_RUNTIME_DIR"
+    export XDG_STATE_HOME=$lab/$1/state HOLDFAST_RUN_DIR=$lab/$1/run
+    mkdir -p "$HOME/photos"
 }
 
 cleanup() {

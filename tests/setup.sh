@@ -10,7 +10,7 @@ needed=(
     "python3-cryptography /usr/lib/python3/dist-packages/cryptography" "python3-zstandard /usr/lib/python3/dist-packages/zstandard"
     "python3-xxhash /usr/lib/python3/dist-packages/xxhash" "python3-plyvel /usr/lib/python3/dist-packages/plyvel" "sqlite3 /usr/bin/sqlite3" "postgresql /usr/lib/postgresql"
     "postgresql-contrib /usr/lib/postgresql" "attr /usr/bin/setfattr" "acl /usr/bin/setfacl" "libacl1-dev /usr/include/sys/acl.h"
-    "xfsprogs /usr/sbin/mkfs.xfs" "e2fsprogs /usr/sbin/mkfs.ext4" "tar /usr/bin/tar" "procps /usr/bin/ps"
+    "xfsprogs /usr/sbin/mkfs.xfs" "e2fsprogs /usr/sbin/mkfs.ext4" "tar /usr/bin/tar" "procps /usr/bin/ps" "golang-go /usr/local/go/bin/go"
 )
 [ "${1:-}" = --peers ] && needed+=("rclone /usr/bin/rclone" "s3fs /usr/bin/s3fs" "bindfs /usr/bin/bindfs")
 
@@ -18,6 +18,7 @@ missing=()
 mkdir -p target
 for entry in "${needed[@]}"; do
     read -r package witness <<<"$entry"
+    [ "$package" = golang-go ] && command -v go >/dev/null && continue
     [ -e "$witness" ] || [ -e "${witness/\/usr/}" ] || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -48,3 +49,6 @@ tool() { # name version
 tool pjdfstest 0.2.2
 tool fsx 0.3.2
 rm -rf target/test-tools/build
+
+# The S3 server of the tests, from the Go module proxy.
+if [ -x tests/servers/s3.sh ]; then tests/servers/s3.sh >/dev/null; fi

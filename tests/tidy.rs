@@ -50,6 +50,11 @@ fn every_path_named_in_a_document_exists() {
 }
 
 #[test]
+fn every_promise_has_a_test_that_quotes_it() {
+    report("SEMANTICS.md promises what no test holds", rules::unquoted_promises(&tree()));
+}
+
+#[test]
 fn every_failpoint_has_a_test_and_every_armed_one_exists() {
     report("failpoints and tests disagree", rules::failpoints(&tree()));
 }

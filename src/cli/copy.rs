@@ -116,7 +116,8 @@ impl Copy<'_> {
 
     /// Owner, xattrs, mode and times, in the order in which none undoes another.
     fn finish(&mut self, path: &Path, attr: &Attr) -> Result<(), Fault> {
-        let failed = |what: &str, error: io::Error| Fault::with(FaultKind::Local, format!("{what} of {} cannot be set", path.display()), error);
+        let failed =
+            |what: &str, error: io::Error| Fault::with(FaultKind::Local, format!("{what} of {} cannot be set", path.display()), error);
         match lchown(path, Some(attr.uid), Some(attr.gid)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.done.not_owned += 1,

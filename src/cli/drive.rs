@@ -260,7 +260,9 @@ async fn resolve_at(context: &Context, books: &Books, args: &MountArgs, text: &s
     let (_, reader) = reader_of(books, &args.volume, &|_| {}).await?;
     let now = context.now();
     let entry = match at::parse(text, &now).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))? {
-        At::Seq(seq) => history::entry(&reader, seq).await?.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("there is no commit {seq}")))?,
+        At::Seq(seq) => {
+            history::entry(&reader, seq).await?.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("there is no commit {seq}")))?
+        }
         At::Time(time) => history::at_time(&reader, i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)).await?,
     };
     tell(&format!("showing commit {} of {}", entry.seq, at::show(at::timestamp(entry.time), now.time_zone())));

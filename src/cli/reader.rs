@@ -70,7 +70,12 @@ impl Tree {
         for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
             ino = match self.cache().view(|view| view.lookup(ino, part))? {
                 Some((ino, _)) => ino,
-                None => return Err(Fault::new(FaultKind::NotFound, format!("there is no `{}` in this commit", super::target::show_name(path)))),
+                None => {
+                    return Err(Fault::new(
+                        FaultKind::NotFound,
+                        format!("there is no `{}` in this commit", super::target::show_name(path)),
+                    ));
+                }
             };
         }
         let attr = self.cache().view(|view| view.attr(ino))?;

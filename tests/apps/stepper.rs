@@ -100,7 +100,7 @@ impl Running {
         let (lock, changed) = &*self.told;
         let told = lock.lock().expect("no panic meanwhile");
         let until = told.seen + steps;
-        let waiting = |told: &mut Told| !told.ended && !(told.ready && told.seen >= until);
+        let waiting = |told: &mut Told| !told.ended && (!told.ready || told.seen < until);
         let (told, timeout) = changed.wait_timeout_while(told, PATIENCE, waiting).expect("no panic meanwhile");
         assert!(!told.ended, "{name} ended by itself after {told:?}");
         assert!(!timeout.timed_out(), "{name} stands still at {told:?}");

@@ -1,6 +1,7 @@
 //! The thing under test: the real command with a store, a recovery key, and one cache per "machine".
 
 use super::command::{run, said};
+use super::s3::S3Server;
 use super::{Mounted, lab};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Holdfast {
     lab: TempDir,
     store: String,
+    /// Where the store's objects lie as files: for the reader, which knows nothing of the command.
+    objects: PathBuf,
+    server: Option<S3Server>,
     volume: String,
     machine: u32,
     root: PathBuf,
@@ -23,17 +27,22 @@ pub(crate) struct Holdfast {
 }
 
 impl Holdfast {
-    /// A new store, as `HOLDFAST_TEST_STORE` says (a `file://` directory of its own without it), and an empty volume on it.
+    /// A new store and an empty volume on it: on a real S3 server of its own, or with `HOLDFAST_TEST_STORE=file` in a directory.
     pub(crate) fn new(name: &str) -> Self {
         let lab = lab();
-        let store = match std::env::var("HOLDFAST_TEST_STORE") {
-            Ok(url) => {
-                let (base, query) = url.split_once('?').map_or((url.as_str(), String::new()), |(base, query)| (base, format!("?{query}")));
-                format!("{}/{name}-{}{query}", base.trim_end_matches('/'), std::process::id())
+        let (server, store, objects) = match std::env::var("HOLDFAST_TEST_STORE").as_deref() {
+            Ok("file") => {
+                let directory = lab.path().join("store");
+                (None, format!("file://{}", directory.display()), directory)
             }
-            Err(_) => format!("file://{}", lab.path().join("store").display()),
+            Ok("s3") | Err(_) => {
+                let server = S3Server::start();
+                let (url, objects) = (server.url(name), server.objects().join(name));
+                (Some(server), url, objects)
+            }
+            Ok(unknown) => panic!("HOLDFAST_TEST_STORE={unknown}: s3 or file"),
         };
-        let mut new = Self { root: PathBuf::new(), lab, store, volume: format!("test/{name}"), machine: 0, holder: None };
+        let mut new = Self { root: PathBuf::new(), lab, store, objects, server, volume: format!("test/{name}"), machine: 0, holder: None };
         new.command(&["store", "init", "--recovery-file", &new.key().display().to_string()]);
         new.start_machine();
         new
@@ -61,7 +70,10 @@ impl Holdfast {
     pub(crate) fn prepare(&self, arguments: &[&str]) -> Command {
         let home = self.home();
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.args(arguments).env("HOME", &home).env("HOLDFAST_STORE", &self.store);
+        command.args(arguments).env("HOME", &home).env("HOLDFAST_STORE", &self.store).env("HOLDFAST_RECOVERY_KEY_FILE", self.key());
+        command.env("HOLDFAST_RUN_DIR", home.join("run")).env("HOLDFAST_CACHE", home.join("caches"));
+        // A test kills drivers more often than a driver that is in order dies.
+        command.env("HOLDFAST_CALM", "0s");
         for (variable, folder) in [
             ("XDG_DATA_HOME", "data"),
             ("XDG_CACHE_HOME", "cache"),
@@ -90,10 +102,8 @@ impl Holdfast {
 
     fn mount(&mut self) {
         let log = File::options().create(true).append(true).open(self.home().join("log")).expect("a log file");
-        let (cache, key) = (self.home().join("cache-of-volume"), self.key());
         let mut command = self.prepare(&["mount", &self.volume]);
-        command.arg(&self.root).args(["--foreground", "--store", &self.store]);
-        command.arg("--cache").arg(cache).arg("--recovery-key").arg(key);
+        command.arg(&self.root).arg("--foreground");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         let mut holder = command.spawn().expect("holdfast starts");
         let began = Instant::now();
@@ -179,12 +189,20 @@ impl Mounted for Holdfast {
     }
 
     fn commits(&self) -> Vec<u64> {
-        let numbers = self.reader(&["ls-commits", &self.volume]);
-        numbers.lines().filter_map(|line| line.split(|c: char| !c.is_ascii_digit()).find_map(|part| part.parse().ok())).collect()
+        let lines = self.reader(&["commits", &self.volume]);
+        let records =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("the reader said {line:?}: {error}")));
+        // Opens, closes and fences are records too, but have no tree of their own.
+        let commits = records.filter(|record: &serde_json::Value| record["kind"] == "commit");
+        commits.map(|record| record["seq"].as_u64().expect("a record's number")).collect()
     }
 
     fn export(&self, commit: u64, into: &Path) {
-        self.reader(&["export", &self.volume, "--at", &commit.to_string(), &into.display().to_string()]);
+        self.reader(&["export", &self.volume, &into.display().to_string(), "--at", &commit.to_string()]);
+    }
+
+    fn check_store(&self) -> String {
+        self.reader(&["check", &self.volume])
     }
 }
 

@@ -1,12 +1,14 @@
 //! A mounted directory under test: what can happen to it, and the file systems that it can be.
 //!
 //! `HOLDFAST_TEST_ON=plain` runs the same tests on an ordinary directory and `bare` on the bare FUSE daemon of `benches/bare.rs`: what fails
-//! there is a fault of the test. `SCALE=` multiplies counts, `HOLDFAST_TEST_SEED=` repeats a run's random choices.
+//! there is a fault of the test. `HOLDFAST_TEST_STORE=file` replaces the S3 server by a directory. `SCALE=` multiplies counts, `HOLDFAST_TEST_SEED=` repeats a run's random choices.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 pub(crate) mod command;
 mod holdfast;
 mod other;
+#[path = "../common/s3.rs"]
+mod s3;
 pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +35,11 @@ pub(crate) trait Mounted {
     /// Writes the tree of one commit into an empty directory, checked by its hashes.
     fn export(&self, commit: u64, into: &Path);
 
-    /// The same while applications write.
+    /// Every record, checkpoint and extent of the store, checked by the independent reader; what it counted.
+    fn check_store(&self) -> String {
+        String::new()
+    }
+    /// The same as `flush` while applications write.
     fn flush_busy(&mut self) {
         self.flush();
     }

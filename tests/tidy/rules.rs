@@ -170,6 +170,11 @@ pub(crate) fn heads_and_orphans(tree: &Tree) -> Vec<String> {
     }
     for (file, _) in tree.sources() {
         let Some((name, parents)) = parents_of(file) else { continue };
+        let (folder, last) = file.rsplit_once('/').unwrap_or(("", file));
+        let siblings = tree.sources().filter(|(other, _)| other.rsplit_once('/').map_or("", |(folder, _)| folder) == folder);
+        if siblings.flat_map(|(_, text)| shape::paths_declared(text)).any(|path| path == last) {
+            continue;
+        }
         let declared = parents.iter().filter_map(|parent| tree.texts.get(&format!("src/{parent}")));
         if !declared.flat_map(|text| shape::declared_modules(text)).any(|declared| declared == name) {
             findings.push(format!("src/{file}: no `mod {name};` in {}", parents.join(" or ")));
@@ -236,6 +241,38 @@ pub(crate) fn document_paths(tree: &Tree) -> Vec<String> {
         }
     }
     findings
+}
+
+/// How the paragraphs of SEMANTICS.md begin that promise something (those with a bold beginning): their first eight words.
+pub(crate) fn promises(document: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (index, line) in document.lines().enumerate() {
+        // Behind the mark of an item, `-`, `*` or a number.
+        let item = line.trim_start().trim_start_matches(|c: char| c == '-' || c == '.' || c.is_ascii_digit()).trim_start();
+        let text = item.strip_prefix("* ").unwrap_or(item);
+        if text.starts_with("**") {
+            let words: Vec<&str> = text.split_whitespace().take(8).collect();
+            found.push((index + 1, unmarked(&words.join(" "))));
+        }
+    }
+    found
+}
+
+/// Without Markdown's marks, which a comment may leave out.
+fn unmarked(text: &str) -> String {
+    text.replace(['*', '`'], "")
+}
+
+/// Each promise is quoted in a comment of a test, which holds it.
+pub(crate) fn unquoted_promises(tree: &Tree) -> Vec<String> {
+    let Some(document) = tree.texts.get("SEMANTICS.md") else { return Vec::new() };
+    // Over line ends: a quotation may be wrapped where the document is not.
+    let flat = |text: &str| unmarked(&text.lines().map(|line| line.trim().trim_start_matches('/').trim()).collect::<Vec<_>>().join(" "));
+    let tests: Vec<String> =
+        tree.rust().filter(|(file, _)| file.starts_with("tests/") || is_test_file(file)).map(|(_, text)| flat(text)).collect();
+    let quoted = |promise: &str| tests.iter().any(|text| text.contains(promise));
+    let missing = promises(document).into_iter().filter(|(_, promise)| !quoted(promise));
+    missing.map(|(line, promise)| format!("SEMANTICS.md:{line}: no test quotes \"{promise} ...\"")).collect()
 }
 
 pub(crate) fn failpoints(tree: &Tree) -> Vec<String> {
@@ -328,12 +365,22 @@ fn banned() -> Vec<(String, &'static str)> {
     .collect()
 }
 
+/// Whether a line has the word by itself: `XXXXXX` of a temporary name is another word.
+fn has_word(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(start, _)| {
+        let (before, after) = (line[..start].chars().next_back(), line[start + word.len()..].chars().next());
+        let joined =
+            |edge: Option<char>, own: Option<char>| edge.is_some_and(char::is_alphanumeric) && own.is_some_and(char::is_alphanumeric);
+        !joined(before, word.chars().next()) && !joined(after, word.chars().next_back())
+    })
+}
+
 pub(crate) fn banned_words(tree: &Tree) -> Vec<String> {
     let banned = banned();
     let mut findings = Vec::new();
     for (path, text) in tree.texts.iter().filter(|(path, _)| !matches!(path.as_str(), "Cargo.lock" | "LICENSE")) {
         for (index, line) in text.lines().enumerate() {
-            for (word, reason) in banned.iter().filter(|(word, _)| line.contains(word.as_str())) {
+            for (word, reason) in banned.iter().filter(|(word, _)| has_word(line, word)) {
                 findings.push(format!("{path}:{}: `{word}`: {reason}", index + 1));
             }
         }
@@ -413,6 +460,15 @@ mod tests {
     }
 
     #[test]
+    fn promises_without_a_test_are_found() {
+        let document =
+            "# Title\n\n**S1.** A `rename` is atomic, whoever looks finds one of both.\n\n- **fsync keeps**: yes\nNo **bold** here.\n";
+        let test = "/// S1. A rename is\n/// atomic, whoever looks finds one of both.\n#[test]\nfn a() {}";
+        let tree = Tree::of(&[("SEMANTICS.md", document), ("tests/fuse/rename.rs", test), ("src/log/a.rs", "// fsync keeps: yes")]);
+        assert_eq!(unquoted_promises(&tree), ["SEMANTICS.md:5: no test quotes \"fsync keeps: yes ...\""]);
+    }
+
+    #[test]
     fn failpoints_without_tests_and_tests_without_failpoints_are_found() {
         let source = "//! x\nfn a(e: Env) { e.failpoint(\"log.after_put\"); e.failpoint(\"cache.wrong\"); e.failpoint(\"log.never\"); e.failpoint(NAME) }";
         let test =
@@ -427,7 +483,7 @@ mod tests {
     fn ignores_and_banned_words_are_found() {
         let attribute = ["#[ign", "ore]\nfn a() {}\n#[ign", "ore = \"needs a day\"]\nfn b() {}"].concat();
         assert_eq!(ignores(&Tree::of(&[("tests/a.rs", &attribute)])), ["tests/a.rs:1"]);
-        let text = ["fine\n// TO", "DO later\n"].concat();
+        let text = ["fine\n// TO", "DO later\nmktemp X", "XXXXX\n"].concat();
         assert_eq!(banned_words(&Tree::of(&[("src/a.rs", &text)])).len(), 1);
         assert_eq!(banned_words(&Tree::of(&[("src/a.rs", "fine\n")])).len(), 0);
     }

@@ -174,6 +174,13 @@ pub(crate) fn declared_modules(source: &str) -> Vec<String> {
     names.filter_map(|index| tokens[index + 1].word().map(str::to_owned)).collect()
 }
 
+/// Files named by `#[path = "..."]`.
+pub(crate) fn paths_declared(source: &str) -> Vec<String> {
+    let tokens = tokens(source);
+    let places = (0..tokens.len().saturating_sub(2)).filter(|index| tokens[*index].is_word("path") && tokens[index + 1].is_mark('='));
+    places.filter_map(|index| tokens[index + 2].text().map(str::to_owned)).collect()
+}
+
 /// String literals that are the argument of the method `name`: line and text; `None` for any other argument.
 pub(crate) fn calls(source: &str, name: &str) -> Vec<(usize, Option<String>)> {
     let tokens = tokens(source);
