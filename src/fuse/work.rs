@@ -93,9 +93,19 @@ impl Work {
     pub(super) fn bring_in(&self) -> Vec<(Ino, u64)> {
         let open = self.posix.writable_open();
         self.kernel.keep_only(&open);
+        if open.is_empty() {
+            return Vec::new();
+        }
+        let root = match self.kernel.root() {
+            Ok(root) => root,
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's bytes cannot be brought in: the mount does not open");
+                return Vec::new();
+            }
+        };
         let mut points = Vec::with_capacity(open.len());
         for ino in open {
-            let (size, flushed) = self.kernel.bring_in(ino, self.env.now());
+            let (size, flushed) = self.kernel.bring_in(&root, ino, self.env.now());
             if let Err(error) = flushed {
                 // A WRITE that failed is known by its own error, kept for fsync; a file closed since is nothing to flush.
                 if error.raw_os_error() != Some(libc::ESTALE) {
@@ -246,15 +256,21 @@ impl Work {
         }
     }
 
+    // Returns what is to be closed after the reply.
     fn flush_before(&self, inodes: &[Ino]) -> Vec<OwnedFd> {
-        let flush = |ino: &Ino| {
-            let (fd, flushed) = self.kernel.flush(*ino);
-            if let Err(error) = flushed {
+        let mut open = Vec::new();
+        let mut flush = |ino: Ino| -> std::io::Result<()> {
+            let root = self.kernel.root()?;
+            let (fd, flushed) = ByHandle::flush(&root, ino);
+            open.extend(fd);
+            flushed
+        };
+        for ino in inodes {
+            if let Err(error) = flush(*ino) {
                 tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in before an operation on it");
             }
-            fd
-        };
-        inodes.iter().filter_map(flush).collect()
+        }
+        open
     }
 }
 
