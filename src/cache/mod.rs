@@ -1,417 +1,290 @@
 //! One volume's local truth: metadata in SQLite, contents in sparse files, every mutation in a ring log before its reply.
-//! Synchronous, callable from many threads, and without any I/O to the store. The rules are in [`protocol.rs`](protocol).
+//! Synchronous, callable from many threads, and without any I/O to the store.
+//!
+//! ```text
+//! lock       one process at a time           meta.db    inodes, names, xattrs, extents, page sets (SQLite, WAL)
+//! log        the ring of mutations           data/      one sparse file per regular inode that has data, recycled
+//! spool.db   what the seal under way froze   copies/    old content of frozen pages that were overwritten
+//! ```
+//!
+//! Locks, outermost first: `batch`, a file's `flushing`, `meta`, a file's `inner`, and then one of the small ones (ring, lists, slots).
+//! Room in the ring is taken before any of them, since making room applies a batch. [`protocol`] has the rules.
 
+mod batch;
+mod codec;
+mod db;
+mod effect;
+mod evict;
+mod file;
+mod fsync;
+mod io;
+mod load;
+mod meta;
+mod open;
 mod options;
+mod pages;
+pub mod protocol;
+mod put;
+mod recover;
+mod resolve;
+mod ring;
+mod seal;
+mod sealed;
+mod slots;
+mod space;
+mod spool;
 mod types;
+mod update;
+mod view;
 
+#[cfg(test)]
+mod tests;
+
+pub use load::Loader;
 pub use options::CacheOptions;
+pub use seal::Seal;
 pub use types::{
-    CacheError, CacheOrigin, Change, CopyOutcome, Cut, Entry, Head, Intent, LocalExtent, Missing, ObjectId, ReadOutcome, Recovered,
-    RequestId, Resolved, SavedReply, SealedFile, Space, Whence, WriteOutcome,
+    CacheError, CacheOrigin, Change, CopyOutcome, Cut, Entry, Head, Intent, LocalExtent, Missing, NewInode, ObjectId, ReadOutcome,
+    Recovered, RequestId, Resolved, SavedReply, SealedFile, Space, Whence, WriteOutcome,
 };
+pub use update::Update;
+pub use view::View;
 
 use crate::env::Env;
-use crate::rpc;
-use crate::types::{Attr, ByteRange, Domain, Epoch, Ino, UnixNanos};
+use crate::types::{ByteRange, Ino};
+use file::{Content, DataFile};
+use meta::Meta;
+use parking_lot::{Condvar, Mutex};
+use ring::{Permit, Ring};
+use slots::Slots;
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One volume's cache, open. Callable from many threads.
 #[derive(Debug)]
-pub struct Cache {}
-
-/// What of the metadata can be asked, at one instant.
-#[derive(Debug)]
-pub struct View<'a> {
-    _cache: &'a Cache,
+pub struct Cache {
+    env: Env,
+    options: CacheOptions,
+    origin: CacheOrigin,
+    dir: PathBuf,
+    // Held until the cache is dropped.
+    _lock: nix::fcntl::Flock<std::fs::File>,
+    meta: Mutex<Meta>,
+    ring: Ring,
+    slots: Slots,
+    files: Mutex<HashMap<Ino, Arc<DataFile>>>,
+    pending_files: Mutex<Vec<Arc<DataFile>>>,
+    seal: seal::Flip,
+    totals: space::Totals,
+    batch: Mutex<batch::Batch>,
+    replies: Mutex<Replies>,
+    handles: Mutex<HashMap<Ino, Handles>>,
+    head: Mutex<Option<Head>>,
+    /// Unclean boots that this cache has seen.
+    boots: u64,
 }
 
-/// A change of the metadata: all of it or nothing, logged before `Cache::update` returns. Dereferences to [`View`].
-#[derive(Debug)]
-pub struct Update<'a> {
-    view: View<'a>,
+#[derive(Debug, Default, Clone, Copy)]
+struct Handles {
+    open: u32,
+    writable: u32,
 }
 
-impl<'a> std::ops::Deref for Update<'a> {
-    type Target = View<'a>;
-    fn deref(&self) -> &View<'a> {
-        &self.view
+/// The answers of the last requests: more than can be in flight at once.
+#[derive(Debug, Default)]
+struct Replies {
+    by_id: HashMap<RequestId, SavedReply>,
+    order: VecDeque<RequestId>,
+    changed: bool,
+}
+
+const REPLIES: usize = 4096;
+
+impl Replies {
+    fn insert(&mut self, id: RequestId, reply: SavedReply) {
+        if self.by_id.insert(id, reply).is_none() {
+            self.order.push_back(id);
+        }
+        if self.order.len() > REPLIES
+            && let Some(old) = self.order.pop_front()
+        {
+            self.by_id.remove(&old);
+        }
+        self.changed = true;
     }
 }
-impl std::ops::DerefMut for Update<'_> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.view
-    }
+
+/// A broken promise that makes going on unsafe: the successor recovers from what is outside the process.
+fn die(what: &str, error: &dyn std::fmt::Display) -> ! {
+    tracing::error!(%error, "{what}; the process ends so that its successor recovers from the log");
+    std::process::abort();
 }
 
-/// What was frozen at a cut.
-#[derive(Debug)]
-pub struct Seal {}
-
-/// Fills an empty cache from a checkpoint and the commits after it: in bulk, not logged.
-#[derive(Debug)]
-pub struct Loader {}
-
-/// A new inode, as asked for.
-#[derive(Debug, Clone, Default)]
-pub struct NewInode {
-    /// Type and permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Device number of a device file.
-    pub rdev: u64,
-    /// Target of a symbolic link.
-    pub target: Vec<u8>,
-}
-
-#[allow(unused_variables, clippy::todo, clippy::missing_errors_doc)]
 impl Cache {
-    /// Makes a cache in an empty or absent directory, with a root directory inode (mode 0755, owner 0:0) unless a loader fills it.
-    pub fn create(env: Env, options: CacheOptions, origin: &CacheOrigin) -> Result<Arc<Self>, CacheError> {
-        todo!()
-    }
-    /// Opens a cache and recovers what its log holds.
-    pub fn open(env: Env, options: CacheOptions) -> Result<(Arc<Self>, Recovered), CacheError> {
-        todo!()
-    }
-    /// Whether `dir` holds a cache (also a half-made one).
-    pub fn exists(dir: &std::path::Path) -> bool {
-        todo!()
-    }
     /// Whose cache this is.
+    #[must_use]
     pub fn origin(&self) -> CacheOrigin {
-        todo!()
-    }
-    /// Applies and flushes everything and marks the cache as closed in order. It must not be used afterwards.
-    pub fn close(&self) -> Result<(), CacheError> {
-        todo!()
+        self.origin.clone()
     }
 
-    /// The newest record of the log that this cache contains; `None` before the first.
-    pub fn head(&self) -> Option<Head> {
-        todo!()
-    }
-    /// Moves the head without a commit of this cache (the `open` and `close` records; durable on return).
-    pub fn set_head(&self, head: Head) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// What was about to be put and not known to be resolved.
-    pub fn intent(&self) -> Result<Option<Intent>, CacheError> {
-        todo!()
-    }
-    /// Makes an intent durable, or clears it. After a crash: clear it when it did not land, `set_head` and clear when it did;
-    /// what it had frozen is dirty still and goes into the next commit once more.
-    pub fn set_intent(&self, intent: Option<&Intent>) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// A small value kept under a key.
-    pub fn get_state(&self, key: &str) -> Result<Option<Vec<u8>>, CacheError> {
-        todo!()
-    }
-    /// Keeps a small value (up to 64 KiB) under a key; durable on return.
-    pub fn set_state(&self, key: &str, value: &[u8]) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// The writer's epoch: new inodes get numbers from `epoch << 40`. Set by whoever opens the log, before the first create.
-    pub fn set_epoch(&self, epoch: Epoch) -> Result<(), CacheError> {
-        todo!()
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
     }
 
-    /// Looks at the metadata.
-    pub fn view<R>(&self, f: impl FnOnce(&mut View<'_>) -> R) -> R {
-        todo!()
+    /// Room in the log, taken before any lock.
+    fn admit(&self, bytes: u64) -> Result<Permit<'_>, CacheError> {
+        loop {
+            if let Some(permit) = self.ring.admit(bytes) {
+                return Ok(permit);
+            }
+            self.apply_batch()?;
+            if let Some(permit) = self.ring.admit(bytes) {
+                return Ok(permit);
+            }
+            self.ring.wait_for_room();
+        }
     }
-    /// Changes the metadata: check first, change after, as an `Err` must have changed nothing (else the process ends).
-    /// On return the change survives the death of the process, together with the reply for `request`.
-    pub fn update<R, E: From<CacheError>>(
-        &self,
-        request: Option<RequestId>,
-        f: impl FnOnce(&mut Update<'_>) -> Result<(R, SavedReply), E>,
-    ) -> Result<R, E> {
-        todo!()
-    }
+
     /// The answer to a request that was carried out already.
+    #[must_use]
     pub fn replayed(&self, request: RequestId) -> Option<SavedReply> {
-        todo!()
-    }
-    /// Forgets saved replies of older connections than `conn_epoch`.
-    pub fn forget_replies(&self, conn_epoch: u64) -> Result<(), CacheError> {
-        todo!()
+        self.replies.lock().by_id.get(&request).copied()
     }
 
-    /// Reads up to `len` bytes; `out` is replaced.
-    pub fn read(&self, ino: Ino, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<ReadOutcome, CacheError> {
-        todo!()
+    /// Forgets saved replies of older connections than `conn_epoch`.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn forget_replies(&self, conn_epoch: u64) -> Result<(), CacheError> {
+        let mut replies = self.replies.lock();
+        replies.order.retain(|id| id.conn_epoch >= conn_epoch);
+        replies.by_id.retain(|id, _| id.conn_epoch >= conn_epoch);
+        replies.changed = true;
+        Ok(())
     }
-    /// Writes; grows the file. Never refused for a limit. A page that is written in part must be here, else `Absent`.
-    pub fn write(&self, request: Option<RequestId>, ino: Ino, offset: u64, data: &[u8]) -> Result<WriteOutcome, CacheError> {
-        todo!()
+
+    fn hot_file(&self, ino: Ino) -> Option<Arc<DataFile>> {
+        self.files.lock().get(&ino).cloned()
     }
-    /// `fallocate`: 0, `KEEP_SIZE`, `PUNCH_HOLE | KEEP_SIZE`, `ZERO_RANGE [| KEEP_SIZE]`; else `Invalid`.
-    pub fn fallocate(&self, request: Option<RequestId>, ino: Ino, mode: i32, offset: u64, length: u64) -> Result<WriteOutcome, CacheError> {
-        todo!()
+
+    /// The content state of a regular file, brought in when it is cold.
+    fn file(&self, ino: Ino) -> Result<Arc<DataFile>, CacheError> {
+        match self.hot_file(ino) {
+            Some(file) => Ok(file),
+            None => self.load_file(&mut self.meta.lock(), ino),
+        }
     }
-    /// `lseek` with `SEEK_DATA` or `SEEK_HOLE`; `None`: ENXIO.
-    pub fn seek(&self, ino: Ino, offset: u64, whence: Whence) -> Result<Option<u64>, CacheError> {
-        todo!()
+
+    fn load_file(&self, meta: &mut Meta, ino: Ino) -> Result<Arc<DataFile>, CacheError> {
+        if let Some(file) = self.hot_file(ino) {
+            return Ok(file);
+        }
+        let Some(hot) = meta.hot(ino)?.filter(|hot| hot.inode.row.attr.is_file()) else { return Err(CacheError::NoInode(ino)) };
+        let (size, no_file) = (hot.inode.row.attr.size, hot.no_file);
+        let mut content = Content {
+            size,
+            boots: self.boots,
+            synced_size: size,
+            settled: size,
+            proven_size: size,
+            told: file::Told { size, ..file::Told::default() },
+            ..Content::default()
+        };
+        if !no_file {
+            let extents = db::get_extents(&meta.db, ino)?;
+            match db::get_file(&meta.db, ino)? {
+                Some(row) => {
+                    content = Content::decode(&row, size, extents, self.boots)
+                        .ok_or_else(|| CacheError::Damaged(format!("the pages of inode {ino}")))?;
+                }
+                None => content.extents = pages::Extents::from_rows(extents),
+            }
+        }
+        let file = Arc::new(DataFile::new(ino, content));
+        self.files.lock().insert(ino, Arc::clone(&file));
+        Ok(file)
     }
-    /// Shares stored extents instead of copying bytes (protocol.md 6.8).
-    pub fn copy_range(
-        &self,
-        request: Option<RequestId>,
-        from: Ino,
-        from_offset: u64,
-        to: Ino,
-        to_offset: u64,
-        length: u64,
-    ) -> Result<CopyOutcome, CacheError> {
-        todo!()
+
+    /// Puts a file whose state changes on the list of the next batch. Before its record is logged, under its lock: a batch that has
+    /// the record has the file.
+    fn pend(&self, file: &Arc<DataFile>, content: &mut Content) {
+        if !content.pending {
+            content.pending = true;
+            self.pending_files.lock().push(Arc::clone(file));
+        }
     }
-    /// What of `range` is committed and not here.
-    pub fn missing(&self, ino: Ino, range: ByteRange) -> Result<Vec<Missing>, CacheError> {
-        todo!()
+
+    /// Tells the totals what changed, and shows the size.
+    fn tell(&self, file: &DataFile, content: &mut Content) {
+        file.show_size(content);
+        self.totals.tell(content);
     }
-    /// Puts fetched bytes (exactly `missing.range`) into the pages that are still absent and still stored there; tells how many
-    /// bytes were taken.
-    pub fn install(&self, ino: Ino, missing: &Missing, bytes: &[u8]) -> Result<u64, CacheError> {
-        todo!()
-    }
-    /// The stored object with this number.
-    pub fn object(&self, id: ObjectId) -> Result<rpc::ObjectRef, CacheError> {
-        todo!()
-    }
-    /// Makes a file's content, size and everything logged so far survive the loss of power.
-    pub fn fsync(&self, ino: Ino, datasync: bool) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Makes everything logged so far (names, attributes) survive the loss of power.
-    pub fn fsyncdir(&self, ino: Ino) -> Result<(), CacheError> {
-        todo!()
-    }
+
     /// A handle was opened.
     pub fn opened(&self, ino: Ino, writable: bool) {
-        todo!()
+        let mut handles = self.handles.lock();
+        let entry = handles.entry(ino).or_default();
+        entry.open += 1;
+        entry.writable += u32::from(writable);
     }
+
     /// A handle was released.
     pub fn released(&self, ino: Ino, writable: bool) {
-        todo!()
+        let mut handles = self.handles.lock();
+        if let Some(entry) = handles.get_mut(&ino) {
+            entry.open = entry.open.saturating_sub(1);
+            entry.writable = entry.writable.saturating_sub(u32::from(writable));
+            if entry.open == 0 {
+                handles.remove(&ino);
+            }
+        }
     }
-    /// Regular files with a writable handle: what the kernel may hold bytes of.
+
+    /// Files with a writable handle: what the kernel may hold bytes of.
+    #[must_use]
     pub fn writable_open(&self) -> Vec<Ino> {
-        todo!()
+        self.handles.lock().iter().filter(|(_, h)| h.writable > 0).map(|(ino, _)| *ino).collect()
     }
 
-    /// Bytes in no commit: dirty pages, copies made for a seal, and the log's records not yet applied.
+    /// Handles open on an inode.
+    #[must_use]
+    pub fn open_count(&self, ino: Ino) -> u32 {
+        self.handles.lock().get(&ino).map_or(0, |h| h.open)
+    }
+
+    /// Bytes in no commit: dirty and frozen pages that are not `Local`, and the log's records not yet applied.
+    #[must_use]
     pub fn dirty_bytes(&self) -> u64 {
-        todo!()
+        self.totals.dirty.load(Ordering::Relaxed)
     }
-    /// Whether anything (also a name or attribute) changed since the last seal.
-    pub fn changed(&self) -> bool {
-        todo!()
-    }
-    /// When the oldest change that is in no commit was made (wall clock).
-    pub fn oldest_dirty(&self) -> Option<UnixNanos> {
-        todo!()
-    }
+
     /// Bytes of data here, dirty and clean.
+    #[must_use]
     pub fn cached_bytes(&self) -> u64 {
-        todo!()
-    }
-    /// Drops clean committed pages, least used files first, until `target` bytes are freed or nothing is left to drop.
-    pub fn evict(&self, target: u64) -> Result<u64, CacheError> {
-        todo!()
-    }
-    /// Background work, to be called about once a second: applies the log when due, checkpoints `meta.db`.
-    pub fn tick(&self) -> Result<(), CacheError> {
-        todo!()
+        self.totals.cached.load(Ordering::Relaxed)
     }
 
-    /// Records kernel sizes (fstat after `sync_file_range`) for the next seal (protocol.md 6.2).
-    pub fn flush_points(&self, points: &[(Ino, u64)]) {
-        todo!()
-    }
-    /// Freezes everything changed that `classify` does not call `Local`. One seal at a time.
-    pub fn seal(self: &Arc<Self>, classify: &mut dyn FnMut(&mut View<'_>, &Change) -> Domain) -> Result<Seal, CacheError> {
-        todo!()
-    }
-    /// Makes everything in the cut durable here (protocol.md 6.7).
-    pub fn make_durable(&self, seal: &Seal) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// The commit of `seal` is stored and readable: its extents are taken over, what was not dirtied again is clean, the head moves
-    /// and the intent is cleared, in one durable step.
-    pub fn resolve(&self, seal: Seal, head: Head, resolved: Resolved) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// The seal is given up: all it froze is dirty again.
-    pub fn abandon(&self, seal: Seal) -> Result<(), CacheError> {
-        todo!()
+    fn now_used(&self) -> i64 {
+        self.env.now()
     }
 
-    /// Fills an empty cache.
-    pub fn load(self: &Arc<Self>) -> Result<Loader, CacheError> {
-        todo!()
+    fn load_u64(at: &AtomicU64) -> u64 {
+        at.load(Ordering::SeqCst)
     }
 }
 
-#[allow(unused_variables, clippy::todo, clippy::missing_errors_doc)]
-impl View<'_> {
-    /// Attributes of an inode.
-    pub fn attr(&mut self, ino: Ino) -> Result<Option<Attr>, CacheError> {
-        todo!()
-    }
-    /// What a name means: inode and cookie.
-    pub fn lookup(&mut self, dir: Ino, name: &[u8]) -> Result<Option<(Ino, u64)>, CacheError> {
-        todo!()
-    }
-    /// Up to `limit` entries after a cookie, in cookie order.
-    pub fn entries(&mut self, dir: Ino, after: u64, limit: usize) -> Result<Vec<Entry>, CacheError> {
-        todo!()
-    }
-    /// Whether a directory has no entries.
-    pub fn is_empty(&mut self, dir: Ino) -> Result<bool, CacheError> {
-        todo!()
-    }
-    /// The directory that holds a directory; the root's is the root.
-    pub fn parent(&mut self, dir: Ino) -> Result<Option<Ino>, CacheError> {
-        todo!()
-    }
-    /// All names of an inode as (directory, name).
-    pub fn names_of(&mut self, ino: Ino) -> Result<Vec<(Ino, Vec<u8>)>, CacheError> {
-        todo!()
-    }
-    /// The value of an extended attribute.
-    pub fn xattr(&mut self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, CacheError> {
-        todo!()
-    }
-    /// The names of the extended attributes, sorted.
-    pub fn xattrs(&mut self, ino: Ino) -> Result<Vec<Vec<u8>>, CacheError> {
-        todo!()
-    }
-    /// The target of a symbolic link.
-    pub fn target(&mut self, ino: Ino) -> Result<Option<Vec<u8>>, CacheError> {
-        todo!()
-    }
-    /// Numbers for `statfs`.
-    pub fn space(&mut self) -> Space {
-        todo!()
-    }
-    /// Whether a commit has held this name.
-    pub fn name_captured(&mut self, dir: Ino, name: &[u8]) -> Result<bool, CacheError> {
-        todo!()
-    }
-    /// Inodes without a name: kept until `Update::forget_orphan`.
-    pub fn orphans(&mut self) -> Result<Vec<Ino>, CacheError> {
-        todo!()
-    }
+/// Bytes of a range.
+fn length(range: &ByteRange) -> u64 {
+    range.end - range.start
 }
 
-#[allow(unused_variables, clippy::todo, clippy::missing_errors_doc)]
-impl Update<'_> {
-    /// The wall clock, for timestamps.
-    pub fn now(&self) -> UnixNanos {
-        todo!()
-    }
-    /// A new inode with nlink 0 (2 - 2 for a directory, too): `set_name` in the same update gives it its name. All times are now.
-    pub fn new_inode(&mut self, new: &NewInode) -> Result<Attr, CacheError> {
-        todo!()
-    }
-    /// Replaces mode, owner, rdev and times. `nlink` is kept by the names, `size` of regular files by writes and `set_size`.
-    pub fn set_attr(&mut self, attr: &Attr) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Cuts or extends a regular file.
-    pub fn set_size(&mut self, ino: Ino, size: u64) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Makes `name` mean `ino`; what it meant before loses that name. Link counts follow, also the parents' of directories.
-    pub fn set_name(&mut self, dir: Ino, name: &[u8], ino: Ino) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Removes a name; link counts follow. An inode whose last name goes stays until `forget_orphan`.
-    pub fn remove_name(&mut self, dir: Ino, name: &[u8]) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Sets an extended attribute.
-    pub fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Removes an extended attribute; tells whether it was there.
-    pub fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<bool, CacheError> {
-        todo!()
-    }
-    /// Ends an inode without names that nobody holds open. Nothing when it has names.
-    pub fn forget_orphan(&mut self, ino: Ino) -> Result<(), CacheError> {
-        todo!()
-    }
-}
-
-#[allow(unused_variables, clippy::todo, clippy::missing_errors_doc)]
-impl Seal {
-    /// Its instant.
-    pub fn cut(&self) -> Cut {
-        todo!()
-    }
-    /// Whether nothing is in it (`abandon` it then).
-    pub fn is_empty(&self) -> bool {
-        todo!()
-    }
-    /// Whether everything that was dirty and is not `Local` is in it.
-    pub fn is_full(&self) -> bool {
-        todo!()
-    }
-    /// Bytes of data to be stored, by `files`.
-    pub fn dirty_bytes(&self) -> u64 {
-        todo!()
-    }
-    /// The next removed names; `cursor` starts at 0; empty at the end.
-    pub fn removed_names(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::NameRef>, CacheError> {
-        todo!()
-    }
-    /// The next removed inodes.
-    pub fn removed_inodes(&self, cursor: &mut u64, limit: usize) -> Result<Vec<Ino>, CacheError> {
-        todo!()
-    }
-    /// The next changed inodes, as at the cut, by number.
-    pub fn inodes(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::Inode>, CacheError> {
-        todo!()
-    }
-    /// The next changed names, as at the cut.
-    pub fn names(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::Name>, CacheError> {
-        todo!()
-    }
-    /// The next files with changed content, by number.
-    pub fn files(&self, cursor: &mut u64, limit: usize) -> Result<Vec<SealedFile>, CacheError> {
-        todo!()
-    }
-    /// Content as at the cut: only within the `dirty` ranges of the file.
-    pub fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// The first inode number not yet used at the cut.
-    pub fn next_inode(&self) -> Ino {
-        todo!()
-    }
-    /// Inodes and bytes of the volume at the cut.
-    pub fn totals(&self) -> Space {
-        todo!()
-    }
-}
-
-#[allow(unused_variables, clippy::todo, clippy::missing_errors_doc)]
-impl Loader {
-    /// Applies a checkpoint's part, or a commit's delta (in the order of `rpc::Delta`). `seq`: the commit, for inline extents.
-    pub fn delta(&mut self, seq: crate::types::Seq, delta: &rpc::Delta) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Applies a checkpoint's part.
-    pub fn part(&mut self, part: &rpc::CheckpointPart) -> Result<(), CacheError> {
-        todo!()
-    }
-    /// Counts links, checks the tree, and makes it all durable with its head.
-    pub fn finish(self, head: Head, next_inode: Ino, next_cookie: u64) -> Result<(), CacheError> {
-        todo!()
-    }
+/// A condition that threads wait for, with the counters it is about.
+#[derive(Debug, Default)]
+struct Drained {
+    lock: Mutex<()>,
+    changed: Condvar,
 }

@@ -339,3 +339,18 @@ impl From<CacheError> for Fault {
         Self::with(kind, "the cache", error)
     }
 }
+
+/// A new inode, as asked for.
+#[derive(Debug, Clone, Default)]
+pub struct NewInode {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device file.
+    pub rdev: u64,
+    /// Target of a symbolic link.
+    pub target: Vec<u8>,
+}

@@ -1,0 +1,233 @@
+//! Batches: what the log holds goes into `meta.db`, and its room is used again.
+//!
+//! 1. Under the metadata mutex, everything pending is written into the open transaction: `meta.db` is then the state at record n.
+//! 2. The data files of that state are flushed, without the mutex.
+//! 3. What came to the metadata meanwhile is added, and the transaction committed: it names n as the place where replay begins, and
+//!    says up to which record the metadata are newer. Content is exactly that of n, and durable.
+//! 4. The write-ahead log of SQLite is flushed; then the ring's room up to n is free, slots freed before n are emptied, and space
+//!    without truth is given back.
+
+use super::codec::Writer;
+use super::effect::encode_reply;
+use super::file::DataFile;
+use super::meta::Meta;
+use super::types::CacheError;
+use super::{Cache, db};
+use crate::types::RangeSet;
+use rusqlite::Connection;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+// Above so many files one flush of the whole file system costs less than one of each.
+const FEW_FILES: usize = 32;
+// The write-ahead log is taken into meta.db when it is larger.
+const WAL_BYTES: u64 = 8 << 20;
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// What belongs to whoever applies a batch.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// A second connection: it copies the write-ahead log while the first one goes on.
+    pub(super) checkpointer: Connection,
+    pub(super) wal_path: PathBuf,
+    pub(super) wal: Option<File>,
+    pub(super) last: Duration,
+}
+
+struct Encoded {
+    file: Arc<DataFile>,
+    slot: Option<u64>,
+    unflushed: bool,
+    stale: RangeSet,
+}
+
+static FLUSHES: AtomicU64 = AtomicU64::new(1);
+
+impl Cache {
+    /// A number for a flush of data files.
+    #[allow(clippy::unused_self, reason = "read as a property of the cache")]
+    pub(super) fn next_flush(&self) -> u64 {
+        FLUSHES.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Background work, to be called about once a second: applies the log when due.
+    ///
+    /// # Errors
+    /// When the cache's disk fails.
+    pub fn tick(&self) -> Result<(), CacheError> {
+        let due = self.env.monotonic().saturating_sub(self.batch.lock().last) >= PERIOD;
+        let pending = self.ring.used() > 0 || !self.pending_files.lock().is_empty();
+        if self.ring.half_full() || (due && pending) {
+            self.apply_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Applies all that is logged; it is durable on return.
+    ///
+    /// # Errors
+    /// When the cache's disk fails.
+    pub fn apply_batch(&self) -> Result<(), CacheError> {
+        self.apply_locked(&mut self.batch.lock())
+    }
+
+    pub(super) fn apply_locked(&self, batch: &mut Batch) -> Result<(), CacheError> {
+        let flush = self.next_flush();
+        let (place, encoded) = {
+            let mut meta = self.meta.lock();
+            meta.flush()?;
+            let place = self.ring.end();
+            let files = std::mem::take(&mut *self.pending_files.lock());
+            let mut encoded = Vec::with_capacity(files.len());
+            for file in files {
+                encoded.push(self.encode(&mut meta, file, flush)?);
+            }
+            (place, encoded)
+        };
+        let flushed = self.flush_files(&encoded);
+        for entry in &encoded {
+            let mut content = entry.file.inner.lock();
+            content.synced(flush, flushed.is_ok());
+            if flushed.is_err() {
+                content.unflushed |= entry.unflushed;
+                self.pend(&entry.file, &mut content);
+            }
+        }
+        flushed?;
+        self.env.failpoint("cache.after_fdatasync_before_commit");
+        {
+            let mut meta = self.meta.lock();
+            meta.flush()?;
+            let taken = self.slots.take_taken();
+            let db = meta.write()?;
+            for slot in taken {
+                db.prepare_cached("DELETE FROM free_slots WHERE slot=?1")?.execute([slot as i64])?;
+            }
+            db::put_number(db, "replay_lsn", place.lsn)?;
+            db::put_number(db, "replay_at", place.at)?;
+            self.save_numbers(&mut meta)?;
+            meta.commit()?;
+        }
+        self.env.failpoint("cache.after_commit_before_trim");
+        self.sync_wal(batch)?;
+        self.ring.trim(place);
+        self.slots.settle(place.lsn)?;
+        self.reclaim(encoded)?;
+        self.cool();
+        batch.last = self.env.monotonic();
+        Ok(())
+    }
+
+    fn save_numbers(&self, meta: &mut Meta) -> Result<(), CacheError> {
+        let numbers = [
+            ("meta_lsn", meta.lsn),
+            ("epoch", meta.epoch),
+            ("resolved", meta.resolved),
+            ("next_inode", meta.next_inode),
+            ("next_slot", self.slots.next()),
+            ("cuts", Self::load_u64(&self.seal.cuts)),
+        ];
+        let db = meta.write()?;
+        for (key, value) in numbers {
+            db::put_number(db, key, value)?;
+        }
+        let mut replies = self.replies.lock();
+        if std::mem::take(&mut replies.changed) {
+            let mut w = Writer::default();
+            for id in &replies.order {
+                if let Some(reply) = replies.by_id.get(id) {
+                    encode_reply(&mut w, *id, *reply);
+                }
+            }
+            db::put_state(db, "replies", Some(&w.0))?;
+        }
+        Ok(())
+    }
+
+    fn encode(&self, meta: &mut Meta, file: Arc<DataFile>, flush: u64) -> Result<Encoded, CacheError> {
+        let mut content = file.inner.lock();
+        content.pending = false;
+        let unflushed = std::mem::take(&mut content.unflushed);
+        let (slot, stale) = (content.slot, content.reclaimable());
+        if !content.dead {
+            let unsynced = std::mem::take(&mut content.unsynced);
+            content.syncing.push((flush, unsynced));
+            let (ino, size) = (file.ino, content.size);
+            let db = meta.write()?;
+            db::put_file(db, ino, &content.encode())?;
+            for range in std::mem::take(&mut content.extents.touched).iter() {
+                db::drop_extents(db, ino, range.start, range.end)?;
+                for extent in content.extents.starting_in(range) {
+                    db::put_extent(db, ino, extent)?;
+                }
+            }
+            meta.amend(ino, |row| row.row.attr.size = size)?;
+        }
+        drop(content);
+        Ok(Encoded { file, slot, unflushed, stale })
+    }
+
+    fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
+        let written: Vec<&Encoded> = encoded.iter().filter(|entry| entry.unflushed && entry.slot.is_some()).collect();
+        if self.options.no_sync || written.is_empty() {
+            return Ok(());
+        }
+        if written.len() > FEW_FILES {
+            let dir = File::open(&self.dir).map_err(CacheError::io("cache directory"))?;
+            return nix::unistd::syncfs(&dir).map_err(|e| CacheError::io("data files")(e.into()));
+        }
+        for entry in written {
+            self.sync_slot(entry.slot)?;
+        }
+        self.slots.sync_entries()
+    }
+
+    fn sync_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
+        if self.options.no_sync {
+            return Ok(());
+        }
+        if batch.wal.is_none() {
+            batch.wal = Some(File::open(&batch.wal_path).map_err(CacheError::io("meta.db-wal"))?);
+            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("cache directory"))?;
+        }
+        let Some(wal) = &batch.wal else { return Ok(()) };
+        wal.sync_data().map_err(CacheError::io("meta.db-wal"))?;
+        // No transaction is open for writing and no other can be committed: the whole of it can be copied, and the next writer begins
+        // it anew.
+        if wal.metadata().map_err(CacheError::io("meta.db-wal"))?.len() > WAL_BYTES {
+            batch.checkpointer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    // Truncated, punched and evicted space, now that its record is durable. Frozen pages are spared.
+    fn reclaim(&self, encoded: Vec<Encoded>) -> Result<(), CacheError> {
+        for Encoded { file, slot, stale, .. } in encoded {
+            let Some(slot) = slot.filter(|_| !stale.is_empty()) else { continue };
+            let mut content = file.inner.lock();
+            if content.dead || content.slot != Some(slot) {
+                continue;
+            }
+            let data = self.slots.file(slot)?;
+            let reclaimable = content.reclaimable();
+            for range in stale.iter().flat_map(|range| reclaimable.within(range).collect::<Vec<_>>()) {
+                super::slots::punch(&data, &range)?;
+                content.stale.remove(range);
+            }
+        }
+        Ok(())
+    }
+
+    // Lets files go that nobody uses and whose state is in meta.db.
+    fn cool(&self) {
+        let mut files = self.files.lock();
+        if files.len() > self.options.hot_inodes {
+            files.retain(|_, file| {
+                Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some())
+            });
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Durability on request (protocol.md 7.2): one flush of the log for a little data, together with everybody else who waits; a flush
+//! of the data file first for more.
+
+use super::effect::Effect;
+use super::put::read_zeros_after_end;
+use super::types::CacheError;
+use super::{Cache, length};
+use crate::types::{Ino, RangeSet};
+
+/// Up to so many bytes go into the log.
+const LOGGED_MAX: u64 = 128 << 10;
+// Ranges in one record.
+const RANGES: usize = 1000;
+
+impl Cache {
+    /// Makes a file's content, size and everything logged so far survive the loss of power.
+    ///
+    /// # Errors
+    /// `WriteLost` while bytes of a failed write are missing; else when the cache's disk fails.
+    pub fn fsync(&self, ino: Ino, datasync: bool) -> Result<(), CacheError> {
+        // The attributes are in the log, which is flushed in any case.
+        let _ = datasync;
+        let limit = LOGGED_MAX.min(self.ring.payload_max() / 2);
+        let permit = self.admit(limit + 4096)?;
+        let file = match self.file(ino) {
+            Ok(file) => file,
+            Err(CacheError::NoInode(_)) => return self.fsyncdir(ino),
+            Err(error) => return Err(error),
+        };
+        let mut content = file.inner.lock();
+        if let Some((errno, _)) = content.error {
+            return Err(CacheError::WriteLost { ino, errno });
+        }
+        let volatile = content.volatile();
+        let (size, Some(slot)) = (content.size, content.slot.filter(|_| !volatile.is_empty())) else {
+            content.synced_size = content.size;
+            content.settled = content.settled.max(content.size);
+            drop(content);
+            return self.ring.flush(self.ring.end().lsn);
+        };
+        let data = self.slots.file(slot)?;
+        if volatile.len() > limit || volatile.count() > RANGES {
+            drop(content);
+            drop(permit);
+            return self.fsync_large(ino);
+        }
+        let mut parts = Vec::with_capacity(volatile.count());
+        for range in volatile.iter() {
+            let mut bytes = vec![0; length(&range) as usize];
+            read_zeros_after_end(&data, &mut bytes, range.start)?;
+            parts.push((range.start, bytes));
+        }
+        let lsn = self.log_content(&file, &mut content, None, vec![Effect::Data { ino, size, parts }]);
+        content.unsynced = RangeSet::new();
+        content.synced_size = size;
+        content.settled = content.settled.max(size);
+        drop(content);
+        self.ring.flush(lsn)
+    }
+
+    fn fsync_large(&self, ino: Ino) -> Result<(), CacheError> {
+        let file = self.file(ino)?;
+        let _one = file.flushing.lock();
+        let flush = self.next_flush();
+        let (slot, size, upto, ranges) = {
+            let mut content = file.inner.lock();
+            let ranges = content.volatile();
+            let unsynced = std::mem::take(&mut content.unsynced);
+            content.syncing.push((flush, unsynced));
+            (content.slot, content.size, content.lsn, ranges)
+        };
+        let result = self.sync_slot(slot).and_then(|()| self.slots.sync_entries());
+        let mut pieces: Vec<RangeSet> = Vec::new();
+        for (at, range) in ranges.iter().enumerate() {
+            if at % RANGES == 0 {
+                pieces.push(RangeSet::new());
+            }
+            if let Some(piece) = pieces.last_mut() {
+                piece.insert(range);
+            }
+        }
+        if let Err(error) = result {
+            file.inner.lock().synced(flush, false);
+            return Err(error);
+        }
+        let mut lsn = self.ring.end().lsn;
+        for ranges in pieces {
+            let _permit = self.admit(RANGES as u64 * 12)?;
+            let mut content = file.inner.lock();
+            lsn = self.log_content(&file, &mut content, None, vec![Effect::Flushed { ino, upto, size, ranges }]);
+        }
+        // Logged, and about to be flushed: who asks meanwhile flushes the log too.
+        let mut content = file.inner.lock();
+        content.synced(flush, true);
+        content.synced_size = size.min(content.size);
+        content.settled = content.settled.max(content.synced_size);
+        drop(content);
+        self.ring.flush(lsn)
+    }
+
+    /// Flushes one data file.
+    pub(super) fn sync_slot(&self, slot: Option<u64>) -> Result<(), CacheError> {
+        match slot {
+            Some(slot) if !self.options.no_sync => self.slots.file(slot)?.sync_data().map_err(CacheError::io("data file")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes everything logged so far (names, attributes) survive the loss of power.
+    ///
+    /// # Errors
+    /// When the cache's disk fails.
+    pub fn fsyncdir(&self, ino: Ino) -> Result<(), CacheError> {
+        let _ = ino;
+        self.ring.flush(self.ring.end().lsn)
+    }
+}

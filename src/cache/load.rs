@@ -1,0 +1,229 @@
+//! Filling an empty cache from a checkpoint and the commits after it: in bulk, straight into `meta.db`, not logged. Nothing of it
+//! counts before `finish`: a cache that was not finished has no head.
+
+use super::db::{self, NameRow, Stamped};
+use super::effect::InodeRow;
+use super::pages::Extents;
+use super::resolve::{local_extent, object_id};
+use super::types::{CacheError, Head, ObjectId};
+use super::{Cache, open};
+use crate::rpc;
+use crate::types::{Attr, Ino, ROOT, Seq};
+use rusqlite::{Connection, params};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Fills an empty cache from a checkpoint and the commits after it.
+#[derive(Debug)]
+pub struct Loader {
+    cache: Arc<Cache>,
+    // Names are found by name only when commits come: until then the index is not kept.
+    indexed: bool,
+}
+
+impl Cache {
+    /// Begins to fill an empty cache: the root directory that it was made with goes, the checkpoint or the first commit has one.
+    ///
+    /// # Errors
+    /// `Invalid` when the cache has a head or a name already.
+    pub fn load(self: &Arc<Self>) -> Result<Loader, CacheError> {
+        if self.head().is_some() {
+            return Err(CacheError::Invalid("only an empty cache can be filled"));
+        }
+        self.apply_batch()?;
+        let mut meta = self.meta.lock();
+        if meta.db.prepare("SELECT 1 FROM names LIMIT 1")?.exists([])? {
+            // The rest of a load that was cut short.
+            let db = meta.write()?;
+            for table in ["names", "links", "targets", "xattrs", "files", "extents", "objects", "gone_names", "gone_inodes"] {
+                db.execute(&format!("DELETE FROM {table}"), [])?;
+            }
+        }
+        meta.write()?.execute_batch("DELETE FROM inodes; DROP INDEX IF EXISTS names_by_name;")?;
+        meta.forget_all();
+        Ok(Loader { cache: Arc::clone(self), indexed: false })
+    }
+}
+
+#[allow(clippy::missing_errors_doc, reason = "`Invalid` for what a sound message cannot say; else only when the disk fails")]
+impl Loader {
+    /// Applies a checkpoint's part.
+    pub fn part(&mut self, part: &rpc::CheckpointPart) -> Result<(), CacheError> {
+        let mut meta = self.cache.meta.lock();
+        let db = meta.write()?;
+        let ids = ids(db, &part.objects)?;
+        for inode in &part.inodes {
+            put_inode(db, inode)?;
+        }
+        for name in &part.names {
+            put_name(db, name)?;
+        }
+        for change in &part.extents {
+            put_extents(db, change, &ids, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Applies a commit's delta, in the order that `rpc::Delta` says. `seq`: the commit, for inline extents.
+    pub fn delta(&mut self, seq: Seq, delta: &rpc::Delta) -> Result<(), CacheError> {
+        self.index()?;
+        let mut meta = self.cache.meta.lock();
+        let db = meta.write()?;
+        let ids = ids(db, &delta.objects)?;
+        for name in &delta.removed_names {
+            db::drop_name(db, name.dir, &name.name)?;
+        }
+        for ino in &delta.removed_inodes {
+            db::drop_inode(db, *ino, true)?;
+        }
+        for inode in &delta.inodes {
+            put_inode(db, inode)?;
+            // What the file was cut by must not come back when it grows again.
+            if inode.mode & libc::S_IFMT == libc::S_IFREG {
+                cut_extents(db, inode.ino, inode.size)?;
+            }
+        }
+        for name in &delta.names {
+            put_name(db, name)?;
+        }
+        for change in &delta.extents {
+            put_extents(db, change, &ids, seq)?;
+        }
+        Ok(())
+    }
+
+    fn index(&mut self) -> Result<(), CacheError> {
+        if !self.indexed {
+            let mut meta = self.cache.meta.lock();
+            meta.write()?.execute_batch("CREATE UNIQUE INDEX IF NOT EXISTS names_by_name ON names(dir, name)")?;
+            self.indexed = true;
+        }
+        Ok(())
+    }
+
+    /// Counts links, checks the tree, and makes it all durable with its head.
+    pub fn finish(mut self, head: Head, next_inode: Ino, next_cookie: u64) -> Result<(), CacheError> {
+        // Cookies are per directory: the next one follows from the names.
+        let _ = next_cookie;
+        self.index()?;
+        let cache = Arc::clone(&self.cache);
+        {
+            let mut meta = cache.meta.lock();
+            let db = meta.write()?;
+            db.execute_batch(COUNT)?;
+            let dangling = "SELECT n.ino FROM names n LEFT JOIN inodes i ON i.ino=n.ino LEFT JOIN inodes d ON d.ino=n.dir
+                            WHERE i.ino IS NULL OR d.ino IS NULL OR (d.mode & 61440)<>16384 LIMIT 1";
+            if db.prepare(dangling)?.exists([])? {
+                return Err(CacheError::Invalid("a name means an inode, or lies in a directory, that the volume does not have"));
+            }
+            if !db.prepare("SELECT 1 FROM inodes WHERE ino=1 AND (mode & 61440)=16384")?.exists([])? {
+                return Err(CacheError::Invalid("the volume has no root directory"));
+            }
+            let count: i64 = db.query_row("SELECT COUNT(*) FROM inodes", [], |row| row.get(0))?;
+            let bytes: i64 = db.query_row("SELECT COALESCE(SUM(size),0) FROM inodes WHERE (mode & 61440)=32768", [], |row| row.get(0))?;
+            db::put_state(db, "head", Some(&open::encode_head(&head)))?;
+            meta.count = count as u64;
+            meta.next_inode = meta.next_inode.max(next_inode);
+            meta.forget_all();
+            cache.totals.bytes.store(bytes as u64, Ordering::Relaxed);
+            cache.totals.oldest.store(0, Ordering::Relaxed);
+        }
+        cache.files.lock().clear();
+        cache.apply_batch()?;
+        *cache.head.lock() = Some(head);
+        Ok(())
+    }
+}
+
+// Inodes without a name are no part of the volume. Links: only of inodes with several names.
+const COUNT: &str = "
+CREATE TEMP TABLE count(ino INTEGER PRIMARY KEY, n INTEGER NOT NULL, dir INTEGER NOT NULL, cookie INTEGER NOT NULL);
+INSERT INTO count SELECT ino, COUNT(*), MAX(dir), MAX(cookie) FROM names GROUP BY ino;
+UPDATE count SET cookie=(SELECT cookie FROM names WHERE names.dir=count.dir AND names.ino=count.ino LIMIT 1) WHERE n>1;
+UPDATE inodes SET nlink=c.n, home_dir=c.dir, home_cookie=c.cookie FROM count c WHERE c.ino=inodes.ino;
+DELETE FROM links;
+INSERT INTO links SELECT n.ino, n.dir, n.name FROM count c JOIN names n ON n.dir=c.dir AND n.ino=c.ino WHERE c.n>1;
+INSERT OR IGNORE INTO links SELECT ino, dir, name FROM names WHERE ino IN (SELECT ino FROM count WHERE n>1);
+DROP TABLE count;
+UPDATE inodes SET nlink=2 + (SELECT COUNT(*) FROM names n JOIN inodes i ON i.ino=n.ino WHERE n.dir=inodes.ino AND (i.mode & 61440)=16384),
+  cookies=COALESCE((SELECT MAX(cookie) FROM names n WHERE n.dir=inodes.ino),0) WHERE (mode & 61440)=16384;
+DELETE FROM extents WHERE ino IN (SELECT ino FROM inodes WHERE nlink=0);
+DELETE FROM inodes WHERE nlink=0;
+";
+
+fn ids(db: &Connection, objects: &[rpc::ObjectRef]) -> Result<Vec<ObjectId>, CacheError> {
+    objects.iter().map(|object| object_id(db, object)).collect()
+}
+
+fn put_inode(db: &Connection, i: &rpc::Inode) -> Result<(), CacheError> {
+    if i.ino == 0 || i.size > crate::types::FILE_SIZE_MAX {
+        return Err(CacheError::Invalid("an inode has the number 0, or a size that no file can have"));
+    }
+    let link = i.mode & libc::S_IFMT == libc::S_IFLNK;
+    let attr = Attr {
+        ino: i.ino,
+        mode: i.mode,
+        uid: i.uid,
+        gid: i.gid,
+        nlink: 0,
+        rdev: i.rdev,
+        size: if link { i.target.len() as u64 } else { i.size },
+        atime: i.atime,
+        mtime: i.mtime,
+        ctime: i.ctime,
+        btime: i.btime,
+    };
+    db::put_inode(db, &Stamped { row: InodeRow { attr, home: (0, 0), cookies: 0 }, stamp: 0, flags: db::CAPTURED })?;
+    if link {
+        db.prepare_cached("INSERT OR REPLACE INTO targets VALUES(?1,?2)")?.execute(params![i.ino as i64, &i.target[..]])?;
+    }
+    db.prepare_cached("DELETE FROM xattrs WHERE ino=?1")?.execute([i.ino as i64])?;
+    for xattr in &i.xattrs {
+        db.prepare_cached("INSERT OR REPLACE INTO xattrs VALUES(?1,?2,?3)")?.execute(params![
+            i.ino as i64,
+            &xattr.name[..],
+            &xattr.value[..]
+        ])?;
+    }
+    Ok(())
+}
+
+fn put_name(db: &Connection, n: &rpc::Name) -> Result<(), CacheError> {
+    if n.cookie == 0 || n.ino == ROOT || n.ino == 0 {
+        return Err(CacheError::Invalid("a name without a cookie, or of the root"));
+    }
+    let row = NameRow { cookie: n.cookie, ino: n.ino };
+    db::put_name(db, n.dir, &n.name, &Stamped { row, stamp: 0, flags: db::CAPTURED })
+}
+
+fn write_back(db: &Connection, ino: Ino, extents: &Extents) -> Result<(), CacheError> {
+    for range in extents.touched.iter() {
+        db::drop_extents(db, ino, range.start, range.end)?;
+        for extent in extents.starting_in(range) {
+            db::put_extent(db, ino, extent)?;
+        }
+    }
+    Ok(())
+}
+
+fn put_extents(db: &Connection, change: &rpc::ExtentChange, ids: &[ObjectId], seq: Seq) -> Result<(), CacheError> {
+    let mut extents = Extents::from_rows(db::get_extents(db, change.ino)?);
+    for range in &change.cleared {
+        extents.clear(range.offset..range.offset.saturating_add(range.length));
+    }
+    for extent in &change.extents {
+        extents.put(local_extent(extent, ids, seq)?);
+    }
+    let size = db::get_inode(db, change.ino)?.map_or(0, |inode| inode.row.attr.size);
+    extents.clear(size..u64::MAX);
+    write_back(db, change.ino, &extents)
+}
+
+fn cut_extents(db: &Connection, ino: Ino, size: u64) -> Result<(), CacheError> {
+    if !db.prepare_cached("SELECT 1 FROM extents WHERE ino=?1 AND offset+length>?2 LIMIT 1")?.exists([ino as i64, size as i64])? {
+        return Ok(());
+    }
+    let mut extents = Extents::from_rows(db::get_extents(db, ino)?);
+    extents.clear(size..u64::MAX);
+    write_back(db, ino, &extents)
+}

@@ -1,0 +1,28 @@
+//! The order that keeps the cache's data safe: rule, crash window, failpoint, test. The numbers are those of the protocol.
+//!
+//! | rule | crash window | failpoint | test |
+//! |---|---|---|---|
+//! | 7.1 A mutation is in the log before its reply. | data in the file, nothing logged: the write never happened, the page was absent, a hole or dirty before, or was logged as dirtied | `cache.after_data_before_log` | `kill_between_data_and_log` |
+//! | 7.1 A resent request is answered, not repeated. | logged, no reply | `cache.after_log_before_reply` | `replies_survive_the_process` |
+//! | 7.1 Room in the ring is reused only when the batch behind it is durable. | files flushed, nothing committed: replayed from the old place | `cache.after_fdatasync_before_commit` | `kill_in_each_window_of_a_batch` |
+//! | | committed, ring not trimmed: replay begins at the new place | `cache.after_commit_before_trim` | `kill_in_each_window_of_a_batch` |
+//! | 7.2 What fsync promised survives the loss of power, what was not flushed is old or new and never zeros over committed bytes (I8). | any | | `power_loss_keeps_what_was_synced` |
+//! | 7.4 A fetch fills only pages still absent and still stored there (I10). | | | `fetch_against_write_and_evict` |
+//! | 7.4 Eviction is logged before the space goes. | chosen, not logged: nothing happened | `cache.in_evict_before_log` | `kill_in_eviction` |
+//! | 6.1 A frozen page is copied before it is overwritten. | a seal does not outlive its process: what was frozen is dirty | | `a_seal_is_the_state_at_the_flip` |
+//! | 6.2 A file that only grows is a prefix of itself in each commit (I11). | | | `an_append_only_file_is_sealed_as_a_prefix` |
+//! | 6.7, I7 Pages are clean only when head, extents and the cleared intent are durable in one commit of `meta.db`. | extents taken over in memory only: the commit is resolved by the intent, its pages are dirty still and go up once more | `cache.in_resolve` | `kill_in_resolve` |
+//!
+//! Why these are enough:
+//!
+//! * *One truth for a page.* Present, absent or hole is said by the page sets alone. The data file's other bytes, and its bytes above
+//!   the size, have no meaning; whoever makes them count writes them first. So truncate, punch and unlink are true when logged, and
+//!   the space goes only after their record is durable: were it lost with the power, the old state would still find its bytes.
+//! * *A batch is the state at one record.* Content is encoded at record n under the metadata mutex, its files flushed after that, and
+//!   only then committed: `meta.db` never says of content what is not on the disk. Each file remembers its newest record, so replay
+//!   repeats nothing; metadata are committed as of a later record, and say which.
+//! * *Slots.* A freed data file is emptied and used again only when the record that freed it is durable: else the old owner could
+//!   come back after a loss of power, with the new owner's bytes.
+//! * *Logged copies.* A page in a `Data` record is written back at recovery unless a later flush of the file covered it.
+//! * *Captured inodes stay captured.* What a commit holds is in every later one until it is removed, whatever tier its path has by
+//!   then: a rename into a `local` directory never loses data. (Stricter than protocol 5.5.)

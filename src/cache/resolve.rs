@@ -1,0 +1,184 @@
+//! The end of a seal: its commit is stored, or it is given up.
+
+use super::db::{self, CAPTURED};
+use super::file::Content;
+use super::meta::{Meta, parts};
+use super::pages::outward;
+use super::seal::Seal;
+use super::types::{CacheError, Head, LocalExtent, ObjectId, Resolved};
+use super::{Cache, open};
+use crate::rpc;
+use crate::types::Seq;
+use prost::Message;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::atomic::Ordering;
+
+/// The number of a stored object, given when it is new.
+pub(super) fn object_id(db: &Connection, object: &rpc::ObjectRef) -> Result<ObjectId, CacheError> {
+    let known =
+        db.prepare_cached("SELECT id FROM objects WHERE name=?1")?.query_row([&object.name], |row| row.get::<_, i64>(0)).optional()?;
+    if let Some(id) = known {
+        return Ok(id as u64);
+    }
+    db.prepare_cached("INSERT INTO objects(name,ref) VALUES(?1,?2)")?.execute(params![object.name, object.encode_to_vec()])?;
+    Ok(db.last_insert_rowid() as u64)
+}
+
+/// An extent of a commit or checkpoint as it is kept here. `ids`: of the message's table of objects; `seq`: the commit, for inline ones.
+pub(super) fn local_extent(e: &rpc::Extent, ids: &[ObjectId], seq: Seq) -> Result<LocalExtent, CacheError> {
+    let object = match e.object {
+        0 => 0,
+        n => *ids.get(n as usize - 1).ok_or(CacheError::Invalid("an extent names an object that its table does not have"))?,
+    };
+    if e.offset % crate::types::PAGE != 0 || e.length == 0 {
+        return Err(CacheError::Invalid("an extent does not begin at a page or is empty"));
+    }
+    Ok(LocalExtent {
+        offset: e.offset,
+        length: e.length,
+        object,
+        frame: e.frame,
+        stored_offset: e.stored_offset,
+        stored_length: e.stored_length,
+        plain_length: e.plain_length,
+        skip: e.skip,
+        checksum: e.checksum,
+        inline_seq: if object == 0 { if e.inline_seq == 0 { seq } else { e.inline_seq } } else { 0 },
+    })
+}
+
+impl Content {
+    /// Takes over what a commit says of the frozen content; what was cut, punched or dirtied since stays as it is.
+    fn take_over(&mut self, extents: &[LocalExtent]) {
+        let Some(frozen) = self.frozen.take() else { return };
+        for extent in extents {
+            // A shared extent stands here already.
+            if frozen.shared.contains(outward(&extent.range())) && !frozen.dirty.set().overlaps(extent.range()) {
+                continue;
+            }
+            let range = extent.offset..extent.range().end.min(self.size);
+            if range.is_empty() || range.start >= range.end {
+                continue;
+            }
+            for part in self.cleared.gaps(range) {
+                if let Some(clip) = extent.clip(&part).filter(|clip| clip.offset % crate::types::PAGE == 0) {
+                    self.extents.put(clip);
+                }
+            }
+        }
+    }
+}
+
+impl Cache {
+    /// The commit of `seal` is stored and readable: its extents are taken over, what was not dirtied again is clean, the head moves
+    /// and the intent is cleared, in one durable step.
+    ///
+    /// # Errors
+    /// When meta.db or the cache's disk fails: the cache must not be used further, and opens again with the seal's changes dirty.
+    pub fn resolve(&self, seal: Seal, head: Head, resolved: Resolved) -> Result<(), CacheError> {
+        let mut batch = self.batch.lock();
+        let ids: Vec<ObjectId> = {
+            let mut meta = self.meta.lock();
+            let db = meta.write()?;
+            resolved.objects.iter().map(|object| object_id(db, object)).collect::<Result<_, _>>()?
+        };
+        let mut changes: std::collections::HashMap<u64, Vec<LocalExtent>> = std::collections::HashMap::new();
+        for file in &resolved.files {
+            let extents = file.extents.iter().map(|e| local_extent(e, &ids, head.seq)).collect::<Result<Vec<_>, _>>()?;
+            changes.insert(file.ino, extents);
+        }
+        for (ino, file) in &seal.files {
+            let mut content = file.inner.lock();
+            content.take_over(changes.get(ino).map_or(&[], |extents| extents));
+            self.end_frozen(file, &mut content);
+        }
+        self.env.failpoint("cache.in_resolve");
+        let mut meta = self.meta.lock();
+        self.mark_captured(&mut meta, &seal)?;
+        meta.resolved = seal.epoch;
+        meta.sealing = 0;
+        let db = meta.write()?;
+        db.execute("DELETE FROM gone_names WHERE stamp<=?1", [seal.epoch as i64])?;
+        db.execute("DELETE FROM gone_inodes WHERE stamp<=?1", [seal.epoch as i64])?;
+        db::put_state(db, "head", Some(&open::encode_head(&head)))?;
+        db::put_state(db, "intent", None)?;
+        drop(meta);
+        self.apply_locked(&mut batch)?;
+        *self.head.lock() = Some(head);
+        self.totals.oldest_frozen.store(0, Ordering::SeqCst);
+        self.seal.busy.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    // Rows that changed since the flip are captured in their old form.
+    fn mark_captured(&self, meta: &mut Meta, seal: &Seal) -> Result<(), CacheError> {
+        let moved = std::mem::take(&mut meta.moved);
+        let spool = seal.spool.lock();
+        let Some(spool) = &*spool else { return Ok(()) };
+        for ino in moved.inodes {
+            if spool.inode_taken(ino)? == Some(true) {
+                meta.amend(ino, |row| row.flags |= CAPTURED)?;
+            }
+        }
+        for key in moved.names {
+            let (dir, name) = parts(&key);
+            if spool.name_taken(dir, name)? {
+                meta.amend_name(dir, name, |row| row.flags |= CAPTURED)?;
+            }
+        }
+        for (dir, name) in &seal.hidden {
+            meta.amend_name(*dir, name, |row| row.flags = 0)?;
+        }
+        Ok(())
+    }
+
+    /// The seal is given up: all it froze is dirty again, together with what changed since.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn abandon(&self, seal: Seal) -> Result<(), CacheError> {
+        for file in seal.files.values() {
+            self.thaw(file);
+        }
+        let mut meta = self.meta.lock();
+        meta.sealing = 0;
+        meta.moved = super::meta::Changed::default();
+        if !seal.empty {
+            meta.changed.inodes.extend(&seal.frozen.inodes);
+            meta.changed.names.extend(seal.frozen.names);
+            meta.changed.gone |= seal.frozen.gone;
+            let epoch = meta.epoch;
+            for ino in &seal.frozen_files {
+                self.seal.list(epoch, *ino);
+            }
+            let oldest = self.totals.oldest_frozen.load(Ordering::SeqCst);
+            if oldest != 0 {
+                self.totals.oldest.store(oldest, Ordering::SeqCst);
+            }
+        }
+        self.totals.oldest_frozen.store(0, Ordering::SeqCst);
+        drop(meta);
+        self.seal.busy.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// The stored object with this number.
+    ///
+    /// # Errors
+    /// `Damaged` when there is none.
+    pub fn object(&self, id: ObjectId) -> Result<rpc::ObjectRef, CacheError> {
+        let meta = self.meta.lock();
+        let found = meta.db.prepare_cached("SELECT ref FROM objects WHERE id=?1")?.query_row([id as i64], |row| row.get::<_, Vec<u8>>(0));
+        let body = found.optional()?.ok_or_else(|| CacheError::Damaged(format!("no object {id}")))?;
+        rpc::ObjectRef::decode(&body[..]).map_err(|e| CacheError::Damaged(e.to_string()))
+    }
+
+    /// Makes everything in the cut durable here (protocol.md 6.7).
+    ///
+    /// # Errors
+    /// When the cache's disk fails.
+    pub fn make_durable(&self, seal: &Seal) -> Result<(), CacheError> {
+        let _ = seal;
+        self.apply_batch()
+    }
+}

@@ -1,0 +1,474 @@
+//! The seal: freezes what changed at one instant, while the application goes on (protocol.md 5 and 6).
+//!
+//! The flip is an increment of the epoch under the metadata mutex. An operation on content belongs to the epoch it reads under its
+//! file's lock; the seal reads nothing before those of the old epoch ended. Whoever first touches a file after the flip, the seal or
+//! an operation, freezes it; whoever first changes a row after the flip keeps the old one in the spool.
+
+use super::db::Stamped;
+use super::file::{Content, DataFile};
+use super::meta::{Changed, Key, Meta, parts};
+use super::spool::{Kept, Spool};
+use super::types::{CacheError, Change, Cut, Space};
+use super::view::View;
+use super::{Cache, Drained};
+use crate::rpc;
+use crate::types::{Domain, Ino};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+// Rows looked at per hold of the metadata mutex.
+const CHUNK: usize = 128;
+
+/// The epoch, and who is in it.
+#[derive(Debug, Default)]
+pub(super) struct Flip {
+    pub(super) epoch: AtomicU64,
+    inflight: [AtomicU64; 2],
+    drained: Drained,
+    // The epoch that a seal is reading; 0: none. Changed under `candidates` only.
+    spooling: AtomicU64,
+    candidates: Mutex<HashMap<Ino, Arc<DataFile>>>,
+    // Files changed in an epoch, by its parity.
+    listed: [Mutex<Vec<Ino>>; 2],
+    points: Mutex<HashMap<Ino, u64>>,
+    frozen_points: Mutex<HashMap<Ino, u64>>,
+    pub(super) cuts: AtomicU64,
+    // One seal at a time.
+    pub(super) busy: AtomicBool,
+}
+
+/// An operation's stay in its epoch.
+#[derive(Debug)]
+pub(super) struct Op<'a> {
+    flip: &'a Flip,
+    pub(super) epoch: u64,
+}
+
+impl Drop for Op<'_> {
+    fn drop(&mut self) {
+        if self.flip.inflight[(self.epoch & 1) as usize].fetch_sub(1, Ordering::SeqCst) == 1
+            && self.flip.epoch.load(Ordering::SeqCst) != self.epoch
+        {
+            let _lock = self.flip.drained.lock.lock();
+            self.flip.drained.changed.notify_all();
+        }
+    }
+}
+
+impl Flip {
+    fn enter(&self) -> Op<'_> {
+        loop {
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            self.inflight[(epoch & 1) as usize].fetch_add(1, Ordering::SeqCst);
+            let op = Op { flip: self, epoch };
+            if self.epoch.load(Ordering::SeqCst) == epoch {
+                return op;
+            }
+        }
+    }
+
+    fn wait_for(&self, epoch: u64) {
+        let mut lock = self.drained.lock.lock();
+        while self.inflight[(epoch & 1) as usize].load(Ordering::SeqCst) != 0 {
+            self.drained.changed.wait(&mut lock);
+        }
+    }
+
+    pub(super) fn list(&self, epoch: u64, ino: Ino) {
+        self.listed[(epoch & 1) as usize].lock().push(ino);
+    }
+
+    fn has_listed(&self) -> bool {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        !self.listed[(epoch & 1) as usize].lock().is_empty()
+    }
+}
+
+/// What was frozen at a cut. To be given to [`Cache::resolve`] or [`Cache::abandon`].
+#[derive(Debug)]
+pub struct Seal {
+    pub(super) cache: Arc<Cache>,
+    pub(super) cut: Cut,
+    pub(super) epoch: u64,
+    pub(super) spool: Mutex<Option<Spool>>,
+    pub(super) files: BTreeMap<Ino, Arc<DataFile>>,
+    /// What was looked at, for the next seal if this one is abandoned.
+    pub(super) frozen: Changed,
+    pub(super) frozen_files: Vec<Ino>,
+    pub(super) next_inode: Ino,
+    pub(super) totals: Space,
+    pub(super) empty: bool,
+    pub(super) dirty: u64,
+    /// Held names that the commit removes.
+    pub(super) hidden: Vec<(Ino, Vec<u8>)>,
+}
+
+impl Cache {
+    /// Begins an operation on content: under the file's lock.
+    pub(super) fn begin(&self, file: &Arc<DataFile>, content: &mut Content) -> Result<Op<'_>, CacheError> {
+        if content.dead {
+            return Err(CacheError::NoInode(file.ino));
+        }
+        let op = self.seal.enter();
+        self.freeze_for(file, content, op.epoch)?;
+        Ok(op)
+    }
+
+    /// Freezes a file that an operation of a later epoch is about to change.
+    #[allow(clippy::unnecessary_wraps, reason = "called where errors are passed on")]
+    pub(super) fn freeze_for(&self, file: &Arc<DataFile>, content: &mut Content, epoch: u64) -> Result<(), CacheError> {
+        let sealing = self.seal.spooling.load(Ordering::SeqCst);
+        if sealing == 0 || epoch <= sealing || content.frozen_for == sealing {
+            return Ok(());
+        }
+        let mut candidates = self.seal.candidates.lock();
+        // Ended meanwhile: what the seal took, it has frozen itself.
+        if self.seal.spooling.load(Ordering::SeqCst) == sealing {
+            self.freeze(file, content, sealing);
+            candidates.insert(file.ino, Arc::clone(file));
+        }
+        Ok(())
+    }
+
+    fn freeze(&self, file: &Arc<DataFile>, content: &mut Content, sealing: u64) {
+        let kernel = self.seal.frozen_points.lock().get(&file.ino).copied();
+        content.freeze(sealing, kernel);
+        if content.is_changed() {
+            self.list(file, content, sealing + 1);
+        }
+    }
+
+    /// A file's content changed in `epoch`.
+    pub(super) fn list(&self, file: &Arc<DataFile>, content: &mut Content, epoch: u64) {
+        if content.listed != epoch {
+            content.listed = epoch;
+            self.seal.list(epoch, file.ino);
+            self.totals.changed(|| self.env.now());
+        }
+    }
+
+    /// Whether anything (also a name or attribute) changed since the last seal.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.meta.lock().has_changes() || self.seal.has_listed()
+    }
+
+    /// Records kernel sizes (fstat after `sync_file_range`) for the next seal (protocol.md 6.2).
+    pub fn flush_points(&self, points: &[(Ino, u64)]) {
+        *self.seal.points.lock() = points.iter().copied().collect();
+    }
+
+    /// Freezes everything changed that `classify` does not call `Local`; what a commit has held is taken whatever it is called, so
+    /// that nothing captured is lost by a rename. One seal at a time.
+    ///
+    /// # Errors
+    /// `SealBusy`; else when meta.db or the cache's disk fails: then nothing is frozen.
+    pub fn seal(self: &Arc<Self>, classify: &mut dyn FnMut(&mut View<'_>, &Change) -> Domain) -> Result<Seal, CacheError> {
+        let (mut seal, epoch) = self.flip()?;
+        self.seal.wait_for(epoch);
+        seal.frozen_files.append(&mut self.seal.listed[(epoch & 1) as usize].lock());
+        match self.read_frozen(&mut seal, classify) {
+            Ok(()) => Ok(seal),
+            Err(error) => {
+                self.end_spooling(&mut seal);
+                self.abandon(seal)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn flip(self: &Arc<Self>) -> Result<(Seal, u64), CacheError> {
+        if self.seal.busy.swap(true, Ordering::SeqCst) {
+            return Err(CacheError::SealBusy);
+        }
+        let spool = Spool::open(&self.dir.join("spool.db")).inspect_err(|_| self.seal.busy.store(false, Ordering::SeqCst))?;
+        let mut meta = self.meta.lock();
+        let epoch = meta.epoch;
+        let mut frozen = std::mem::take(&mut meta.changed);
+        let held = std::mem::take(&mut meta.held);
+        frozen.inodes.extend(held.inodes);
+        frozen.names.extend(held.names);
+        let frozen_files = std::mem::take(&mut meta.held_files);
+        meta.sealing = epoch;
+        meta.spool = Some(spool);
+        meta.moved = Changed::default();
+        *self.seal.frozen_points.lock() = std::mem::take(&mut *self.seal.points.lock());
+        {
+            let _candidates = self.seal.candidates.lock();
+            self.seal.spooling.store(epoch, Ordering::SeqCst);
+        }
+        let oldest = self.totals.oldest.swap(0, Ordering::SeqCst);
+        self.totals.oldest_frozen.store(oldest, Ordering::SeqCst);
+        meta.epoch = epoch + 1;
+        self.seal.epoch.store(epoch + 1, Ordering::SeqCst);
+        let cut = Cut { number: self.seal.cuts.fetch_add(1, Ordering::SeqCst) + 1, time: self.env.now() };
+        let totals = View { cache: self, meta: &mut meta }.space();
+        let next_inode = meta.next_inode;
+        drop(meta);
+        let seal = Seal {
+            cache: Arc::clone(self),
+            cut,
+            epoch,
+            // Under the metadata mutex until the frozen rows are read.
+            spool: Mutex::new(None),
+            files: BTreeMap::new(),
+            frozen,
+            frozen_files,
+            next_inode,
+            totals,
+            empty: false,
+            dirty: 0,
+            hidden: Vec::new(),
+        };
+        Ok((seal, epoch))
+    }
+
+    fn read_frozen(&self, seal: &mut Seal, classify: &mut dyn FnMut(&mut View<'_>, &Change) -> Domain) -> Result<(), CacheError> {
+        for list in [&mut seal.frozen.inodes, &mut seal.frozen_files] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        let mut inodes: Vec<Ino> = seal.frozen.inodes.iter().chain(&seal.frozen_files).copied().collect();
+        inodes.sort_unstable();
+        inodes.dedup();
+        for chunk in inodes.chunks(CHUNK) {
+            let mut meta = self.meta.lock();
+            for ino in chunk {
+                self.read_inode(seal, &mut meta, *ino, classify)?;
+            }
+        }
+        seal.frozen.names.sort_unstable();
+        seal.frozen.names.dedup();
+        for chunk in seal.frozen.names.chunks(CHUNK) {
+            let mut meta = self.meta.lock();
+            for key in chunk {
+                self.read_name(&mut meta, seal.epoch, key, classify)?;
+            }
+        }
+        let mut meta = self.meta.lock();
+        read_gone(&mut meta, seal.epoch)?;
+        self.settle_tiers(&mut meta)?;
+        drop(meta);
+        self.end_spooling(seal);
+        let Some(spool) = seal.spool.get_mut() else { return Err(CacheError::Invalid("a seal without its spool")) };
+        let (mut inodes, names) = spool.held()?;
+        seal.hidden = spool.remove_held_names()?;
+        seal.empty = spool.is_empty()?;
+        let held: HashSet<Ino> = inodes.iter().copied().collect();
+        seal.keep_files(self, &held)?;
+        let mut meta = self.meta.lock();
+        meta.held_files = inodes.iter().copied().filter(|ino| seal.frozen_files.binary_search(ino).is_ok()).collect();
+        inodes.retain(|ino| seal.frozen.inodes.binary_search(ino).is_ok());
+        restamp(&mut meta, seal.epoch, inodes, names)
+    }
+
+    fn read_inode(
+        &self,
+        seal: &mut Seal,
+        meta: &mut Meta,
+        ino: Ino,
+        classify: &mut dyn FnMut(&mut View<'_>, &Change) -> Domain,
+    ) -> Result<(), CacheError> {
+        // Unchanged since the flip, or else kept before it was changed.
+        if meta.row(ino)?.is_some_and(|row| row.stamp <= seal.epoch) {
+            meta.spool_inode(self, ino)?;
+        }
+        let Some(kept) = meta.spool.as_ref().map(|spool| spool.inode(ino)).transpose()?.flatten() else { return Ok(()) };
+        if kept.orphan {
+            return Ok(());
+        }
+        if kept.inode.mode & libc::S_IFMT == libc::S_IFREG && seal.frozen_files.binary_search(&ino).is_ok() {
+            self.read_file(seal, meta, ino)?;
+        }
+        let domain = classify(&mut View { cache: self, meta }, &Change::Inode(ino));
+        let taken = kept.captured || domain != Domain::Local;
+        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_inode(ino, taken))
+    }
+
+    // The content of a changed file, frozen now if nobody did before.
+    fn read_file(&self, seal: &mut Seal, meta: &mut Meta, ino: Ino) -> Result<(), CacheError> {
+        let found = self.seal.candidates.lock().get(&ino).cloned();
+        let file = match found {
+            Some(file) => file,
+            None => {
+                let file = self.load_file(meta, ino)?;
+                let mut content = file.inner.lock();
+                if content.frozen_for != seal.epoch {
+                    self.freeze(&file, &mut content, seal.epoch);
+                    self.tell(&file, &mut content);
+                }
+                drop(content);
+                file
+            }
+        };
+        seal.files.insert(ino, file);
+        Ok(())
+    }
+
+    fn read_name(
+        &self,
+        meta: &mut Meta,
+        epoch: u64,
+        key: &Key,
+        classify: &mut dyn FnMut(&mut View<'_>, &Change) -> Domain,
+    ) -> Result<(), CacheError> {
+        let (dir, name) = parts(key);
+        if let Some(row) = meta.name(dir, name)?.filter(|row| row.stamp <= epoch)
+            && let Some(spool) = &mut meta.spool
+        {
+            spool.keep_name(dir, name, &row)?;
+        }
+        let Some(ino) = meta.spool.as_ref().map(|spool| spool.name(dir, name)).transpose()?.flatten() else { return Ok(()) };
+        let change = Change::Name { dir, name: name.to_vec(), ino };
+        let domain = classify(&mut View { cache: self, meta }, &change);
+        // An inode that is in the commit has its names there: it would be lost by the name of its tier.
+        let captured = match meta.spool.as_ref().map(|spool| spool.inode(ino)).transpose()?.flatten() {
+            Some(kept) => kept.captured,
+            None => View { cache: self, meta }.inode_captured(ino)?,
+        };
+        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_name(dir, name, captured || domain != Domain::Local))
+    }
+
+    // A taken name needs its directory and its inode, and these need theirs (protocol.md 5.4a).
+    fn settle_tiers(&self, meta: &mut Meta) -> Result<(), CacheError> {
+        let Some(spool) = &mut meta.spool else { return Ok(()) };
+        loop {
+            let needed = spool.taken_beside_held()?;
+            if needed.is_empty() {
+                return Ok(());
+            }
+            for (dir, ino) in needed {
+                for needed in [dir, ino] {
+                    if spool.inode_taken(needed)? == Some(false) {
+                        spool.judge_inode(needed, true)?;
+                        spool.take_names_of(needed)?;
+                    }
+                }
+            }
+        }
+    }
+
+    // From here on changed rows are not kept any more, and files not frozen.
+    fn end_spooling(&self, seal: &mut Seal) {
+        let mut meta = self.meta.lock();
+        if let Some(spool) = meta.spool.take() {
+            *seal.spool.get_mut() = Some(spool);
+        }
+        let mut candidates = self.seal.candidates.lock();
+        self.seal.spooling.store(0, Ordering::SeqCst);
+        let all = std::mem::take(&mut *candidates);
+        drop(candidates);
+        drop(meta);
+        for file in all.into_values() {
+            // Frozen by an operation, and not of this seal.
+            if !seal.files.contains_key(&file.ino) {
+                self.thaw(&file);
+            }
+        }
+    }
+
+    /// Undoes a freeze.
+    pub(super) fn thaw(&self, file: &Arc<DataFile>) {
+        let mut content = file.inner.lock();
+        content.thaw();
+        self.end_frozen(file, &mut content);
+    }
+
+    /// After the frozen state of a file was given up or resolved.
+    pub(super) fn end_frozen(&self, file: &Arc<DataFile>, content: &mut Content) {
+        self.pend(file, content);
+        self.tell(file, content);
+        if content.dead
+            && let Some(slot) = content.slot.take()
+        {
+            self.slots.release(slot, self.ring.end().lsn);
+        }
+    }
+
+    /// Ends the content of an inode that the record `lsn` ended.
+    pub(super) fn end_file(&self, file: &Arc<DataFile>, lsn: u64) {
+        self.files.lock().remove(&file.ino);
+        let mut content = file.inner.lock();
+        content.dead = true;
+        self.totals.tell(&mut content);
+        if content.frozen.is_none()
+            && let Some(slot) = content.slot.take()
+        {
+            self.slots.release(slot, lsn);
+        }
+    }
+}
+
+fn read_gone(meta: &mut Meta, epoch: u64) -> Result<(), CacheError> {
+    let Some(mut spool) = meta.spool.take() else { return Ok(()) };
+    let result = (|| {
+        let mut statement = meta.db.prepare_cached("SELECT DISTINCT dir,name FROM gone_names WHERE stamp<=?1")?;
+        let mut rows = statement.query([epoch as i64])?;
+        while let Some(row) = rows.next()? {
+            spool.add_gone_name(row.get::<_, i64>(0)? as u64, &row.get::<_, Vec<u8>>(1)?)?;
+        }
+        let mut statement = meta.db.prepare_cached("SELECT ino FROM gone_inodes WHERE stamp<=?1")?;
+        let mut rows = statement.query([epoch as i64])?;
+        while let Some(row) = rows.next()? {
+            spool.add_gone_inode(row.get::<_, i64>(0)? as u64)?;
+        }
+        Ok(())
+    })();
+    meta.spool = Some(spool);
+    result
+}
+
+// What is held counts as changed after this seal, whatever becomes of the seal.
+fn restamp(meta: &mut Meta, epoch: u64, inodes: Vec<Ino>, names: Vec<(Ino, Vec<u8>)>) -> Result<(), CacheError> {
+    for ino in inodes {
+        meta.amend(ino, |row| row.stamp = row.stamp.max(epoch + 1))?;
+        meta.held.inodes.push(ino);
+    }
+    for (dir, name) in names {
+        meta.amend_name(dir, &name, |row| row.stamp = row.stamp.max(epoch + 1))?;
+        meta.held.names.push(super::meta::key(dir, &name));
+    }
+    Ok(())
+}
+
+impl Meta {
+    /// Keeps a row as the seal has frozen it.
+    pub(super) fn spool_inode(&mut self, cache: &Cache, ino: Ino) -> Result<(), CacheError> {
+        let Some(Stamped { row, stamp, flags }) = self.row(ino)?.cloned() else { return Ok(()) };
+        let captured = self.is_captured(stamp, flags);
+        let a = row.attr;
+        let mut size = a.size;
+        if a.is_file()
+            && let Some(file) = cache.hot_file(ino)
+        {
+            // Not frozen: nothing of a later epoch has touched it. (What one of this epoch still does to it is in `Seal::files`.)
+            let content = file.inner.lock();
+            size = content.frozen.as_ref().filter(|_| content.frozen_for == self.sealing).map_or(content.size, |frozen| frozen.size);
+        }
+        let mut view = View { cache, meta: self };
+        let target = if a.kind() == libc::S_IFLNK { view.target(ino)?.unwrap_or_default() } else { Vec::new() };
+        let mut xattrs = Vec::new();
+        for name in view.xattrs(ino)? {
+            let value = view.xattr(ino, &name)?.unwrap_or_default();
+            xattrs.push(rpc::Xattr { name: name.into(), value: value.into() });
+        }
+        let inode = rpc::Inode {
+            ino,
+            mode: a.mode,
+            uid: a.uid,
+            gid: a.gid,
+            rdev: a.rdev,
+            size,
+            atime: a.atime,
+            mtime: a.mtime,
+            ctime: a.ctime,
+            target: target.into(),
+            xattrs,
+            btime: a.btime,
+        };
+        let kept = Kept { inode, captured, orphan: a.nlink == 0 };
+        self.spool.as_mut().map_or(Ok(()), |spool| spool.keep_inode(&kept))
+    }
+}

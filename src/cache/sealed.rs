@@ -1,0 +1,168 @@
+//! Reading what a seal froze.
+
+use super::Cache;
+use super::file::DataFile;
+use super::pages::{clipped, without};
+use super::put::read_zeros_after_end;
+use super::seal::Seal;
+use super::spool::Spool;
+use super::types::{CacheError, Cut, SealedFile, Space};
+use crate::rpc;
+use crate::types::{ByteRange, Ino, RangeSet};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+#[allow(clippy::missing_errors_doc, reason = "they fail only when the cache's disk does")]
+impl Seal {
+    /// Its instant.
+    #[must_use]
+    pub fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// Whether nothing is in it (`abandon` it then).
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    /// Whether everything that was dirty and is not `Local` is in it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        true
+    }
+
+    /// Bytes of data to be stored, by `files`.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.dirty
+    }
+
+    /// The first inode number not used at the cut.
+    #[must_use]
+    pub fn next_inode(&self) -> Ino {
+        self.next_inode
+    }
+
+    /// Inodes and bytes of the volume at the cut, `Local` ones included.
+    #[must_use]
+    pub fn totals(&self) -> Space {
+        self.totals
+    }
+
+    fn spool<R>(&self, f: impl FnOnce(&Spool) -> Result<R, CacheError>) -> Result<R, CacheError> {
+        match &*self.spool.lock() {
+            Some(spool) => f(spool),
+            None => Err(CacheError::Invalid("a seal without its spool")),
+        }
+    }
+
+    /// The next removed names; `cursor` starts at 0; empty at the end. What is removed may be unknown to the commits: a name made and
+    /// removed between two of them.
+    pub fn removed_names(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::NameRef>, CacheError> {
+        self.spool(|spool| spool.removed_names(cursor, limit))
+    }
+
+    /// The next removed inodes, by number.
+    pub fn removed_inodes(&self, cursor: &mut u64, limit: usize) -> Result<Vec<Ino>, CacheError> {
+        self.spool(|spool| spool.removed_inodes(cursor, limit))
+    }
+
+    /// The next changed inodes, as at the cut, by number.
+    pub fn inodes(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::Inode>, CacheError> {
+        let mut inodes = self.spool(|spool| spool.inodes(cursor, limit))?;
+        for inode in &mut inodes {
+            if let Some(file) = self.files.get(&inode.ino)
+                && let Some(frozen) = &file.inner.lock().frozen
+            {
+                inode.size = frozen.size;
+            }
+        }
+        Ok(inodes)
+    }
+
+    /// The next changed names, as at the cut.
+    pub fn names(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::Name>, CacheError> {
+        self.spool(|spool| spool.names(cursor, limit))
+    }
+
+    /// The next files with changed content, by number.
+    pub fn files(&self, cursor: &mut u64, limit: usize) -> Result<Vec<SealedFile>, CacheError> {
+        let mut found = Vec::new();
+        for (ino, file) in self.files.range(*cursor + 1..) {
+            if found.len() == limit {
+                break;
+            }
+            *cursor = *ino;
+            let content = file.inner.lock();
+            let Some(frozen) = &content.frozen else { continue };
+            let within = |set: &RangeSet| clipped(set, 0..frozen.size).iter().collect::<Vec<ByteRange>>();
+            let sealed = SealedFile {
+                ino: *ino,
+                size: frozen.size,
+                cleared: within(&without(&frozen.cleared, frozen.dirty.set())),
+                dirty: within(frozen.dirty.set()),
+                shared: frozen.shared_extents.clone(),
+            };
+            if !(sealed.cleared.is_empty() && sealed.dirty.is_empty() && sealed.shared.is_empty()) {
+                found.push(sealed);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Content as at the cut: only within the `dirty` ranges of the file.
+    pub fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<(), CacheError> {
+        let file = self.files.get(&ino).ok_or(CacheError::NoInode(ino))?;
+        let range = offset..offset + out.len() as u64;
+        loop {
+            let (slot, copied, shadow) = {
+                let content = file.inner.lock();
+                let frozen = content.frozen.as_ref().ok_or(CacheError::NoInode(ino))?;
+                if !frozen.dirty.set().contains(range.clone()) {
+                    return Err(CacheError::Invalid("only frozen ranges can be read from a seal"));
+                }
+                (content.slot, clipped(&frozen.copied, range.clone()), frozen.shadow.clone())
+            };
+            let part = |range: &ByteRange| (range.start - offset) as usize..(range.end - offset) as usize;
+            if let Some(slot) = slot {
+                let data = self.cache.slots.file(slot)?;
+                for gap in copied.gaps(range.clone()) {
+                    read_zeros_after_end(&data, &mut out[part(&gap)], gap.start)?;
+                }
+            }
+            if let Some(shadow) = shadow {
+                for copy in copied.iter() {
+                    read_zeros_after_end(&shadow, &mut out[part(&copy)], copy.start)?;
+                }
+            }
+            // A page copied meanwhile was perhaps read after it was overwritten.
+            let content = file.inner.lock();
+            if content.frozen.as_ref().is_some_and(|frozen| clipped(&frozen.copied, range.clone()) == copied) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets the files go that are held, and remembers of each what it is.
+    pub(super) fn keep_files(&mut self, cache: &Cache, held: &HashSet<Ino>) -> Result<(), CacheError> {
+        let files = std::mem::take(&mut self.files);
+        for (ino, file) in files {
+            let local = held.contains(&ino);
+            self.set_local(cache, &file, local);
+            if local {
+                cache.thaw(&file);
+            } else {
+                self.dirty += file.inner.lock().frozen.as_ref().map_or(0, |frozen| frozen.dirty.bytes());
+                self.files.insert(ino, file);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_local(&self, cache: &Cache, file: &Arc<DataFile>, local: bool) {
+        let mut content = file.inner.lock();
+        content.local = local;
+        cache.tell(file, &mut content);
+    }
+}

@@ -1,0 +1,70 @@
+//! Totals and limits.
+
+use super::file::{Content, Told};
+use super::types::CacheError;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+/// Sums over all files, hot or not.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    /// Bytes of present pages.
+    pub(super) cached: AtomicU64,
+    /// Bytes of dirty and frozen pages, an overwritten frozen page twice, as it is there twice. Without `Local` ones.
+    pub(super) dirty: AtomicU64,
+    /// Bytes of dirty pages that no tier captures.
+    pub(super) local: AtomicU64,
+    /// Sum of the sizes.
+    pub(super) bytes: AtomicU64,
+    /// When the oldest change since the last flip was made, and the oldest of those in the seal under way; 0: none.
+    pub(super) oldest: AtomicI64,
+    pub(super) oldest_frozen: AtomicI64,
+}
+
+fn shift(total: &AtomicU64, old: u64, new: u64) {
+    if new != old {
+        total.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
+    }
+}
+
+impl Totals {
+    pub(super) fn tell(&self, content: &mut Content) {
+        let dirty = content.dirty.bytes() + content.frozen.as_ref().map_or(0, |frozen| frozen.dirty.bytes());
+        let (dirty, local) = if content.local { (0, dirty) } else { (dirty, 0) };
+        let now = if content.dead {
+            Told { present: 0, dirty: 0, local: 0, size: 0 }
+        } else {
+            Told { present: content.present.bytes(), dirty, local, size: content.size }
+        };
+        let old = std::mem::replace(&mut content.told, now);
+        shift(&self.cached, old.present, now.present);
+        shift(&self.dirty, old.dirty, now.dirty);
+        shift(&self.local, old.local, now.local);
+        shift(&self.bytes, old.size, now.size);
+    }
+
+    /// A change was made.
+    pub(super) fn changed(&self, now: impl FnOnce() -> i64) {
+        if self.oldest.load(Ordering::Relaxed) == 0 {
+            let _ = self.oldest.compare_exchange(0, now().max(1), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+impl super::Cache {
+    /// When the oldest change that is in no commit was made (wall clock).
+    #[must_use]
+    pub fn oldest_dirty(&self) -> Option<i64> {
+        let live = self.totals.oldest.load(Ordering::Relaxed);
+        let frozen = self.totals.oldest_frozen.load(Ordering::Relaxed);
+        [live, frozen].into_iter().filter(|at| *at != 0).min()
+    }
+
+    /// Refuses what would make the volume larger than its limit.
+    pub(super) fn check_growth(&self, more: u64) -> Result<(), CacheError> {
+        let bytes = self.totals.bytes.load(Ordering::Relaxed);
+        if more > 0 && bytes.saturating_add(more) > self.options.bytes_max {
+            return Err(CacheError::NoSpace("bytes"));
+        }
+        Ok(())
+    }
+}

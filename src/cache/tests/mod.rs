@@ -1,0 +1,6 @@
+//! The cache against a model of a file system in memory, through crashes, seals, fetches and evictions.
+#![allow(clippy::disallowed_methods, reason = "tests")]
+
+mod lab;
+mod model;
+mod operations;

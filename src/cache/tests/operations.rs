@@ -1,0 +1,179 @@
+//! Single operations.
+
+use super::lab::Lab;
+use crate::cache::{CacheError, Entry, RequestId, SavedReply, Whence, WriteOutcome};
+use crate::types::ROOT;
+
+#[test]
+fn replies_survive_the_process() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    let id = RequestId { conn_epoch: 3, unique: 77 };
+    assert_eq!(lab.cache.write(Some(id), ino, 0, b"hello").unwrap(), WriteOutcome::Done);
+    let other = RequestId { conn_epoch: 3, unique: 78 };
+    lab.cache
+        .update(Some(other), |u| -> Result<_, CacheError> {
+            u.remove_name(ROOT, b"f")?;
+            Ok(((), SavedReply::Empty))
+        })
+        .unwrap();
+    lab.crash();
+    assert_eq!(lab.cache.replayed(id), Some(SavedReply::Size(5)));
+    assert_eq!(lab.cache.replayed(other), Some(SavedReply::Empty));
+    lab.cache.apply_batch().unwrap();
+    lab.crash();
+    assert_eq!(lab.cache.replayed(other), Some(SavedReply::Empty));
+    lab.cache.forget_replies(4).unwrap();
+    assert_eq!(lab.cache.replayed(other), None);
+}
+
+#[test]
+fn cookies_are_never_used_twice() {
+    let mut lab = Lab::new();
+    lab.file(b"a");
+    lab.file(b"b");
+    let names = |lab: &Lab| -> Vec<Entry> { lab.cache.view(|v| v.entries(ROOT, 0, 100)).unwrap() };
+    let b = names(&lab)[1].cookie;
+    lab.remove(ROOT, b"b");
+    lab.cache.apply_batch().unwrap();
+    lab.crash();
+    lab.file(b"c");
+    assert!(names(&lab)[1].cookie > b);
+}
+
+#[test]
+fn an_orphan_stays_until_it_is_forgotten() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[5; 9000]);
+    lab.update(|u| u.remove_name(ROOT, b"f")).unwrap();
+    assert_eq!(lab.content(ino), vec![5; 9000]);
+    lab.crash();
+    assert_eq!(lab.cache.view(|v| v.orphans()).unwrap(), [ino]);
+    assert_eq!(lab.content(ino), vec![5; 9000]);
+    lab.update(|u| u.forget_orphan(ino)).unwrap();
+    assert!(matches!(lab.cache.write(None, ino, 0, b"x"), Err(CacheError::NoInode(_))));
+    lab.crash();
+    assert!(lab.cache.view(|v| v.attr(ino)).unwrap().is_none());
+    assert_eq!(lab.cache.cached_bytes(), 0);
+}
+
+#[test]
+fn a_recycled_data_file_shows_nothing_of_the_old_one() {
+    let mut lab = Lab::new();
+    for round in 1..6u8 {
+        let ino = lab.file(b"f");
+        lab.write(ino, 8192 * u64::from(round % 3), &[round; 5000]);
+        lab.check();
+        lab.remove(ROOT, b"f");
+        lab.cache.apply_batch().unwrap();
+    }
+    let used: usize = std::fs::read_dir(lab.dir.join("data")).unwrap().count();
+    assert!(used <= 2, "{used} shards for one file at a time");
+}
+
+#[test]
+fn limits_refuse_what_can_be_refused_and_never_a_write() {
+    let mut lab = Lab::with(|o| {
+        o.bytes_max = 10_000;
+        o.inodes_max = 3;
+    });
+    let ino = lab.file(b"a");
+    lab.file(b"b");
+    let refused = lab.update(|u| u.new_inode(&crate::cache::NewInode::default()));
+    assert!(matches!(refused, Err(CacheError::NoSpace(_))));
+    lab.write(ino, 0, &[1; 20_000]);
+    assert!(matches!(lab.update(|u| u.set_size(ino, 30_000)), Err(CacheError::NoSpace(_))));
+    assert!(matches!(lab.cache.fallocate(None, ino, 0, 0, 30_000), Err(CacheError::NoSpace(_))));
+    lab.truncate(ino, 100);
+    let space = lab.cache.view(|v| v.space());
+    assert_eq!((space.bytes, space.inodes), (100, 3));
+    lab.crash();
+    assert_eq!(lab.cache.view(|v| v.space()), space);
+}
+
+#[test]
+fn seek_finds_data_and_holes() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    lab.write(ino, 8192, &[1; 4096]);
+    lab.truncate(ino, 20_000);
+    let seek = |at, whence| lab.cache.seek(ino, at, whence).unwrap();
+    assert_eq!(seek(0, Whence::Data), Some(8192));
+    assert_eq!(seek(0, Whence::Hole), Some(0));
+    assert_eq!(seek(9000, Whence::Hole), Some(12_288));
+    assert_eq!(seek(12_288, Whence::Data), None);
+    assert_eq!(seek(20_000, Whence::Hole), None);
+    let seal = lab.begin_seal();
+    lab.commit(seal);
+    lab.cache.evict(u64::MAX).unwrap();
+    assert_eq!(lab.cache.seek(ino, 0, Whence::Data).unwrap(), Some(8192));
+    assert_eq!(lab.cache.seek(ino, 8192, Whence::Hole).unwrap(), Some(12_288));
+}
+
+#[test]
+fn a_small_write_into_an_absent_page_asks_for_it_first() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[1; 12_288]);
+    let seal = lab.begin_seal();
+    lab.commit(seal);
+    lab.cache.evict(u64::MAX).unwrap();
+    assert_eq!(lab.cache.cached_bytes(), 0);
+    assert_eq!(lab.cache.write(None, ino, 5000, b"xyz").unwrap(), WriteOutcome::Absent(vec![4096..8192]));
+    lab.write(ino, 5000, b"xyz");
+    // A whole page needs nothing, nor does what goes beyond all that is stored.
+    lab.write(ino, 0, &[2; 4096]);
+    lab.write(ino, 8192, &[3; 5000]);
+    assert_eq!(lab.cache.cached_bytes(), 4 * 4096);
+    lab.check();
+}
+
+#[test]
+fn the_ring_is_reused_and_every_change_survives() {
+    let mut lab = Lab::new();
+    for n in 0..3000u32 {
+        let ino = lab.file(format!("file{n}").as_bytes());
+        lab.write(ino, 0, &n.to_le_bytes());
+        if n % 3 == 0 {
+            lab.remove(ROOT, format!("file{n}").as_bytes());
+        }
+    }
+    lab.crash();
+    lab.check();
+}
+
+#[test]
+fn a_second_process_and_another_file_system_are_refused() {
+    let lab = Lab::new();
+    let again = crate::cache::Cache::open(crate::env::Env::real(), super::lab::options(&lab.dir, 1));
+    assert!(matches!(again, Err(CacheError::Locked(_))));
+    let mut options = super::lab::options(std::path::Path::new("/dev/shm/holdfast-test-cache"), 1);
+    options.any_file_system = false;
+    let refused = crate::cache::Cache::create(crate::env::Env::real(), options, &super::lab::origin());
+    let _ = std::fs::remove_dir_all("/dev/shm/holdfast-test-cache");
+    assert!(matches!(refused, Err(CacheError::Unsuitable { .. })));
+}
+
+#[test]
+fn states_are_kept() {
+    let mut lab = Lab::new();
+    lab.cache.set_state("a", b"small").unwrap();
+    lab.cache.set_state("b", &vec![7; 1 << 20]).unwrap();
+    lab.crash();
+    assert_eq!(lab.cache.get_state("a").unwrap().as_deref(), Some(&b"small"[..]));
+    assert_eq!(lab.cache.get_state("b").unwrap(), Some(vec![7; 1 << 20]));
+    let intent = crate::cache::Intent {
+        seq: 9,
+        epoch: 2,
+        nonce: crate::types::Nonce([1; 16]),
+        hash: crate::types::Hash([2; 32]),
+        bytes: vec![3; 500_000],
+    };
+    lab.cache.set_intent(Some(&intent)).unwrap();
+    lab.crash();
+    assert_eq!(lab.cache.intent().unwrap(), Some(intent));
+    lab.cache.set_intent(None).unwrap();
+    lab.crash();
+    assert_eq!(lab.cache.intent().unwrap(), None);
+}
