@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// FUSE's type of a handle: node number (high, low) and generation.
 const HANDLE_TYPE: i32 = 0x81;
-/// A change this close to the start of a flush may have come after it: the kernel's stamps move in ticks of up to 10 ms.
-const TICK: UnixNanos = 50_000_000;
+/// A write stamps its file when it begins: one that began this long before a flush may have gone on after it.
+const RECENT: UnixNanos = 30_000_000_000;
 
 #[repr(C)]
 struct Handle {
@@ -101,7 +101,7 @@ impl ByHandle {
         };
         // Every write and every first store through a mapping stamps the file. Same stamps, and old ones at the last flush:
         // nothing came after it.
-        let unchanged = self.flushed.lock().get(&ino).is_some_and(|(last, at)| *last == view && view.ctime.max(view.mtime) < at - TICK);
+        let unchanged = self.flushed.lock().get(&ino).is_some_and(|(last, at)| *last == view && view.ctime.max(view.mtime) < at - RECENT);
         if unchanged {
             return (Some(view.size), Ok(()));
         }

@@ -12,7 +12,7 @@ use crate::env::Env;
 use crate::types::{ByteRange, Ino};
 use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
 use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -33,6 +33,8 @@ thread_local! {
 pub(super) struct Work {
     posix: Arc<Posix>,
     kernel: ByHandle,
+    // Held while the mount is opened from here: it cannot be unmounted meanwhile.
+    outside: RwLock<()>,
     env: Env,
     connection: u64,
     init: Mutex<Option<Init>>,
@@ -50,6 +52,7 @@ impl Work {
         Self {
             posix,
             kernel: ByHandle::new(dir),
+            outside: RwLock::new(()),
             env,
             connection,
             init: Mutex::new(init),
@@ -83,6 +86,12 @@ impl Work {
         self.env.failpoint("fuse.after_change_before_reply");
     }
 
+    /// Runs `unmount` while nothing here has the mount open.
+    pub(super) fn when_closed<R>(&self, unmount: impl FnOnce() -> R) -> R {
+        let _closed = self.outside.write();
+        unmount()
+    }
+
     pub(super) fn close(&self) {
         for pool in [&self.fetches, &self.flushes, &self.syncs, &self.delays] {
             pool.close();
@@ -96,6 +105,7 @@ impl Work {
         if open.is_empty() {
             return Vec::new();
         }
+        let _outside = self.outside.read();
         let root = match self.kernel.root() {
             Ok(root) => root,
             Err(error) => {
@@ -257,7 +267,8 @@ impl Work {
     }
 
     // Returns what is to be closed after the reply.
-    fn flush_before(&self, inodes: &[Ino]) -> Vec<OwnedFd> {
+    fn flush_before(&self, inodes: &[Ino]) -> (Vec<OwnedFd>, RwLockReadGuard<'_, ()>) {
+        let outside = self.outside.read();
         let mut open = Vec::new();
         let mut flush = |ino: Ino| -> std::io::Result<()> {
             let root = self.kernel.root()?;
@@ -270,7 +281,7 @@ impl Work {
                 tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in before an operation on it");
             }
         }
-        open
+        (open, outside)
     }
 }
 
