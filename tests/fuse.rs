@@ -1,5 +1,6 @@
 //! A volume through the kernel: every group of operations, what the kernel still holds, and a driver that is killed.
 //! Needs root and /dev/fuse.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests against the real world")]
 
 use holdfast::cache::{Cache, CacheOptions, CacheOrigin};
 use holdfast::env::Env;
@@ -14,6 +15,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symli
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[path = "fuse/absent.rs"]
+mod absent;
 #[path = "fuse/takeover.rs"]
 mod takeover;
 
@@ -25,24 +28,29 @@ impl Fetch for Unreachable {
     }
 }
 
-fn open_volume(base: &Path, resumed: bool) -> Arc<Posix> {
+fn open_cache(base: &Path) -> Arc<Cache> {
     let options = CacheOptions { log_bytes: 8 << 20, any_file_system: true, ..CacheOptions::new(base.join("cache")) };
-    let cache = if Cache::exists(&options.dir) {
-        Cache::open(Env::real(), options).unwrap().0
-    } else {
-        let origin = CacheOrigin {
-            store_id: StoreId([1; 16]),
-            incarnation: Incarnation([2; 16]),
-            identity: Identity::parse("test").unwrap(),
-            cache_id: CacheId([3; 16]),
-        };
-        let cache = Cache::create(Env::real(), options, &origin).unwrap();
-        cache.set_epoch(1).unwrap();
-        cache
+    if Cache::exists(&options.dir) {
+        return Cache::open(Env::real(), options).unwrap().0;
+    }
+    let origin = CacheOrigin {
+        store_id: StoreId([1; 16]),
+        incarnation: Incarnation([2; 16]),
+        identity: Identity::parse("test").unwrap(),
+        cache_id: CacheId([3; 16]),
     };
-    let (fetch, gate) = (Arc::new(Unreachable), Arc::new(NoLimits));
-    let options = Options { cache, fetch, gate, read_only: false, handles: base.join("handles"), resumed };
+    let cache = Cache::create(Env::real(), options, &origin).unwrap();
+    cache.set_epoch(1).unwrap();
+    cache
+}
+
+fn operations(base: &Path, cache: Arc<Cache>, fetch: Arc<dyn Fetch>, resumed: bool) -> Arc<Posix> {
+    let options = Options { cache, fetch, gate: Arc::new(NoLimits), read_only: false, handles: base.join("handles"), resumed };
     Arc::new(Posix::new(options).unwrap())
+}
+
+fn open_volume(base: &Path, resumed: bool) -> Arc<Posix> {
+    operations(base, open_cache(base), Arc::new(Unreachable), resumed)
 }
 
 struct Volume {
@@ -51,17 +59,25 @@ struct Volume {
 }
 
 impl Volume {
-    fn new() -> Self {
+    fn unmounted() -> Self {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir(base.path().join("mnt")).unwrap();
-        let mut volume = Self { base, served: None };
+        Self { base, served: None }
+    }
+
+    fn new() -> Self {
+        let mut volume = Self::unmounted();
         volume.mount();
         volume
     }
 
     fn mount(&mut self) {
-        let posix = open_volume(self.base.path(), false);
-        let mount = Mount::start(&Env::real(), &posix, &MountOptions::new(self.dir(), "test/fuse"), None).unwrap();
+        self.serve(open_volume(self.base.path(), false), false);
+    }
+
+    fn serve(&mut self, posix: Arc<Posix>, read_only: bool) {
+        let options = MountOptions { read_only, ..MountOptions::new(self.dir(), "test/fuse") };
+        let mount = Mount::start(&Env::real(), &posix, &options, None).unwrap();
         self.served = Some((posix, mount));
     }
 
@@ -415,6 +431,19 @@ impl Drop for Mapping {
         // SAFETY: the mapping that the test has made.
         unsafe { libc::munmap(self.0, 8192) };
     }
+}
+
+#[test]
+fn a_read_only_mount_changes_nothing() {
+    let mut v = Volume::new();
+    let file = v.write("file", "kept");
+    v.unmount();
+    v.serve(open_volume(v.base.path(), false), true);
+    assert_eq!(fs::read(&file).unwrap(), b"kept");
+    assert_eq!(errno(fs::write(&file, "changed")), libc::EROFS);
+    assert_eq!(errno(fs::create_dir(v.path("dir"))), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(&file)), libc::EROFS);
+    v.unmount();
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn a_killed_driver_is_a_pause() {
             let mut n = 0u64;
             while !stop.load(Ordering::Relaxed) {
                 (&log).write_all(&n.to_le_bytes()).unwrap();
-                if n % 8 == 0 {
+                if n.is_multiple_of(8) {
                     log.sync_data().unwrap();
                 }
                 n += 1;
