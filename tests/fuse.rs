@@ -401,6 +401,34 @@ fn what_the_kernel_holds_is_brought_in() {
 }
 
 #[test]
+fn flushes_renames_and_syncs_do_not_wait_for_one_another() {
+    let v = Volume::new();
+    let round = &|worker: usize, n: usize| {
+        let (one, two) = (v.path(&format!("{worker}-one")), v.path(&format!("{worker}-two")));
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&one).unwrap();
+        let text = vec![n as u8 + 1; 200_000 + n];
+        file.write_all(&text).unwrap();
+        assert_eq!(seek(&file, 0, libc::SEEK_HOLE).unwrap(), text.len() as i64);
+        fs::rename(&one, &two).unwrap();
+        file.sync_data().unwrap();
+        file.write_all(b"after").unwrap();
+        fs::hard_link(&two, &one).unwrap();
+        allocate(&file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0, 4096).unwrap();
+        fs::rename(&one, v.path(&format!("{worker}-three"))).unwrap();
+        let read = fs::read(&two).unwrap();
+        assert!(read[..4096].iter().all(|b| *b == 0) && read[4096..text.len()] == text[4096..] && read.ends_with(b"after"));
+        fs::remove_file(&two).unwrap();
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..6).map(|worker| scope.spawn(move || (0..20).for_each(|n| round(worker, n)))).collect();
+        while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            v.bring_in();
+        }
+    });
+    assert_eq!(fs::read_dir(v.dir()).unwrap().count(), 6);
+}
+
+#[test]
 fn a_shared_mapping_is_written_back() {
     let v = Volume::new();
     let path = v.write("mapped", [1; 8192]);
