@@ -82,7 +82,7 @@ ls -1 "$lab" | grep -v -e before -e status.json | sed 's/^/     /'
 say "4. Another machine asks for the volume by its name"
 machine second
 start=$EPOCHREALTIME
-show "$holdfast" mount photos "$lab/second/photos" --store "file://$lab/store" --recovery-key "$lab/recovery.key"
+show "$holdfast" mount --take-over photos "$lab/second/photos" --store "file://$lab/store" --recovery-key "$lab/recovery.key"
 ls "$lab/second/photos" >/dev/null
 echo "     usable after $(since "$start")"
 start=$EPOCHREALTIME

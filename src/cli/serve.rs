@@ -36,8 +36,11 @@ pub(super) struct Driver {
     mount: OnceLock<Arc<Mount>>,
     phase: Mutex<Phase>,
     /// The outcome of the drain, for those who asked for the unmount.
-    drained: watch::Sender<Option<Result<Option<CommitInfo>, (FaultKind, String)>>>,
+    drained: watch::Sender<Option<Outcome>>,
 }
+
+/// How a drain ended: the newest commit, or why not everything is in one.
+type Outcome = Result<Option<CommitInfo>, (FaultKind, String)>;
 
 /// How often progress is told while something drains.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
