@@ -76,6 +76,8 @@ pub(super) struct Content {
     pub(super) syncing: Vec<(u64, RangeSet)>,
     /// The data file has bytes that were not flushed.
     pub(super) unflushed: bool,
+    /// No fsync has logged the size since it changed.
+    pub(super) size_unsynced: bool,
     /// The size of the last FSYNC.
     pub(super) synced_size: u64,
     /// No seal will cut the file below this.
@@ -193,6 +195,7 @@ impl Content {
         if range.end > self.size {
             self.size = range.end;
             self.resized = true;
+            self.size_unsynced = true;
         }
         self.appended.insert(range.start.max(self.settled)..range.end.max(self.settled));
     }
@@ -256,6 +259,7 @@ impl Content {
             self.proven_size = size;
         }
         self.resized |= self.size != size;
+        self.size_unsynced |= self.size != size;
         self.size = size;
     }
 
@@ -281,6 +285,7 @@ impl Content {
             self.size = size;
             self.proven_size = size;
             self.resized = true;
+            self.size_unsynced = true;
         }
     }
 
