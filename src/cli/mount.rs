@@ -77,18 +77,19 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     if args.foreground {
         return run_hold(context, args);
     }
-    let mut log = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&log_path)?;
-    let start = log.seek(SeekFrom::End(0))?;
+    let written = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path)?;
+    // A description of its own: a duplicate would share its position with those who write.
+    let mut log = File::open(&log_path)?;
+    log.seek(SeekFrom::End(0))?;
     let (ready, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(std::io::Error::from)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("hold").args(inner_arguments()).stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(log.try_clone()?);
+    command.arg("hold").args(inner_arguments()).stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(written);
     // SAFETY: setsid is async-signal-safe and touches nothing of this process.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
     }
     let mut holder = command.spawn()?;
     drop(command);
-    log.seek(SeekFrom::Start(start))?;
     let usable = wait_until_usable(context, ready, &mut log)?;
     if usable {
         context.say(&format!("{} is mounted at {}; log: {}", args.volume, dir.display(), log_path.display()));

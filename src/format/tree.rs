@@ -424,5 +424,4 @@ pub fn index(located: Located, objects: &mut Vec<rpc::ObjectRef>, table: &mut Ha
 }
 
 #[cfg(test)]
-#[path = "tree_tests.rs"]
 mod tests;
