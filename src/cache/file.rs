@@ -314,7 +314,9 @@ impl Content {
         let size = self.captured_size(kernel);
         let dirty = clipped(self.dirty.set(), 0..ceil(size));
         let rest = if size < self.size { clipped(self.dirty.set(), floor(size)..u64::MAX) } else { RangeSet::new() };
-        let shared = std::mem::take(&mut self.shared);
+        // What was shared above the captured size is of a later commit, as what was written there.
+        let later = if size < self.size { clipped(&self.shared, floor(size)..u64::MAX) } else { RangeSet::new() };
+        let shared = std::mem::replace(&mut self.shared, later);
         let mut shared_extents: Vec<LocalExtent> = shared.iter().flat_map(|r| self.extents.within(r).collect::<Vec<_>>()).collect();
         shared_extents.retain_mut(|e| e.clip(&(0..size)).inspect(|clip| *e = *clip).is_some());
         self.dirty = rest.into();

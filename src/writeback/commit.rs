@@ -106,7 +106,12 @@ impl Committer {
                 self.checkpoint_unnamed = false;
                 self.policy_recorded = true;
                 if plan::checkpoint_due(self.tail.commits(), self.tail.bytes()) {
-                    self.checkpoint(head, &commit).await?;
+                    match self.checkpoint(head, &commit).await {
+                        Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) && !self.progress.is_cancelled() => {
+                            tracing::warn!(%fault, "no checkpoint yet: the next commit tries again");
+                        }
+                        done => done?,
+                    }
                 }
                 Ok(())
             }
