@@ -25,6 +25,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// What to mount, where and how.
 #[derive(Debug, Clone, Args)]
@@ -53,8 +54,15 @@ pub struct MountArgs {
     /// Threads that answer the kernel
     #[arg(long, default_value_t = 4, value_name = "N", env = "HOLDFAST_THREADS", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: u16,
+    /// A driver that died twice within this many seconds is started again only after them
+    #[arg(long, value_name = "SECONDS", env = "HOLDFAST_CALM", hide = true, value_parser = seconds)]
+    pub(super) calm: Option<u64>,
     #[command(flatten)]
     pub(super) key: KeyArgs,
+}
+
+fn seconds(text: &str) -> Result<u64, std::num::ParseIntError> {
+    text.strip_suffix('s').unwrap_or(text).parse()
 }
 
 /// For the driver's and the holder's hidden commands: the same arguments.
@@ -154,7 +162,7 @@ pub(super) fn run_hold(context: &Context, args: &MountArgs) -> Result<Exit, Faul
     });
     // SAFETY: as above; a failed duplication is -1 and is passed over.
     let ready = ready.filter(|fd| *fd >= 0).map(|fd| unsafe { File::from_raw_fd(fd) });
-    let code = hold(&context.env, HoldOptions { socket, command, ready, calm: crate::fuse::CALM })?;
+    let code = hold(&context.env, HoldOptions { socket, command, ready, calm: args.calm.map_or(crate::fuse::CALM, Duration::from_secs) })?;
     Ok(Exit::Code(u8::try_from(code).unwrap_or(13)))
 }
 
