@@ -154,7 +154,7 @@ impl Holdfast {
 
     fn reader(&self, arguments: &[&str]) -> String {
         let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/holdfast_reader.py");
-        let store = self.store.strip_prefix("file://").unwrap_or(&self.store).to_owned();
+        let store = self.objects.display().to_string();
         let mut all =
             vec![reader.display().to_string(), "--store".to_owned(), store, "--recovery-key".to_owned(), self.key().display().to_string()];
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
