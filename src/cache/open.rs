@@ -230,7 +230,7 @@ impl Cache {
         };
         let slots = Slots::new(&dir.join("data"), free, get_number(&db, "next_slot")?);
         let checkpointer = Connection::open(dir.join("meta.db"))?;
-        let batch = Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, last: env.monotonic() };
+        let batch = Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, last: env.monotonic(), durable: 0 };
         let head = get_state(&db, "head")?.and_then(|bytes| decode_head(&bytes));
         let mut replies = Replies::default();
         if let Some(saved) = get_state(&db, "replies")? {

@@ -80,4 +80,5 @@ fn speed() {
             .unwrap();
     });
     time("batch", 1, &mut |_| cache.apply_batch().unwrap());
+    time("tick", 1, &mut |_| cache.tick().unwrap());
 }
