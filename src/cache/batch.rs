@@ -136,6 +136,7 @@ impl Cache {
             ("epoch", meta.epoch),
             ("resolved", meta.resolved),
             ("next_inode", meta.next_inode),
+            ("next_cookie", meta.next_cookie),
             ("next_slot", self.slots.next()),
             ("cuts", Self::load_u64(&self.seal.cuts)),
         ];

@@ -163,7 +163,8 @@ impl Content {
     /// Pages that a write of `range` leaves in part as they were, and that must therefore be here first.
     pub(super) fn needed(&self, range: &ByteRange) -> Vec<ByteRange> {
         let mut edges = Vec::new();
-        for (at, partial) in [(floor(range.start), range.start % PAGE != 0), (floor(range.end), range.end % PAGE != 0)] {
+        for (at, partial) in [(floor(range.start), !range.start.is_multiple_of(PAGE)), (floor(range.end), !range.end.is_multiple_of(PAGE))]
+        {
             let page = at..at + PAGE;
             if !partial || self.present.set().contains(page.clone()) || edges.contains(&page) {
                 continue;

@@ -293,7 +293,7 @@ impl Cache {
         to_offset: u64,
         len: u64,
     ) -> Result<CopyOutcome, CacheError> {
-        let aligned = from_offset % PAGE == 0 && to_offset % PAGE == 0;
+        let aligned = from_offset.is_multiple_of(PAGE) && to_offset.is_multiple_of(PAGE);
         if from == to || !aligned || len > u64::from(u32::MAX) {
             return Ok(CopyOutcome::Copy);
         }
@@ -311,7 +311,7 @@ impl Cache {
         let target = target.start..target.start + length(&range);
         let Some(extents) = shareable(source, &range).filter(|extents| extents.len() < 512) else { return Ok(CopyOutcome::Copy) };
         // A part of a page cannot be shared, unless nothing of the target lies behind it.
-        if target.end % PAGE != 0 && target.end < content.size {
+        if !target.end.is_multiple_of(PAGE) && target.end < content.size {
             return Ok(CopyOutcome::Copy);
         }
         let op = self.begin(&file, content)?;

@@ -54,7 +54,7 @@ fn a_checkpoint_and_a_commit_fill_a_cache() {
         ..rpc::Delta::default()
     };
     loader.delta(9, &delta).unwrap();
-    loader.finish(HEAD, 1 << 41, 0).unwrap();
+    loader.finish(HEAD, 1 << 41, 7).unwrap();
     let check = |cache: &Cache| {
         assert_eq!(cache.head(), Some(HEAD));
         assert!(!cache.changed());
@@ -73,12 +73,12 @@ fn a_checkpoint_and_a_commit_fill_a_cache() {
     drop(cache);
     let cache = Cache::open(Env::real(), options(&dir, 1)).unwrap().0;
     check(&cache);
-    // The next cookie follows from the names, the next number from the head.
+    // The cookie of the removed name is not used again.
     let ino = cache
         .update(None, |u| -> Result<_, CacheError> {
             let attr = u.new_inode(&crate::cache::NewInode { mode: libc::S_IFREG, ..Default::default() })?;
             u.set_name(ROOT, b"new", attr.ino)?;
-            assert_eq!(u.lookup(ROOT, b"new")?, Some((attr.ino, 6)));
+            assert_eq!(u.lookup(ROOT, b"new")?, Some((attr.ino, 7)));
             Ok((attr.ino, crate::cache::SavedReply::Empty))
         })
         .unwrap();
