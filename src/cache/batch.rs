@@ -26,6 +26,8 @@ use std::time::Duration;
 const FEW_FILES: usize = 32;
 // The write-ahead log is taken into meta.db when it is larger.
 const WAL_BYTES: u64 = 8 << 20;
+// Data files emptied with each batch; the rest by `tick`.
+const SETTLED: usize = 64;
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// What belongs to whoever applies a batch.
@@ -36,6 +38,8 @@ pub(super) struct Batch {
     pub(super) wal_path: PathBuf,
     pub(super) wal: Option<File>,
     pub(super) last: Duration,
+    /// The newest record that `meta.db` has durably.
+    pub(super) durable: u64,
 }
 
 struct Encoded {
@@ -64,6 +68,9 @@ impl Cache {
         if self.ring.half_full() || (due && pending) {
             self.apply_batch()?;
         }
+        // Emptying thousands of files takes a while: not under the lock that a full log waits for.
+        let durable = self.batch.lock().durable;
+        while self.slots.settle(durable, SETTLED)? {}
         Ok(())
     }
 
@@ -117,7 +124,8 @@ impl Cache {
         self.env.failpoint("cache.after_commit_before_trim");
         self.sync_wal(batch)?;
         self.ring.trim(place);
-        self.slots.settle(place.lsn)?;
+        batch.durable = place.lsn;
+        self.slots.settle(place.lsn, SETTLED)?;
         self.reclaim(encoded)?;
         self.cool();
         batch.last = self.env.monotonic();
@@ -130,6 +138,7 @@ impl Cache {
             ("epoch", meta.epoch),
             ("resolved", meta.resolved),
             ("next_inode", meta.next_inode),
+            ("next_cookie", meta.next_cookie),
             ("next_slot", self.slots.next()),
             ("cuts", Self::load_u64(&self.seal.cuts)),
         ];

@@ -311,7 +311,7 @@ impl Cache {
         let target = target.start..target.start + length(&range);
         let Some(extents) = shareable(source, &range).filter(|extents| extents.len() < 512) else { return Ok(CopyOutcome::Copy) };
         // A part of a page cannot be shared, unless nothing of the target lies behind it.
-        if target.end % PAGE != 0 && target.end < content.size {
+        if !target.end.is_multiple_of(PAGE) && target.end < content.size {
             return Ok(CopyOutcome::Copy);
         }
         let op = self.begin(&file, content)?;

@@ -82,6 +82,8 @@ pub(super) struct Meta {
     pub(super) held_files: Vec<Ino>,
     pub(super) count: u64,
     pub(super) next_inode: u64,
+    /// Above every cookie given out in any directory.
+    pub(super) next_cookie: u64,
 }
 
 impl Meta {
@@ -106,6 +108,7 @@ impl Meta {
             held_files: Vec::new(),
             count: 0,
             next_inode: 0,
+            next_cookie: 1,
         }
     }
 

@@ -76,6 +76,7 @@ impl Replay<'_> {
             Effect::Inode(row) => {
                 let ino = row.attr.ino;
                 meta.next_inode = meta.next_inode.max(ino + 1);
+                meta.next_cookie = meta.next_cookie.max(row.cookies + 1);
                 if meta.row(ino)?.is_none() {
                     return meta.add(row.clone());
                 }

@@ -98,6 +98,7 @@ pub struct Seal {
     pub(super) frozen: Changed,
     pub(super) frozen_files: Vec<Ino>,
     pub(super) next_inode: Ino,
+    pub(super) next_cookie: u64,
     pub(super) totals: Space,
     pub(super) empty: bool,
     pub(super) dirty: u64,
@@ -205,7 +206,7 @@ impl Cache {
         self.seal.epoch.store(epoch + 1, Ordering::SeqCst);
         let cut = Cut { number: self.seal.cuts.fetch_add(1, Ordering::SeqCst) + 1, time: self.env.now() };
         let totals = View { cache: self, meta: &mut meta }.space();
-        let next_inode = meta.next_inode;
+        let (next_inode, next_cookie) = (meta.next_inode, meta.next_cookie);
         drop(meta);
         let seal = Seal {
             cache: Arc::clone(self),
@@ -217,6 +218,7 @@ impl Cache {
             frozen,
             frozen_files,
             next_inode,
+            next_cookie,
             totals,
             empty: false,
             dirty: 0,

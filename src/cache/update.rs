@@ -232,7 +232,9 @@ impl Update<'_> {
             None => {
                 let parent = self.row_mut(dir)?;
                 parent.cookies += 1;
-                parent.cookies
+                let cookie = parent.cookies;
+                self.view.meta.next_cookie = self.view.meta.next_cookie.max(cookie + 1);
+                cookie
             }
         };
         self.view.meta.set_name(dir, name, Some(NameRow { cookie, ino }))?;
