@@ -29,7 +29,7 @@ cleanup() {
     done
     rm -rf "$lab"
 }
-trap cleanup EXIT
+trap "${DEMO_KEEP:+true }cleanup" EXIT
 
 # Everything that an application can see: content, kind, mode, owner, size, time of change, target of links.
 picture() {
@@ -82,7 +82,8 @@ ls -1 "$lab" | grep -v -e before -e status.json | sed 's/^/     /'
 say "4. Another machine asks for the volume by its name"
 machine second
 start=$EPOCHREALTIME
-show "$holdfast" mount photos "$lab/second/photos" --store "file://$lab/store" --recovery-key "$lab/recovery.key"
+# The first machine did not say goodbye: that it is gone for good is for a person to say.
+show "$holdfast" mount photos "$lab/second/photos" --store "file://$lab/store" --recovery-key "$lab/recovery.key" --take-over
 ls "$lab/second/photos" >/dev/null
 echo "     usable after $(since "$start")"
 start=$EPOCHREALTIME

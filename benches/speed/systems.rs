@@ -191,7 +191,7 @@ impl Lab {
         if !made.status.success() {
             return Err(format!("store init: {}", String::from_utf8_lossy(&made.stderr)).into());
         }
-        let mut system = self.mount_holdfast(name, &machine, server)?;
+        let mut system = self.mount_holdfast(name, &machine, server, false)?;
         if !s3 {
             system.store = Some(self.directory.join(name).join("store"));
         }
@@ -199,10 +199,10 @@ impl Lab {
         Ok(system)
     }
 
-    fn mount_holdfast(&self, name: &str, machine: &Machine, server: Option<S3Server>) -> Outcome<System> {
+    fn mount_holdfast(&self, name: &str, machine: &Machine, server: Option<S3Server>, take_over: bool) -> Outcome<System> {
         let metrics = format!("127.0.0.1:{}", free_port()?);
         let mut command = machine.command(&["mount", "bench/volume"]);
-        command.arg(self.place(name, "mounted")?).args(["--foreground", "--metrics", &metrics]);
+        command.arg(self.place(name, "mounted")?).args(["--foreground", "--metrics", &metrics]).args(take_over.then_some("--take-over"));
         let mut system = self.mounted(name, command, server)?;
         let mut flush = machine.command(&["flush"]);
         flush.arg(&system.root).stdin(Stdio::null()).stdout(Stdio::null());
@@ -287,7 +287,7 @@ impl System {
         fs::create_dir_all(&machine.home)?;
         let (server, store) = (self.server.take(), self.store.take());
         self.mounted = false;
-        let mut again = lab.mount_holdfast(&self.name, &machine, server)?;
+        let mut again = lab.mount_holdfast(&self.name, &machine, server, true)?;
         again.store = store;
         again.machine = Some(machine);
         *self = again;

@@ -13,7 +13,7 @@ use super::effect::encode_reply;
 use super::file::DataFile;
 use super::meta::Meta;
 use super::types::CacheError;
-use super::{Cache, db};
+use super::{Cache, db, die};
 use crate::types::RangeSet;
 use rusqlite::Connection;
 use std::fs::File;
@@ -84,7 +84,9 @@ impl Cache {
             let files = std::mem::take(&mut *self.pending_files.lock());
             let mut encoded = Vec::with_capacity(files.len());
             for file in files {
-                encoded.push(self.encode(&mut meta, file, flush)?);
+                // A file left out would not be on the list of any later batch.
+                let entry = self.encode(&mut meta, file, flush);
+                encoded.push(entry.unwrap_or_else(|error| die("meta.db does not take the state of a file", &error)));
             }
             (place, encoded)
         };
@@ -189,7 +191,8 @@ impl Cache {
             File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("cache directory"))?;
         }
         let Some(wal) = &batch.wal else { return Ok(()) };
-        self.disk.sync(Synced::Wal, || wal.sync_data()).map_err(CacheError::io("meta.db-wal"))?;
+        // After a failed flush the next one may succeed without the lost pages: nothing may be trimmed on its word.
+        self.disk.sync(Synced::Wal, || wal.sync_data()).unwrap_or_else(|error| die("meta.db-wal cannot be flushed", &error));
         // No transaction is open for writing and no other can be committed: the whole of it can be copied, and the next writer begins
         // it anew.
         if wal.metadata().map_err(CacheError::io("meta.db-wal"))?.len() > WAL_BYTES {
@@ -221,7 +224,8 @@ impl Cache {
         let mut files = self.files.lock();
         if files.len() > self.options.hot_inodes {
             files.retain(|_, file| {
-                Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some())
+                Arc::strong_count(file) > 1
+                    || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some() || c.local)
             });
         }
     }

@@ -76,6 +76,8 @@ pub(super) struct Content {
     pub(super) syncing: Vec<(u64, RangeSet)>,
     /// The data file has bytes that were not flushed.
     pub(super) unflushed: bool,
+    /// No fsync has logged the size since it changed.
+    pub(super) size_unsynced: bool,
     /// The size of the last FSYNC.
     pub(super) synced_size: u64,
     /// No seal will cut the file below this.
@@ -161,7 +163,8 @@ impl Content {
     /// Pages that a write of `range` leaves in part as they were, and that must therefore be here first.
     pub(super) fn needed(&self, range: &ByteRange) -> Vec<ByteRange> {
         let mut edges = Vec::new();
-        for (at, partial) in [(floor(range.start), range.start % PAGE != 0), (floor(range.end), range.end % PAGE != 0)] {
+        for (at, partial) in [(floor(range.start), !range.start.is_multiple_of(PAGE)), (floor(range.end), !range.end.is_multiple_of(PAGE))]
+        {
             let page = at..at + PAGE;
             if !partial || self.present.set().contains(page.clone()) || edges.contains(&page) {
                 continue;
@@ -192,6 +195,7 @@ impl Content {
         if range.end > self.size {
             self.size = range.end;
             self.resized = true;
+            self.size_unsynced = true;
         }
         self.appended.insert(range.start.max(self.settled)..range.end.max(self.settled));
     }
@@ -255,6 +259,7 @@ impl Content {
             self.proven_size = size;
         }
         self.resized |= self.size != size;
+        self.size_unsynced |= self.size != size;
         self.size = size;
     }
 
@@ -280,6 +285,7 @@ impl Content {
             self.size = size;
             self.proven_size = size;
             self.resized = true;
+            self.size_unsynced = true;
         }
     }
 
@@ -308,7 +314,9 @@ impl Content {
         let size = self.captured_size(kernel);
         let dirty = clipped(self.dirty.set(), 0..ceil(size));
         let rest = if size < self.size { clipped(self.dirty.set(), floor(size)..u64::MAX) } else { RangeSet::new() };
-        let shared = std::mem::take(&mut self.shared);
+        // What was shared above the captured size is of a later commit, as what was written there.
+        let later = if size < self.size { clipped(&self.shared, floor(size)..u64::MAX) } else { RangeSet::new() };
+        let shared = std::mem::replace(&mut self.shared, later);
         let mut shared_extents: Vec<LocalExtent> = shared.iter().flat_map(|r| self.extents.within(r).collect::<Vec<_>>()).collect();
         shared_extents.retain_mut(|e| e.clip(&(0..size)).inspect(|clip| *e = *clip).is_some());
         self.dirty = rest.into();

@@ -293,7 +293,7 @@ impl Cache {
         to_offset: u64,
         len: u64,
     ) -> Result<CopyOutcome, CacheError> {
-        let aligned = from_offset % PAGE == 0 && to_offset % PAGE == 0;
+        let aligned = from_offset.is_multiple_of(PAGE) && to_offset.is_multiple_of(PAGE);
         if from == to || !aligned || len > u64::from(u32::MAX) {
             return Ok(CopyOutcome::Copy);
         }

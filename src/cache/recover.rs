@@ -221,8 +221,9 @@ impl Content {
             self.present.remove(range.clone());
             self.unsynced.remove(range.clone());
             self.suspect.remove(range.clone());
-            // Perhaps of another file, and then not yet committed here: said once more does no harm.
-            let stored: Vec<_> = self.extents.within(range.clone()).map(|e| outward(&e.range())).collect();
+            // Perhaps of another file, and then not yet committed here: said once more does no harm. Inline ones are never shared, and
+            // the commit that holds them may lie before the newest checkpoint: they must not be said again.
+            let stored: Vec<_> = self.extents.within(range.clone()).filter(|e| e.object != 0).map(|e| outward(&e.range())).collect();
             stored.into_iter().for_each(|pages| self.shared.insert(pages));
             self.stale.insert(range);
         }

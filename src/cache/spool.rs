@@ -53,6 +53,10 @@ impl Spool {
         Ok(())
     }
 
+    pub(super) fn has_inode(&self, ino: Ino) -> Sql<bool> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM inodes WHERE ino=?1")?.exists([ino as i64])?)
+    }
+
     pub(super) fn inode(&self, ino: Ino) -> Sql<Option<Kept>> {
         let mut statement = self.db.prepare_cached("SELECT body,captured,orphan FROM inodes WHERE ino=?1")?;
         let found = statement.query_row([ino as i64], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?))).optional()?;

@@ -36,6 +36,7 @@ pub(super) fn run(context: &Context, args: &MountArgs, dir: PathBuf) -> Result<E
 }
 
 async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option<Holder>, held: Option<Held>) -> Result<Exit, Fault> {
+    raise_descriptor_limit();
     let counters = Arc::new(Counters::default());
     let resumed = held.is_some();
     let volume = open(context, args, &counters, resumed).await?;
@@ -89,6 +90,21 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
     server.close().await;
     ended?;
     closed.map(|_| Exit::Done)
+}
+
+/// One descriptor for each file that is in use or frozen: the usual soft limit of 1,024 would fail writes.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain numbers in a buffer of the right type.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "the limit of open files could not be raised");
+    }
 }
 
 /// Until the mount is gone, whoever took it away. A first signal unmounts and drains, a second one gives the drain up.

@@ -36,8 +36,11 @@ pub(super) struct Driver {
     mount: OnceLock<Arc<Mount>>,
     phase: Mutex<Phase>,
     /// The outcome of the drain, for those who asked for the unmount.
-    drained: watch::Sender<Option<Result<Option<CommitInfo>, (FaultKind, String)>>>,
+    drained: watch::Sender<Option<Outcome>>,
 }
+
+/// How a drain ended: the newest commit, or why not everything is in one.
+type Outcome = Result<Option<CommitInfo>, (FaultKind, String)>;
 
 /// How often progress is told while something drains.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -106,7 +109,7 @@ impl Driver {
         let progress = volume.progress().unwrap_or_default();
         let space = cache.view(|view| view.space());
         let since = |at: i64| u64::try_from(env.now().saturating_sub(at) / 1_000_000_000).unwrap_or(0);
-        let failed = volume.report().failed.map(|what| Trouble { what, seconds: 0 });
+        let failed = volume.report().failed.or_else(|| progress.failed.clone()).map(|what| Trouble { what, seconds: 0 });
         VolumeStatus {
             volume: volume.identity().to_string(),
             incarnation: objects::uuid(origin.incarnation),

@@ -98,6 +98,11 @@ impl Fetcher {
         result
     }
 
+    /// A pause after the store did not answer.
+    pub(super) async fn pause(&self) {
+        self.objects.env().sleep(Duration::from_secs(5)).await;
+    }
+
     /// Brings exactly `range` here, with all the store's own patience.
     ///
     /// # Errors

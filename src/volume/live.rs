@@ -75,6 +75,12 @@ impl Late {
         }
     }
 
+    /// There will be none.
+    fn fail(&self) {
+        self.ready.send_replace(true);
+    }
+
+    /// Waits for it; `None`: there will be none.
     async fn get(&self) -> Option<&Engine> {
         self.ready.subscribe().wait_for(|ready| *ready).await.ok()?;
         self.engine.get()
@@ -160,14 +166,22 @@ impl Volume {
         let task = tokio::spawn(async move {
             let opened = async {
                 let params = params.await?;
-                let opened = open::open_with(&params, local, &|_| {}).await?;
-                Ok::<_, Fault>((params, opened))
+                loop {
+                    match open::open_with(&params, Arc::clone(&local), &|_| {}).await {
+                        Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) => {
+                            tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
+                            later.env.sleep(Duration::from_secs(5)).await;
+                        }
+                        done => return done.map(|opened| (params, opened)),
+                    }
+                }
             };
             match opened.await {
                 Ok((params, opened)) => later.start(&params, opened, run),
                 Err(fault) => {
                     tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
                     later.report.lock().failed = Some(fault.to_string());
+                    later.engine.fail();
                 }
             }
         });
@@ -472,13 +486,23 @@ enum Flavor {
     Reader,
 }
 
-/// Whether the writer was fenced, once there is one.
+/// Whether write-back is over, once there is one.
 #[derive(Debug)]
 pub(super) struct LateProgress(Arc<Late>);
 
 impl LateProgress {
-    pub(super) fn fenced(&self) -> bool {
-        self.0.engine.get().and_then(|engine| engine.writeback.as_ref()).is_some_and(|writeback| writeback.progress().is_fenced())
+    /// Whether what waits for the store is given up.
+    pub(super) fn is_cancelled(&self) -> bool {
+        let writeback = self.0.engine.get().and_then(|engine| engine.writeback.as_ref());
+        writeback.is_some_and(|writeback| writeback.progress().is_cancelled())
+    }
+
+    /// Whether nothing that is written now will ever be committed from here.
+    pub(super) fn is_over(&self) -> bool {
+        match self.0.engine.get() {
+            Some(engine) => engine.writeback.as_ref().is_some_and(|writeback| writeback.progress().is_over()),
+            None => *self.0.ready.borrow(),
+        }
     }
 }
 

@@ -106,7 +106,12 @@ impl Committer {
                 self.checkpoint_unnamed = false;
                 self.policy_recorded = true;
                 if plan::checkpoint_due(self.tail.commits(), self.tail.bytes()) {
-                    self.checkpoint(head, &commit).await?;
+                    match self.checkpoint(head, &commit).await {
+                        Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) && !self.progress.is_cancelled() => {
+                            tracing::warn!(%fault, "no checkpoint yet: the next commit tries again");
+                        }
+                        done => done?,
+                    }
                 }
                 Ok(())
             }
@@ -150,7 +155,11 @@ impl Committer {
         let intent =
             cache::Intent { seq: intent.seq, epoch: intent.epoch, nonce: intent.nonce, hash: intent.hash, bytes: intent.bytes.to_vec() };
         let cache = Arc::clone(&self.cache);
-        blocking(move || cache.set_intent(Some(&intent))).await?;
+        if let Err(fault) = blocking(move || cache.set_intent(Some(&intent))).await {
+            // Never put: the number is free for the next attempt.
+            self.writer.abandon(prepared)?;
+            return Err(fault);
+        }
         self.objects.env().failpoint("writeback.after_intent_before_put");
         let mut failures = 0;
         loop {
@@ -175,7 +184,14 @@ impl Committer {
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
         let resolved = Resolved { objects: stored.objects, files: stored.files };
-        blocking(move || cache.resolve(seal, head, resolved)).await
+        // The commit is in the log and this cache does not know it: only a successor, which reads both, can tell what is clean.
+        blocking(move || cache.resolve(seal, head, resolved)).await.map_err(|fault| {
+            Fault::with(
+                FaultKind::Damaged,
+                format!("commit {} is stored and the cache could not take it over; mount again", head.seq),
+                fault,
+            )
+        })
     }
 
     async fn abandon(&self, seal: Arc<Seal>) -> Result<(), Fault> {

@@ -15,7 +15,7 @@ pub struct Progress {
     state: Mutex<State>,
     cancelled: watch::Sender<bool>,
     // Asked for every create: no lock.
-    fenced: AtomicBool,
+    over: AtomicBool,
 }
 
 /// A copy of what is known.
@@ -33,6 +33,8 @@ pub struct State {
     pub checkpoints: u64,
     /// Another writer took the volume: nothing more will be committed from here.
     pub fenced: Option<String>,
+    /// Write-back ended for another reason: nothing more will be committed from here.
+    pub failed: Option<String>,
 }
 
 /// The newest commit.
@@ -61,7 +63,7 @@ pub struct Trouble {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), fenced: AtomicBool::new(false) }
+        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), over: AtomicBool::new(false) }
     }
 }
 
@@ -72,10 +74,15 @@ impl Progress {
         self.state.lock().clone()
     }
 
-    /// Whether another writer took the volume.
+    /// Whether nothing more will be committed from here.
     #[must_use]
-    pub fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::Acquire)
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_failed(&self, fault: &Fault) {
+        self.state.lock().failed = Some(fault.to_string());
+        self.over.store(true, Ordering::Release);
     }
 
     /// Gives up whatever waits for the store: the process ends and the cache stays to be resumed.
@@ -133,7 +140,7 @@ impl Progress {
     pub(super) fn set_fenced(&self, by: &Fault) {
         tracing::error!(fault = %by, "another writer has taken this volume: nothing more is committed from here, fsync fails, what was not committed stays in this cache");
         self.state.lock().fenced = Some(by.to_string());
-        self.fenced.store(true, Ordering::Release);
+        self.over.store(true, Ordering::Release);
     }
 
     /// Waits for `future` unless cancelled first.

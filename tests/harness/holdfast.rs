@@ -44,7 +44,7 @@ impl Holdfast {
         };
         let mut new = Self { root: PathBuf::new(), lab, store, objects, server, volume: format!("test/{name}"), machine: 0, holder: None };
         new.command(&["store", "init", "--recovery-file", &new.key().display().to_string()]);
-        new.start_machine();
+        new.start_machine(false);
         new
     }
 
@@ -93,17 +93,18 @@ impl Holdfast {
         super::command::succeed(&mut self.prepare(arguments))
     }
 
-    fn start_machine(&mut self) {
+    /// The next machine; `take_over` says, as a person would, that the one before is gone for good.
+    fn start_machine(&mut self, take_over: bool) {
         self.machine += 1;
         self.root = self.home().join("mounted");
         std::fs::create_dir_all(&self.root).expect("a mount point");
-        self.mount();
+        self.mount(take_over);
     }
 
-    fn mount(&mut self) {
+    fn mount(&mut self, take_over: bool) {
         let log = File::options().create(true).append(true).open(self.home().join("log")).expect("a log file");
         let mut command = self.prepare(&["mount", &self.volume]);
-        command.arg(&self.root).arg("--foreground");
+        command.arg(&self.root).arg("--foreground").args(take_over.then_some("--take-over"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         let mut holder = command.spawn().expect("holdfast starts");
         let began = Instant::now();
@@ -173,13 +174,13 @@ impl Mounted for Holdfast {
 
     fn revive(&mut self) {
         self.unmount_dead();
-        self.mount();
+        self.mount(false);
     }
 
     fn elsewhere(&mut self) {
         self.unmount_dead();
         std::fs::remove_dir_all(self.home()).expect("the machine goes");
-        self.start_machine();
+        self.start_machine(true);
     }
 
     fn flush(&mut self) -> u64 {

@@ -7,3 +7,4 @@ mod model;
 mod operations;
 mod power;
 mod seals;
+mod speed;
