@@ -277,7 +277,7 @@ async fn resolve_at(context: &Context, books: &Books, args: &MountArgs, text: &s
     let now = context.now();
     let entry = match at::parse(text, &now).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))? {
         At::Seq(seq) => {
-            history::entry(&reader, seq).await?.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("there is no commit {seq}")))?
+            history::commit(&reader, seq).await?.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("there is no commit {seq}")))?
         }
         At::Time(time) => history::at_time(&reader, i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)).await?,
     };

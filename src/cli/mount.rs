@@ -12,7 +12,7 @@ use super::drive;
 use super::exit::Exit;
 use super::unlock::{self, KeyArgs};
 use crate::cli::context::Context;
-use crate::fuse::{HoldOptions, hold};
+use crate::fuse::{HoldOptions, MountOptions, check_place, hold};
 use crate::types::{Fault, FaultKind, Identity};
 use clap::Args;
 use clap::builder::FalseyValueParser;
@@ -75,7 +75,7 @@ pub struct InnerArgs {
 /// The user's command.
 pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     let dir = absolute(&args.dir)?;
-    check(context, args)?;
+    check(context, args, &dir)?;
     // The one store that a mount makes by itself, and only where nobody named a store.
     if context.settings.store_is_default {
         super::store::init::make_embedded(context)?;
@@ -98,38 +98,41 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     }
     let mut holder = command.spawn()?;
     drop(command);
-    let usable = wait_until_usable(context, ready, &mut log)?;
+    let mut seen = String::new();
+    let usable = wait_until_usable(context, ready, &mut log, &mut seen)?;
     if usable {
         context.say(&format!("{} is mounted at {}; log: {}", args.volume, dir.display(), log_path.display()));
         return Ok(Exit::Done);
     }
     let status = holder.wait()?;
+    // Why it failed is said by the holder's last line, behind the end of its pipe.
+    relay(context, &mut log, &mut seen)?;
     let code = u8::try_from(status.code().unwrap_or(13)).unwrap_or(13);
     Ok(Exit::Code(if code == 0 { 13 } else { code }))
 }
 
 /// Everything that can be told before a process is started.
-fn check(context: &Context, args: &MountArgs) -> Result<(), Fault> {
+fn check(context: &Context, args: &MountArgs, dir: &Path) -> Result<(), Fault> {
     context.settings.read_policy()?;
     unlock::url(&context.settings)?;
     if let Some(at) = &args.at {
         super::at::parse(at, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
     }
-    Ok(())
+    // Last: it may take a dead mount away.
+    check_place(&MountOptions { read_only: args.read_only, over_files: args.over_files, ..MountOptions::new(dir, args.volume.as_str()) })
 }
 
 /// Relays what the driver tells a person (`holdfast: ...`) until the mount is usable or will not be.
-fn wait_until_usable(context: &Context, ready: OwnedFd, log: &mut File) -> Result<bool, Fault> {
+fn wait_until_usable(context: &Context, ready: OwnedFd, log: &mut File, seen: &mut String) -> Result<bool, Fault> {
     let mut ready = File::from(ready);
-    let mut seen = String::new();
     loop {
         let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
         let came = poll(&mut fds, PollTimeout::from(200u16)).unwrap_or(0) > 0;
-        relay(context, log, &mut seen)?;
+        relay(context, log, seen)?;
         if came {
             let mut byte = [0];
             let usable = ready.read(&mut byte)? == 1;
-            relay(context, log, &mut seen)?;
+            relay(context, log, seen)?;
             return Ok(usable);
         }
     }

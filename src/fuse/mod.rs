@@ -201,6 +201,18 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<(), Fault> {
 }
 
 // A driver that died between mounting and handing the descriptor to its holder has left a mount that nobody can serve.
+/// Whether a mount could lie at the options' directory, before anything is started or made for it. A dead mount of the same volume
+/// is taken away.
+///
+/// # Errors
+/// Says what is in the way, and what to do.
+pub fn check_place(options: &MountOptions) -> Result<(), Fault> {
+    detach_dead_mount(options)?;
+    let MountOptions { dir, read_only, over_files, suid, devices, .. } = options;
+    let source = mount::source_name(&options.identity);
+    MountPoint { dir, source: &source, read_only: *read_only, over_files: *over_files, suid: *suid, devices: *devices }.check()
+}
+
 fn detach_dead_mount(options: &MountOptions) -> Result<(), Fault> {
     let dead = std::fs::metadata(&options.dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
     let ours = || find(&options.dir).is_ok_and(|found| found.is_some_and(|m| m.identity() == Some(&mount::source_name(&options.identity))));
