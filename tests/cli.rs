@@ -8,7 +8,9 @@
 //! 2> err               a line of standard error
 //! [exit 2]             the exit code, when it is not 0
 //! ```
-//! What differs from run to run is written `[HOME]`, `[HOST]`, `[ID]`, `[SECRET]`, `[PUBLIC]`.
+//! What differs from run to run is written `[HOME]`, `[HOST]`, `[ID]`, `[UUID]`, `[SECRET]`, `[PUBLIC]`, `[TIME]`.
+
+#![allow(clippy::unwrap_used, reason = "a session that cannot be played is a failed test")]
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ struct Session {
 impl Session {
     fn new() -> Self {
         let host = nix::sys::utsname::uname().unwrap().nodename().to_string_lossy().into_owned();
-        Self { home: tempfile::tempdir().unwrap(), host }
+        // Not below /tmp: a cache refuses to lie in memory.
+        Self { home: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), host }
     }
 
     fn run(&self, command: &str) -> Output {
@@ -30,7 +33,8 @@ impl Session {
         let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
         let mut sh = Command::new("sh");
         sh.arg("-c").arg(command).current_dir(self.home.path()).env_clear().env("PATH", path).env("HOME", self.home.path());
-        sh.env("TZ", "Europe/Berlin").env("XDG_RUNTIME_DIR", self.home.path().join("run")).output().unwrap()
+        // The mounts of this machine are none of a session's business.
+        sh.env("TZ", "Europe/Berlin").env("HOLDFAST_RUN_DIR", self.home.path().join("run")).output().unwrap()
     }
 
     /// The command's part of the session, as a golden file has it.
@@ -52,7 +56,7 @@ impl Session {
     }
 
     fn redact(&self, text: &str) -> String {
-        let text = text.replace(&self.home.path().display().to_string(), "[HOME]");
+        let text = redact_times(&text.replace(&self.home.path().display().to_string(), "[HOME]"));
         let mut redacted = String::new();
         let mut rest = text.as_str();
         while !rest.is_empty() {
@@ -76,10 +80,44 @@ impl Session {
             "[ID]"
         } else if token == self.host {
             "[HOST]"
+        } else if token.len() == 36 && token.bytes().filter(|byte| *byte == b'-').count() == 4 {
+            "[UUID]"
         } else {
             token
         }
     }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Of a session that failed half-way; in the others nothing is mounted any more.
+        let _ = Command::new("umount").arg("-lq").arg(self.home.path().join("mnt")).output();
+    }
+}
+
+/// `2026-11-20 17:34:00 +01:00 (Europe/Berlin)` and `2026-11-20T16:34:00.1Z` become `[TIME]`.
+fn redact_times(text: &str) -> String {
+    const LOCAL: &str = "0000-00-00 00:00:00 +00:00 (Europe/Berlin)";
+    const UTC: &str = "0000-00-00T00:00:00";
+    let like = |text: &str, form: &str| {
+        let same = |(have, want): (u8, u8)| if want == b'0' { have.is_ascii_digit() } else { have == want };
+        text.len() >= form.len() && text.bytes().zip(form.bytes()).all(same)
+    };
+    let (mut redacted, mut rest) = (String::new(), text);
+    while let Some(c) = rest.chars().next() {
+        let length = if like(rest, LOCAL) {
+            LOCAL.len()
+        } else if like(rest, UTC) {
+            rest.find('Z').map_or(UTC.len(), |at| at + 1)
+        } else {
+            redacted.push(c);
+            rest = &rest[c.len_utf8()..];
+            continue;
+        };
+        redacted += "[TIME]";
+        rest = &rest[length..];
+    }
+    redacted
 }
 
 fn golden(name: &str) {
@@ -126,7 +164,7 @@ macro_rules! golden {
     };
 }
 
-golden! { help keys policy settings store usage }
+golden! { help keys mounted policy settings store usage volumes }
 
 #[test]
 fn doctor_answers_one_document_and_its_exit_code_follows_it() {
@@ -168,4 +206,41 @@ fn recovery_key_typed_in_is_enough_and_shown_nowhere_else() {
     assert!(!all.contains(secret.trim()), "{all}");
     let found = session.run(&format!("grep -rl {} .config .local", secret.trim()));
     assert!(found.stdout.is_empty(), "{found:?}");
+}
+
+#[test]
+fn log_lines_are_json_when_asked_and_never_on_standard_output() {
+    let session = Session::new();
+    assert!(session.run("holdfast store init --recovery-file rec").status.success());
+    let output = session.run("HOLDFAST_LOG_FORMAT=json holdfast --log-level trace --json store probe");
+    serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    let text = session.run("holdfast --log-format json --log-level info --metrics 127.0.0.1:0 key list");
+    for line in String::from_utf8(output.stderr).unwrap().lines().chain(String::from_utf8(text.stderr).unwrap().lines()) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["level"].is_string() && line["timestamp"].is_string(), "{line}");
+    }
+}
+
+/// What scripts rely on is written down: docs/command.md names every command, setting, variable and exit code.
+#[test]
+fn page_about_the_command_is_whole() {
+    let page = include_str!("../docs/command.md");
+    for key in holdfast::config::KEYS {
+        assert!(page.contains(&format!("| `{}` | `{}` |", key.name, key.variable)), "{}", key.name);
+    }
+    for kind in holdfast::cli::exit::KINDS {
+        let (code, word) = (holdfast::cli::exit::code(kind), holdfast::cli::exit::word(kind));
+        assert!(page.contains(&format!("| {code} | `{word}` |")), "{word}");
+    }
+    fn commands(command: &clap::Command, path: &str, page: &str) {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let path = format!("{path} {}", sub.get_name());
+            if sub.has_subcommands() {
+                commands(sub, &path, page);
+            } else {
+                assert!(page.contains(&format!("`{}`", path.trim())), "docs/command.md does not say what `{}` answers", path.trim());
+            }
+        }
+    }
+    commands(&<holdfast::cli::args::Arguments as clap::CommandFactory>::command(), "", page);
 }

@@ -1,5 +1,6 @@
 //! A volume through the kernel: every group of operations, what the kernel still holds, and a driver that is killed.
 //! Needs root and /dev/fuse.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests against the real world")]
 
 use holdfast::cache::{Cache, CacheOptions, CacheOrigin};
 use holdfast::env::Env;
@@ -14,6 +15,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symli
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[path = "fuse/absent.rs"]
+mod absent;
 #[path = "fuse/takeover.rs"]
 mod takeover;
 
@@ -25,24 +28,29 @@ impl Fetch for Unreachable {
     }
 }
 
-fn open_volume(base: &Path, resumed: bool) -> Arc<Posix> {
+fn open_cache(base: &Path) -> Arc<Cache> {
     let options = CacheOptions { log_bytes: 8 << 20, any_file_system: true, ..CacheOptions::new(base.join("cache")) };
-    let cache = if Cache::exists(&options.dir) {
-        Cache::open(Env::real(), options).unwrap().0
-    } else {
-        let origin = CacheOrigin {
-            store_id: StoreId([1; 16]),
-            incarnation: Incarnation([2; 16]),
-            identity: Identity::parse("test").unwrap(),
-            cache_id: CacheId([3; 16]),
-        };
-        let cache = Cache::create(Env::real(), options, &origin).unwrap();
-        cache.set_epoch(1).unwrap();
-        cache
+    if Cache::exists(&options.dir) {
+        return Cache::open(Env::real(), options).unwrap().0;
+    }
+    let origin = CacheOrigin {
+        store_id: StoreId([1; 16]),
+        incarnation: Incarnation([2; 16]),
+        identity: Identity::parse("test").unwrap(),
+        cache_id: CacheId([3; 16]),
     };
-    let (fetch, gate) = (Arc::new(Unreachable), Arc::new(NoLimits));
-    let options = Options { cache, fetch, gate, read_only: false, handles: base.join("handles"), resumed };
+    let cache = Cache::create(Env::real(), options, &origin).unwrap();
+    cache.set_epoch(1).unwrap();
+    cache
+}
+
+fn operations(base: &Path, cache: Arc<Cache>, fetch: Arc<dyn Fetch>, resumed: bool) -> Arc<Posix> {
+    let options = Options { cache, fetch, gate: Arc::new(NoLimits), read_only: false, handles: base.join("handles"), resumed };
     Arc::new(Posix::new(options).unwrap())
+}
+
+fn open_volume(base: &Path, resumed: bool) -> Arc<Posix> {
+    operations(base, open_cache(base), Arc::new(Unreachable), resumed)
 }
 
 struct Volume {
@@ -51,17 +59,25 @@ struct Volume {
 }
 
 impl Volume {
-    fn new() -> Self {
+    fn unmounted() -> Self {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir(base.path().join("mnt")).unwrap();
-        let mut volume = Self { base, served: None };
+        Self { base, served: None }
+    }
+
+    fn new() -> Self {
+        let mut volume = Self::unmounted();
         volume.mount();
         volume
     }
 
     fn mount(&mut self) {
-        let posix = open_volume(self.base.path(), false);
-        let mount = Mount::start(&Env::real(), &posix, &MountOptions::new(self.dir(), "test/fuse"), None).unwrap();
+        self.serve(open_volume(self.base.path(), false), false);
+    }
+
+    fn serve(&mut self, posix: Arc<Posix>, read_only: bool) {
+        let options = MountOptions { read_only, ..MountOptions::new(self.dir(), "test/fuse") };
+        let mount = Mount::start(&Env::real(), &posix, &options, None).unwrap();
         self.served = Some((posix, mount));
     }
 
@@ -254,7 +270,7 @@ fn attributes() {
 #[test]
 fn contents() {
     let mut v = Volume::new();
-    let data: Vec<u8> = (0..3_000_000u32).map(|n| (n * 2_654_435_761 >> 13) as u8).collect();
+    let data: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let path = v.write("file", &data);
     let file = File::options().read(true).write(true).open(&path).unwrap();
     file.write_all_at(b"patch", 1_000_001).unwrap();
@@ -385,6 +401,34 @@ fn what_the_kernel_holds_is_brought_in() {
 }
 
 #[test]
+fn flushes_renames_and_syncs_do_not_wait_for_one_another() {
+    let v = Volume::new();
+    let round = &|worker: usize, n: usize| {
+        let (one, two) = (v.path(&format!("{worker}-one")), v.path(&format!("{worker}-two")));
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&one).unwrap();
+        let text = vec![n as u8 + 1; 200_000 + n];
+        file.write_all(&text).unwrap();
+        assert_eq!(seek(&file, 0, libc::SEEK_HOLE).unwrap(), text.len() as i64);
+        fs::rename(&one, &two).unwrap();
+        file.sync_data().unwrap();
+        file.write_all(b"after").unwrap();
+        fs::hard_link(&two, &one).unwrap();
+        allocate(&file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0, 4096).unwrap();
+        fs::rename(&one, v.path(&format!("{worker}-three"))).unwrap();
+        let read = fs::read(&two).unwrap();
+        assert!(read[..4096].iter().all(|b| *b == 0) && read[4096..text.len()] == text[4096..] && read.ends_with(b"after"));
+        fs::remove_file(&two).unwrap();
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..6).map(|worker| scope.spawn(move || (0..20).for_each(|n| round(worker, n)))).collect();
+        while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            v.bring_in();
+        }
+    });
+    assert_eq!(fs::read_dir(v.dir()).unwrap().count(), 6);
+}
+
+#[test]
 fn a_shared_mapping_is_written_back() {
     let v = Volume::new();
     let path = v.write("mapped", [1; 8192]);
@@ -393,19 +437,41 @@ fn a_shared_mapping_is_written_back() {
     // SAFETY: a mapping of an open file, used while it is mapped.
     let map = unsafe { libc::mmap(std::ptr::null_mut(), 8192, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     assert_ne!(map, libc::MAP_FAILED);
+    // Before anything can fail: at its exit a process must not have pages of a mount that it serves itself.
+    let map = Mapping(map);
     drop(file);
     // The mapping keeps the handle: the file is in the set that is flushed.
     assert_eq!(v.posix().writable_open(), [ino]);
     for round in 2..5u8 {
         // SAFETY: within the mapping.
-        unsafe { map.cast::<u8>().add(5000).write_volatile(round) };
+        unsafe { map.0.cast::<u8>().add(5000).write_volatile(round) };
         v.bring_in();
         let mut out = Vec::new();
         v.posix().read(ino, 5000, 1, &mut out).unwrap();
         assert_eq!(out, [round]);
     }
-    // SAFETY: the mapping made above.
-    check(unsafe { libc::munmap(map, 8192) }).unwrap();
+}
+
+struct Mapping(*mut libc::c_void);
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that the test has made.
+        unsafe { libc::munmap(self.0, 8192) };
+    }
+}
+
+#[test]
+fn a_read_only_mount_changes_nothing() {
+    let mut v = Volume::new();
+    let file = v.write("file", "kept");
+    v.unmount();
+    v.serve(open_volume(v.base.path(), false), true);
+    assert_eq!(fs::read(&file).unwrap(), b"kept");
+    assert_eq!(errno(fs::write(&file, "changed")), libc::EROFS);
+    assert_eq!(errno(fs::create_dir(v.path("dir"))), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(&file)), libc::EROFS);
+    v.unmount();
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //!    without truth is given back.
 
 use super::codec::Writer;
+use super::disk::Synced;
 use super::effect::encode_reply;
 use super::file::DataFile;
 use super::meta::Meta;
@@ -172,29 +173,23 @@ impl Cache {
 
     fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
         let written: Vec<&Encoded> = encoded.iter().filter(|entry| entry.unflushed && entry.slot.is_some()).collect();
-        if self.options.no_sync || written.is_empty() {
-            return Ok(());
-        }
         if written.len() > FEW_FILES {
             let dir = File::open(&self.dir).map_err(CacheError::io("cache directory"))?;
-            return nix::unistd::syncfs(&dir).map_err(|e| CacheError::io("data files")(e.into()));
+            return self.disk.sync(Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?)).map_err(CacheError::io("data files"));
         }
-        for entry in written {
+        for entry in &written {
             self.sync_slot(entry.slot)?;
         }
-        self.slots.sync_entries()
+        if written.is_empty() || self.options.no_sync { Ok(()) } else { self.slots.sync_entries() }
     }
 
     fn sync_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
-        if self.options.no_sync {
-            return Ok(());
-        }
         if batch.wal.is_none() {
             batch.wal = Some(File::open(&batch.wal_path).map_err(CacheError::io("meta.db-wal"))?);
             File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("cache directory"))?;
         }
         let Some(wal) = &batch.wal else { return Ok(()) };
-        wal.sync_data().map_err(CacheError::io("meta.db-wal"))?;
+        self.disk.sync(Synced::Wal, || wal.sync_data()).map_err(CacheError::io("meta.db-wal"))?;
         // No transaction is open for writing and no other can be committed: the whole of it can be copied, and the next writer begins
         // it anew.
         if wal.metadata().map_err(CacheError::io("meta.db-wal"))?.len() > WAL_BYTES {

@@ -193,8 +193,7 @@ impl Cache {
         let mut scan = Scan { file: &log, size, generation, place: start };
         while scan.next()?.is_some() {}
         let end = scan.place;
-        let ring =
-            Ring::new(log.try_clone().map_err(CacheError::io("log"))?, size, generation.wrapping_add(1), start, end, options.no_sync);
+        let ring = Ring::new(log.try_clone().map_err(CacheError::io("log"))?, size, generation.wrapping_add(1), start, end, options.disk());
         let cache = Self::assemble(env, options, lock, origin, db, ring, boots)?;
         let scan = Scan { file: &log, size, generation, place: start };
         let (replayed, lost_bytes) = recover::replay(&cache, scan, power_lost)?;
@@ -273,6 +272,7 @@ impl Cache {
             handles: Mutex::new(HashMap::new()),
             head: Mutex::new(head),
             boots,
+            disk: options.disk(),
             dir,
             options,
         }))

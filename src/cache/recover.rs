@@ -153,7 +153,7 @@ impl Replay<'_> {
     fn weigh(&mut self, content: &mut Content, ino: Ino, lsn: u64, effect: &Effect) {
         let copies = self.copies.entry(ino).or_default();
         match effect {
-            Effect::Wrote { range, .. } | Effect::Dirtied { range, .. } => {
+            Effect::Wrote { range, .. } | Effect::Zeroed { range, .. } | Effect::Dirtied { range, .. } => {
                 let pages = outward(range);
                 // A page that was dirty on the disk before holds the old or the new bytes now: both are allowed.
                 let proven = without(&clipped(content.dirty.set(), pages.clone()), &content.unproven);
@@ -235,6 +235,7 @@ fn content_of(effect: &Effect) -> Option<Ino> {
         Effect::Slot { ino, .. }
         | Effect::Dirtied { ino, .. }
         | Effect::Wrote { ino, .. }
+        | Effect::Zeroed { ino, .. }
         | Effect::Size { ino, .. }
         | Effect::Punched { ino, .. }
         | Effect::Evicted { ino, .. }

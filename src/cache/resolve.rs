@@ -30,7 +30,7 @@ pub(super) fn local_extent(e: &rpc::Extent, ids: &[ObjectId], seq: Seq) -> Resul
         0 => 0,
         n => *ids.get(n as usize - 1).ok_or(CacheError::Invalid("an extent names an object that its table does not have"))?,
     };
-    if e.offset % crate::types::PAGE != 0 || e.length == 0 {
+    if !e.offset.is_multiple_of(crate::types::PAGE) || e.length == 0 {
         return Err(CacheError::Invalid("an extent does not begin at a page or is empty"));
     }
     Ok(LocalExtent {

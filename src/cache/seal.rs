@@ -323,12 +323,15 @@ impl Cache {
         let Some(ino) = meta.spool.as_ref().map(|spool| spool.name(dir, name)).transpose()?.flatten() else { return Ok(()) };
         let change = Change::Name { dir, name: name.to_vec(), ino };
         let domain = classify(&mut View { cache: self, meta }, &change);
-        // An inode that is in the commit has its names there: it would be lost by the name of its tier.
-        let captured = match meta.spool.as_ref().map(|spool| spool.inode(ino)).transpose()?.flatten() {
-            Some(kept) => kept.captured,
-            None => View { cache: self, meta }.inode_captured(ino)?,
+        // A name belongs to the tier of what it names (protocol.md 5.4a): no commit has an inode without its names. (`settle_tiers`
+        // sees to the other way round.)
+        let Some(spool) = &meta.spool else { return Ok(()) };
+        let with_inode = match (spool.inode_taken(ino)?, spool.inode(ino)?) {
+            (Some(taken), _) => taken,
+            (None, Some(kept)) => kept.captured,
+            (None, None) => View { cache: self, meta }.inode_captured(ino)?,
         };
-        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_name(dir, name, captured || domain != Domain::Local))
+        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_name(dir, name, with_inode || domain != Domain::Local))
     }
 
     // A taken name needs its directory and its inode, and these need theirs (protocol.md 5.4a).

@@ -14,7 +14,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub flags: Flags,
     /// Answer with one JSON document on standard output.
-    #[arg(long, global = true, env = "HOLDFAST_JSON", value_parser = FalseyValueParser::new(), help_heading = "Output")]
+    #[arg(long, global = true, env = "HOLDFAST_JSON", hide_env_values = true, value_parser = FalseyValueParser::new(), help_heading = "Output")]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]

@@ -278,4 +278,18 @@ mod tests {
         let shown: Vec<String> = [0, 59, 60, 3599, 3600, 86_400 + 60, 90_061].into_iter().map(show_age).collect();
         assert_eq!(shown, ["0 s", "59 s", "1 min", "59 min 59 s", "1 h", "1 d", "1 d 1 h"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_an_instant_that_has_come_or_an_error(text in "(?s)([0-9a-zA-Z:+. -]|\\PC){0,24}", number in 0u64..200_000, unit in "(s|m|h|d|days|weeks|months|years)") {
+            let now: Zoned = "2026-11-20T15:30:20+01:00[Europe/Berlin]".parse().unwrap();
+            for text in [text, format!("{number}{unit} ago"), format!("{number}:{number}"), format!("2026-{number}-20")] {
+                if let Ok(At::Time(time)) = parse(&text, &now) {
+                    proptest::prop_assert!(time <= now.timestamp());
+                    // What is shown can be typed back.
+                    proptest::prop_assert!(parse(&time.to_string(), &now) == Ok(At::Time(time)));
+                }
+            }
+        }
+    }
 }

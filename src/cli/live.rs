@@ -132,9 +132,8 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<Exit, Fault
     loop {
         let exit = status_once(context, args.which.clone())?;
         let Some(seconds) = args.watch else { return Ok(exit) };
-        let pause = context.env.sleep(Duration::from_secs(seconds));
         context.run(async {
-            pause.await;
+            context.env.sleep(Duration::from_secs(seconds)).await;
             Ok(())
         })?;
     }

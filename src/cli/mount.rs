@@ -15,6 +15,7 @@ use crate::cli::context::Context;
 use crate::fuse::{HoldOptions, hold};
 use crate::types::{Fault, FaultKind, Identity};
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -35,22 +36,22 @@ pub struct MountArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Nothing may be changed; shows the newest commit as of now
-    #[arg(long)]
+    #[arg(long, env = "HOLDFAST_READ_ONLY", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub read_only: bool,
     /// Shows an older commit, read-only: a number, an RFC 3339 time, `10:00`, `yesterday`, `2h ago`
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", env = "HOLDFAST_AT", hide_env_values = true)]
     pub at: Option<String>,
     /// Take the volume from a machine that is gone for good and could not close it
-    #[arg(long)]
+    #[arg(long, env = "HOLDFAST_TAKE_OVER", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub take_over: bool,
     /// Stay in the foreground, for units and containers
-    #[arg(long)]
+    #[arg(long, env = "HOLDFAST_FOREGROUND", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub foreground: bool,
     /// Mount over a directory that is not empty
-    #[arg(long)]
+    #[arg(long, env = "HOLDFAST_OVER_FILES", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub over_files: bool,
     /// Threads that answer the kernel
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, default_value_t = 4, value_name = "N", env = "HOLDFAST_THREADS", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: u16,
     #[command(flatten)]
     pub(super) key: KeyArgs,
@@ -76,18 +77,19 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     if args.foreground {
         return run_hold(context, args);
     }
-    let mut log = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&log_path)?;
-    let start = log.seek(SeekFrom::End(0))?;
+    let written = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path)?;
+    // A description of its own: a duplicate would share its position with those who write.
+    let mut log = File::open(&log_path)?;
+    log.seek(SeekFrom::End(0))?;
     let (ready, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(std::io::Error::from)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("hold").args(inner_arguments()).stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(log.try_clone()?);
+    command.arg("hold").args(inner_arguments()).stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(written);
     // SAFETY: setsid is async-signal-safe and touches nothing of this process.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
     }
     let mut holder = command.spawn()?;
     drop(command);
-    log.seek(SeekFrom::Start(start))?;
     let usable = wait_until_usable(context, ready, &mut log)?;
     if usable {
         context.say(&format!("{} is mounted at {}; log: {}", args.volume, dir.display(), log_path.display()));

@@ -36,8 +36,11 @@ pub(super) struct Driver {
     mount: OnceLock<Arc<Mount>>,
     phase: Mutex<Phase>,
     /// The outcome of the drain, for those who asked for the unmount.
-    drained: watch::Sender<Option<Result<Option<CommitInfo>, (FaultKind, String)>>>,
+    drained: watch::Sender<Option<Outcome>>,
 }
+
+/// How a drain ended: the newest commit, or why not everything is in one.
+type Outcome = Result<Option<CommitInfo>, (FaultKind, String)>;
 
 /// How often progress is told while something drains.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -152,11 +155,25 @@ impl Driver {
             metrics.gauge(&names::WRITEBACK_LAST_COMMIT_SEQ, &volume).set_count(head.commit);
             metrics.gauge(&names::WRITEBACK_LAST_COMMIT_TIME, &volume).set(head.cut.as_second() as f64);
         }
-        let Snapshot { requests, .. } = self.parts.counters.snapshot();
-        for (verb, result, count) in requests.into_iter().filter(|(_, _, count)| *count > 0) {
-            let counter = metrics.counter(&names::STORE_REQUESTS, &[verb.name(), result.name()]);
-            counter.add(count.saturating_sub(counter.get()));
+        if let Some(progress) = self.parts.volume.progress() {
+            metrics.counter(&names::WRITEBACK_COMMITS, &volume).raise_to(progress.commits);
+            metrics.counter(&names::WRITEBACK_CHECKPOINTS, &volume).raise_to(progress.checkpoints);
+            metrics.counter(&names::WRITEBACK_PACKED_BYTES, &volume).raise_to(progress.uploaded_bytes);
         }
+        self.measure_store(metrics);
+    }
+
+    fn measure_store(&self, metrics: &Metrics) {
+        let Snapshot { requests, time, bytes_up, bytes_down } = self.parts.counters.snapshot();
+        for (verb, result, count) in requests.into_iter().filter(|(_, _, count)| *count > 0) {
+            metrics.counter(&names::STORE_REQUESTS, &[verb.name(), result.name()]).raise_to(count);
+        }
+        for (verb, time) in time.into_iter().filter(|(_, time)| !time.is_zero()) {
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            metrics.counter(&names::STORE_REQUEST_SECONDS, &[verb.name()]).raise_to(nanos);
+        }
+        metrics.counter(&names::STORE_SENT_BYTES, &[]).raise_to(bytes_up);
+        metrics.counter(&names::STORE_RECEIVED_BYTES, &[]).raise_to(bytes_down);
     }
 
     async fn with_progress<T>(&self, progress: &ProgressSink, work: impl Future<Output = T>) -> T {

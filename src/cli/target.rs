@@ -56,7 +56,7 @@ impl fmt::Display for Target {
 pub enum Which {
     /// By name.
     Volume(Identity),
-    /// By its mount: what has a leading `/` or `.`, or is `~`-expanded by the shell to that.
+    /// By its mount.
     Dir(PathBuf),
 }
 

@@ -51,6 +51,10 @@ fn with_tree<T: Send + 'static>(
 ) -> Result<(T, Target), Fault> {
     let target = Target::parse(args.target.clone()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
     let path = target.path.clone();
+    if let Some(text) = &args.at {
+        // What is typed wrong is said before the store is asked.
+        at::parse(text, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
+    }
     let done = context.run(async {
         let reading = Reading::start(context, &target.volume, &args.key).await?;
         let (entry, resolved) = reading.resolve(context, args.at.as_deref()).await?;

@@ -86,9 +86,15 @@ impl Given {
         self.parse(key, "a value that is not empty", |text| (!text.is_empty()).then(|| text.to_owned()))
     }
 
-    /// A value that names a file or directory.
+    /// A value that names a file or directory; in the settings' file, one that is not absolute lies beside that file.
     pub(super) fn path(&self, key: &'static str) -> Result<Option<PathBuf>, Fault> {
-        Ok(self.text(key)?.map(PathBuf::from))
+        let written_out = |text: &str| (!text.is_empty() && text != "~" && !text.starts_with("~/")).then(|| PathBuf::from(text));
+        let path = self.parse(key, "a path written out (only a shell knows `~`)", written_out)?;
+        let beside = match self.0.get(key).map(|value| &value.place) {
+            Some(Place::File(file)) => file.parent(),
+            Some(Place::Flag | Place::Environment) | None => None,
+        };
+        Ok(path.map(|path| beside.map_or_else(|| path.clone(), |dir| dir.join(&path))))
     }
 
     /// A value of a kind; `parse` answers `None` for what is none.

@@ -75,6 +75,16 @@ fn wrong_value_is_said_with_its_place_and_what_is_allowed() {
 }
 
 #[test]
+fn path_of_the_file_lies_beside_it_and_a_tilde_is_refused() {
+    let policy = |flags: &[(&'static str, &str)], file: &str| resolve(flags, &[], Some(file)).unwrap().policy;
+    assert_eq!(policy(&[], "policy = \"p\""), Some("/etc/p".into()));
+    assert_eq!(policy(&[], "policy = \"/x/p\""), Some("/x/p".into()));
+    assert_eq!(policy(&[("policy", "p")], "policy = \"q\""), Some("p".into()), "a flag's lies where the command runs");
+    let tilde = error(&[], &[("HOLDFAST_CACHE", "~/c")], None);
+    assert_eq!(tilde, "HOLDFAST_CACHE: `~/c` is not right; allowed: a path written out (only a shell knows `~`)");
+}
+
+#[test]
 fn unknown_key_names_the_nearest_one() {
     let slip = error(&[], &[], Some("cache_size = \"1GiB\""));
     assert!(slip.starts_with("/etc/h.toml: there is no setting `cache_size`; did you mean `cache-size`? (settings: store,"), "{slip}");

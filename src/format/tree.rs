@@ -366,7 +366,7 @@ pub fn locate(extent: &rpc::Extent, objects: &[Arc<rpc::ObjectRef>], seq: Seq) -
         0 => Place::Inline(seq),
         index => Place::Object(objects.get(index as usize - 1)?.clone()),
     };
-    Some(Located { extent: extent.clone(), place })
+    Some(Located { extent: *extent, place })
 }
 
 /// The items of a decoded checkpoint part, in order.
@@ -424,5 +424,4 @@ pub fn index(located: Located, objects: &mut Vec<rpc::ObjectRef>, table: &mut Ha
 }
 
 #[cfg(test)]
-#[path = "tree_tests.rs"]
 mod tests;

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// FUSE's type of a handle: node number (high, low) and generation.
 const HANDLE_TYPE: i32 = 0x81;
-/// A change this close to the start of a flush may have come after it: the kernel's stamps move in ticks of up to 10 ms.
-const TICK: UnixNanos = 50_000_000;
+/// A write stamps its file when it begins: one that began this long before a flush may have gone on after it.
+const RECENT: UnixNanos = 30_000_000_000;
 
 #[repr(C)]
 struct Handle {
@@ -26,8 +26,8 @@ struct Handle {
 
 /// What the kernel knows of a file, without asking us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct KernelView {
-    pub(super) size: u64,
+struct KernelView {
+    size: u64,
     mtime: UnixNanos,
     ctime: UnixNanos,
 }
@@ -44,8 +44,13 @@ impl ByHandle {
         Self { dir: dir.to_path_buf(), flushed: Mutex::default() }
     }
 
-    fn open(&self, ino: Ino, flags: i32) -> io::Result<OwnedFd> {
-        let root = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&self.dir)?;
+    /// The mount itself, by which its files are opened: for one batch, as the mount is busy meanwhile.
+    pub(super) fn root(&self) -> io::Result<OwnedFd> {
+        let root = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&self.dir)?;
+        Ok(root.into())
+    }
+
+    fn open(root: &OwnedFd, ino: Ino, flags: i32) -> io::Result<OwnedFd> {
         let mut handle = Handle { bytes: 12, kind: HANDLE_TYPE, words: [(ino >> 32) as u32, ino as u32, 0] };
         // SAFETY: `handle` has the layout of struct file_handle with room for the 12 bytes it announces.
         let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, root.as_raw_fd(), &raw mut handle, flags | libc::O_CLOEXEC) };
@@ -57,8 +62,8 @@ impl ByHandle {
     }
 
     /// The kernel's size and times of a file.
-    pub(super) fn look(&self, ino: Ino) -> io::Result<KernelView> {
-        let fd = self.open(ino, libc::O_PATH)?;
+    fn look(root: &OwnedFd, ino: Ino) -> io::Result<KernelView> {
+        let fd = Self::open(root, ino, libc::O_PATH)?;
         // SAFETY: all-zero is a valid statx, and the call fills it.
         let mut stat: libc::statx = unsafe { std::mem::zeroed() };
         let mask = libc::STATX_SIZE | libc::STATX_MTIME | libc::STATX_CTIME;
@@ -75,8 +80,8 @@ impl ByHandle {
     /// error here was the application's, and the kernel reports it once: it must be known by the WRITE that failed. The
     /// returned descriptor is to be closed soon, but not while the kernel waits for an answer about this file: on some
     /// kernels a close takes the inode's lock.
-    pub(super) fn flush(&self, ino: Ino) -> (Option<OwnedFd>, io::Result<()>) {
-        let fd = match self.open(ino, libc::O_RDONLY | libc::O_NOATIME) {
+    pub(super) fn flush(root: &OwnedFd, ino: Ino) -> (Option<OwnedFd>, io::Result<()>) {
+        let fd = match Self::open(root, ino, libc::O_RDONLY | libc::O_NOATIME) {
             Ok(fd) => fd,
             Err(error) => return (None, Err(error)),
         };
@@ -89,18 +94,18 @@ impl ByHandle {
 
     /// Looks, then flushes unless nothing was written since the last flush; returns the size at the look. `now` is the wall
     /// clock, as the kernel stamps with it.
-    pub(super) fn bring_in(&self, ino: Ino, now: UnixNanos) -> (Option<u64>, io::Result<()>) {
-        let view = match self.look(ino) {
+    pub(super) fn bring_in(&self, root: &OwnedFd, ino: Ino, now: UnixNanos) -> (Option<u64>, io::Result<()>) {
+        let view = match Self::look(root, ino) {
             Ok(view) => view,
             Err(error) => return (None, Err(error)),
         };
         // Every write and every first store through a mapping stamps the file. Same stamps, and old ones at the last flush:
         // nothing came after it.
-        let unchanged = self.flushed.lock().get(&ino).is_some_and(|(last, at)| *last == view && view.ctime.max(view.mtime) < at - TICK);
+        let unchanged = self.flushed.lock().get(&ino).is_some_and(|(last, at)| *last == view && view.ctime.max(view.mtime) < at - RECENT);
         if unchanged {
             return (Some(view.size), Ok(()));
         }
-        let (_, flushed) = self.flush(ino);
+        let (_, flushed) = Self::flush(root, ino);
         if flushed.is_ok() {
             self.flushed.lock().insert(ino, (view, now));
         }

@@ -188,7 +188,7 @@ impl Mount {
     /// # Errors
     /// It is in use.
     pub fn unmount(&self, lazy: bool) -> Result<(), Fault> {
-        mount::unmount(&self.options.dir, lazy)
+        self.work.when_closed(|| mount::unmount(&self.options.dir, lazy))
     }
 }
 

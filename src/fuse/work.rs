@@ -12,7 +12,7 @@ use crate::env::Env;
 use crate::types::{ByteRange, Ino};
 use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
 use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -33,6 +33,8 @@ thread_local! {
 pub(super) struct Work {
     posix: Arc<Posix>,
     kernel: ByHandle,
+    // Held while the mount is opened from here: it cannot be unmounted meanwhile.
+    outside: RwLock<()>,
     env: Env,
     connection: u64,
     init: Mutex<Option<Init>>,
@@ -50,6 +52,7 @@ impl Work {
         Self {
             posix,
             kernel: ByHandle::new(dir),
+            outside: RwLock::new(()),
             env,
             connection,
             init: Mutex::new(init),
@@ -83,6 +86,12 @@ impl Work {
         self.env.failpoint("fuse.after_change_before_reply");
     }
 
+    /// Runs `unmount` while nothing here has the mount open.
+    pub(super) fn when_closed<R>(&self, unmount: impl FnOnce() -> R) -> R {
+        let _closed = self.outside.write();
+        unmount()
+    }
+
     pub(super) fn close(&self) {
         for pool in [&self.fetches, &self.flushes, &self.syncs, &self.delays] {
             pool.close();
@@ -97,9 +106,20 @@ impl Work {
     pub(super) fn bring_in(&self) -> Vec<(Ino, u64)> {
         let open = self.posix.writable_open();
         self.kernel.keep_only(&open);
+        if open.is_empty() {
+            return Vec::new();
+        }
+        let _outside = self.outside.read();
+        let root = match self.kernel.root() {
+            Ok(root) => root,
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's bytes cannot be brought in: the mount does not open");
+                return Vec::new();
+            }
+        };
         let mut points = Vec::with_capacity(open.len());
         for ino in open {
-            let (size, flushed) = self.kernel.bring_in(ino, self.env.now());
+            let (size, flushed) = self.kernel.bring_in(&root, ino, self.env.now());
             if let Err(error) = flushed {
                 // A WRITE that failed is known by its own error, kept for fsync; a file closed since is nothing to flush.
                 if error.raw_os_error() != Some(libc::ESTALE) {
@@ -250,15 +270,22 @@ impl Work {
         }
     }
 
-    fn flush_before(&self, inodes: &[Ino]) -> Vec<OwnedFd> {
-        let flush = |ino: &Ino| {
-            let (fd, flushed) = self.kernel.flush(*ino);
-            if let Err(error) = flushed {
+    // Returns what is to be closed after the reply.
+    fn flush_before(&self, inodes: &[Ino]) -> (Vec<OwnedFd>, RwLockReadGuard<'_, ()>) {
+        let outside = self.outside.read();
+        let mut open = Vec::new();
+        let mut flush = |ino: Ino| -> std::io::Result<()> {
+            let root = self.kernel.root()?;
+            let (fd, flushed) = ByHandle::flush(&root, ino);
+            open.extend(fd);
+            flushed
+        };
+        for ino in inodes {
+            if let Err(error) = flush(*ino) {
                 tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in before an operation on it");
             }
-            fd
-        };
-        inodes.iter().filter_map(flush).collect()
+        }
+        (open, outside)
     }
 }
 

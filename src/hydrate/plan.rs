@@ -3,35 +3,35 @@
 use std::ops::Range;
 
 /// Frames whose stored bytes are at most this far apart are asked for together: a request costs more than these bytes.
-pub const GAP_BYTES_MAX: u64 = 128 << 10;
+pub(super) const GAP_BYTES_MAX: u64 = 128 << 10;
 /// A request asks for at most this many stored bytes (one frame may be larger).
-pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
+pub(super) const REQUEST_BYTES_MAX: u64 = 8 << 20;
 
 /// One frame of one object, by where its bytes are stored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Frame<O> {
+pub(super) struct Frame<O> {
     /// The object.
-    pub object: O,
+    pub(super) object: O,
     /// Offset of the stored frame in it.
-    pub offset: u64,
+    pub(super) offset: u64,
     /// Stored length.
-    pub length: u32,
+    pub(super) length: u32,
 }
 
 /// One ranged request and the frames that its answer holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request<O> {
+pub(super) struct Request<O> {
     /// The object.
-    pub object: O,
+    pub(super) object: O,
     /// Stored bytes to ask for.
-    pub range: Range<u64>,
+    pub(super) range: Range<u64>,
     /// Indexes into the wanted frames, in order of their offset.
-    pub frames: Vec<usize>,
+    pub(super) frames: Vec<usize>,
 }
 
 /// Puts wanted frames into requests. Every frame is in exactly one; requests are in order of object and offset.
 #[must_use]
-pub fn requests<O: Clone + Ord>(wanted: &[Frame<O>]) -> Vec<Request<O>> {
+pub(super) fn requests<O: Clone + Ord>(wanted: &[Frame<O>]) -> Vec<Request<O>> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|a, b| wanted[*a].cmp(&wanted[*b]));
     let mut requests: Vec<Request<O>> = Vec::new();
@@ -54,7 +54,7 @@ pub fn requests<O: Clone + Ord>(wanted: &[Frame<O>]) -> Vec<Request<O>> {
 
 /// How far to read ahead: doubles while the reader goes on where the last fetch ended, else starts small.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ReadAhead {
+pub(super) struct ReadAhead {
     expected: u64,
     window: u64,
 }
@@ -64,7 +64,7 @@ impl ReadAhead {
     const MOST: u64 = 8 << 20;
 
     /// The range to fetch for a read of `range` in a file of `size` bytes.
-    pub fn widen(&mut self, range: Range<u64>, size: u64) -> Range<u64> {
+    pub(super) fn widen(&mut self, range: Range<u64>, size: u64) -> Range<u64> {
         let sequential = range.start <= self.expected && range.end + Self::MOST > self.expected && self.expected != 0;
         self.window = if sequential { (self.window * 2).clamp(Self::FIRST, Self::MOST) } else { Self::FIRST };
         let end = range.end.max((range.start + self.window).min(size));

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 /// What the store says about an identity.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per lookup, and the large one is the usual one")]
 pub enum Lookup {
     /// The incarnation that the identity means.
     Found(Found),

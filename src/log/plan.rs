@@ -43,8 +43,10 @@ pub struct Fact {
     pub what: What,
     /// Its epoch.
     pub epoch: Epoch,
-    /// The earlier of its cut and the store's time of the object.
-    pub time: UnixNanos,
+    /// When it was stored, by the store's clock: what windows and graces count from. A node whose clock is in the past must not end them.
+    pub stored: UnixNanos,
+    /// Its cut by the writer's clock, for the periods of thinning; a time after `stored` counts as `stored`.
+    pub cut: UnixNanos,
     /// The checkpoint from which its tree is read: one that a record up to it names. 0: from the beginning of the log.
     pub base: Seq,
     /// Every object of its tree: packs, and its base's index and parts. Relative to the store.
@@ -86,7 +88,7 @@ pub enum Why {
     Claimed,
     /// A fenced epoch may still store a branch on it.
     BeforeOpen,
-    /// It is within the dense window, or its time is in the future: a clock that was wrong never pushes others out.
+    /// It is within the dense window, or not below the newest checkpoint.
     Dense,
     /// A thinning rule chose it.
     Thinned,
@@ -108,11 +110,11 @@ pub fn keep(facts: &Facts, chain: &State, rules: &Rules, now: UnixNanos) -> BTre
     let purged = chain.purging == Purging::Done;
     if !purged {
         let live = |seq: &Seq| !chain.retired_seqs.contains(seq);
-        thin(facts, rules, now).into_iter().filter(live).for_each(|seq| {
+        thin(facts, rules).into_iter().filter(live).for_each(|seq| {
             kept.insert(seq, Why::Thinned);
         });
         for (seq, fact) in facts.records.iter().filter(|(seq, _)| live(seq)) {
-            if *seq >= facts.checkpoint || now.saturating_sub(fact.time) <= rules.dense {
+            if *seq >= facts.checkpoint || now.saturating_sub(fact.stored) <= rules.dense {
                 kept.insert(*seq, Why::Dense);
             }
         }
@@ -129,13 +131,13 @@ pub fn keep(facts: &Facts, chain: &State, rules: &Rules, now: UnixNanos) -> BTre
 }
 
 /// The last commit of each of the newest periods. Times are forced monotonic by number: order is by number alone.
-fn thin(facts: &Facts, rules: &Rules, now: UnixNanos) -> BTreeSet<Seq> {
+fn thin(facts: &Facts, rules: &Rules) -> BTreeSet<Seq> {
     let mut chosen = BTreeSet::new();
     for (period, count) in &rules.thin {
         let mut periods: BTreeMap<i64, Seq> = BTreeMap::new();
         let mut time = i64::MIN;
         for (seq, fact) in facts.records.iter().filter(|(_, fact)| fact.what == What::Commit) {
-            time = time.max(fact.time.min(now));
+            time = time.max(fact.cut.min(fact.stored));
             periods.insert(time.div_euclid((*period).max(1)), *seq);
         }
         chosen.extend(periods.values().rev().take(*count));
@@ -149,7 +151,7 @@ fn before_unclosed_opens(facts: &Facts, chain: &State, rules: &Rules, now: UnixN
     for (seq, fact) in facts.records.iter().filter(|(_, fact)| matches!(fact.what, What::Open { .. })) {
         let Some((before, previous)) = facts.records.range(..seq).next_back().filter(|(before, _)| **before + 1 == *seq) else { continue };
         let branched = chain.branches.contains(&previous.epoch.to_string());
-        let waited = now.saturating_sub(fact.time) >= rules.branch_grace;
+        let waited = now.saturating_sub(fact.stored) >= rules.branch_grace;
         if previous.what != What::Close && !branched && !waited {
             bases.push(*before);
         }

@@ -100,7 +100,7 @@ pub struct Tip {
     pub phase: Phase,
     /// The newest checkpoint: the one that the newest record names (not the newest that lies there, see `protocol`). 0: none.
     pub checkpoint: Seq,
-    /// The last `open`.
+    /// The `open` of the epoch in force; of a purged log none.
     pub open: Option<Box<Record>>,
 }
 
@@ -140,90 +140,89 @@ impl Reader {
         }
     }
 
-    /// Walks back from the last record to what it takes to describe the end: bounded, because the last record names a checkpoint, and the
-    /// checkpoint's index lists all `open` records up to it.
+    /// What the last record makes of the log. A few requests: it names the newest checkpoint, and the last `open` is the first record of its
+    /// epoch. `None`: retention overtook this reader.
     async fn describe(&self, seq: Seq, hint: Hint) -> Result<Option<Tip>, LogError> {
-        let mut tip = Tip { seq, hash: Hash([0; 32]), epoch: 0, phase: Phase::Open, checkpoint: 0, open: None };
-        let mut newest: Option<Record> = None;
-        let mut checkpoint = None;
-        let mut child: Option<Record> = None;
-        let mut at = seq;
-        while at > 0 {
-            // A record that its child names by hash needs no marker to be believed.
-            let found = if child.is_some() { self.raw(at).await? } else { self.at(at).await? };
-            let hash = match &found {
+        let (mut at, mut hash, mut newest, mut checkpoint) = (seq, None, None, None);
+        // Back over void numbers, and from a `close` to the record that names a checkpoint.
+        while at > 0 && checkpoint.is_none() {
+            match self.at(at).await? {
                 At::Absent => return Ok(None),
-                At::Void(hash) => *hash,
-                At::Record(found) => found.hash,
-            };
-            if at == seq {
-                tip.hash = hash;
-            }
-            if let Some(child) = &child {
-                self.check_link(child, hash)?;
-            }
-            child = None;
-            if let At::Record(found) = found {
-                if newest.is_none() {
-                    tip.open = self.hinted_open(hint.open, &found).await?;
-                    newest = Some((*found).clone());
+                At::Void(void) => drop(hash.get_or_insert(void)),
+                At::Record(found) => {
+                    hash.get_or_insert(found.hash);
+                    checkpoint = found.checkpoint();
+                    newest.get_or_insert(found);
                 }
-                checkpoint = checkpoint.or(found.checkpoint());
-                if matches!(found.record.kind, Some(Kind::Open(_))) {
-                    tip.open = Some(found);
-                    break;
-                }
-                child = Some(*found);
-            }
-            // Everything up to the checkpoint is told by its index.
-            if checkpoint.is_some_and(|c| tip.open.is_some() || c > 0 && at <= c) {
-                break;
             }
             at -= 1;
         }
-        let Some(newest) = newest else {
-            return Err(LogError::damaged(self.site.record_name(seq), "no record of this log is left that is not void"));
+        let (Some(hash), Some(newest), Some(checkpoint)) = (hash, newest, checkpoint) else {
+            return Err(LogError::damaged(self.site.record_name(seq), "no `open` stands before it"));
         };
-        tip.epoch = newest.epoch();
-        tip.phase = match newest.record.kind {
+        let phase = match newest.record.kind {
             Some(Kind::Close(_)) => Phase::Closed,
             Some(Kind::Fence(_)) => Phase::Fenced,
             _ => Phase::Open,
         };
-        tip.checkpoint = checkpoint.or(tip.open.as_ref().and_then(|open| open.checkpoint())).unwrap_or(0);
-        if tip.open.is_none() && !self.open_from_checkpoint(&mut tip).await? {
+        let open = if phase == Phase::Fenced { None } else { Some(self.open_of(&newest, checkpoint, hint.open).await?) };
+        // An `open` that was looked for among records that retention freed meanwhile.
+        if matches!(open, Some(None)) {
             return Ok(None);
         }
-        Ok(Some(tip))
+        Ok(Some(Tip { seq, hash, epoch: newest.epoch(), phase, checkpoint, open: open.flatten() }))
     }
 
-    async fn hinted_open(&self, seq: Seq, newest: &Record) -> Result<Option<Box<Record>>, LogError> {
-        if seq == 0 || seq >= newest.seq {
-            return Ok(None);
-        }
-        match self.at(seq).await? {
-            At::Record(open) if open.epoch() == newest.epoch() && matches!(open.record.kind, Some(Kind::Open(_))) => Ok(Some(open)),
-            _ => Ok(None),
-        }
-    }
-
-    /// `false`: the checkpoint was retired while it was read; the end has moved on.
-    async fn open_from_checkpoint(&self, tip: &mut Tip) -> Result<bool, LogError> {
-        if tip.checkpoint == 0 {
-            return Err(LogError::damaged(self.site.record_name(tip.seq), "no `open` stands before it"));
-        }
-        let Some(checkpoint) = super::checkpoint::load(&self.site, tip.checkpoint).await? else { return Ok(false) };
-        let Some(&open) = checkpoint.opens.last() else {
-            return Err(LogError::damaged(names::checkpoint_index(self.site.incarnation, tip.checkpoint), "it lists no `open`"));
+    /// The `open` of a record's epoch: the first record of that epoch.
+    async fn open_of(&self, newest: &Record, checkpoint: Seq, hint: Seq) -> Result<Option<Box<Record>>, LogError> {
+        let its = |found: At| match found {
+            At::Record(record) if record.epoch() == newest.epoch() && matches!(record.record.kind, Some(Kind::Open(_))) => Some(record),
+            _ => None,
         };
-        match self.raw(open).await? {
-            At::Record(open) => {
-                tip.open = Some(open);
-                Ok(true)
-            }
-            // `open` records are never deleted (protocol.md 1.4).
-            _ => Err(LogError::missing(self.site.record_name(open))),
+        if matches!(newest.record.kind, Some(Kind::Open(_))) {
+            return Ok(Some(Box::new(newest.clone())));
         }
+        if hint > checkpoint
+            && hint < newest.seq
+            && let Some(open) = its(self.at(hint).await?)
+        {
+            return Ok(Some(open));
+        }
+        if checkpoint > 0 {
+            let Some(index) = super::checkpoint::load(&self.site, checkpoint).await? else { return Ok(None) };
+            if let Some(&last) = index.opens.last()
+                && let Some(open) = its(self.at(last).await?)
+            {
+                return Ok(Some(open));
+            }
+        }
+        // Epochs only grow along the log: between the checkpoint and the end, halve.
+        let (mut low, mut high) = (checkpoint + 1, newest.seq);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.at(middle).await? {
+                At::Absent => return Ok(None),
+                At::Record(record) if record.epoch() < newest.epoch() => low = middle + 1,
+                At::Record(_) => high = middle,
+                // A void number tells no epoch: one by one from here.
+                At::Void(_) => return self.open_one_by_one(low, high, &its).await,
+            }
+        }
+        self.open_one_by_one(low, low, &its).await
+    }
+
+    async fn open_one_by_one(
+        &self,
+        low: Seq,
+        high: Seq,
+        its: &(dyn Fn(At) -> Option<Box<Record>> + Sync),
+    ) -> Result<Option<Box<Record>>, LogError> {
+        for seq in low..=high {
+            if let Some(open) = its(self.at(seq).await?) {
+                return Ok(Some(open));
+            }
+        }
+        Err(LogError::damaged(self.site.record_name(low), "the `open` of the epoch in force is not among the records since the checkpoint"))
     }
 
     /// What stands at a number, believed by the rule of markers: in a block without a marker no number was ever freed, so what stands there

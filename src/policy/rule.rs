@@ -44,7 +44,7 @@ impl Glob {
         if let Some(segment) = body.split('/').find(|segment| matches!(*segment, "" | "." | "..")) {
             return Err(format!("it can match no path because of the part `{segment}`; patterns begin at the volume's root"));
         }
-        if body.len() - body.trim_end_matches('\\').len() & 1 == 1 {
+        if (body.len() - body.trim_end_matches('\\').len()) % 2 == 1 {
             return Err("it ends in a `\\` that escapes nothing".to_owned());
         }
         let mut builder = GitignoreBuilder::new("");

@@ -145,14 +145,14 @@ mod tests {
     #[tokio::test]
     async fn scrape_gives_the_numbers_and_anything_else_a_clean_refusal() {
         let metrics = Metrics::new();
-        metrics.counter(&names::STORE_RETRIES, &["put"]).add(3);
+        metrics.counter(&names::STORE_REQUESTS, &["put", "stored"]).add(3);
         let exporter = Exporter::start("127.0.0.1:0".parse().unwrap(), metrics).await.unwrap();
         let at = exporter.address();
         let scrape = ask(at, "GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let (head, body) = scrape.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
-        assert!(body.contains("holdfast_store_retries_total{verb=\"put\"} 3\n"), "{body}");
+        assert!(body.contains("holdfast_store_requests_total{verb=\"put\",result=\"stored\"} 3\n"), "{body}");
         assert!(body.contains("holdfast_telemetry_memory_resident_bytes "), "{body}");
         assert!(ask(at, "GET / HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
         assert!(ask(at, "POST /metrics HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405 "));

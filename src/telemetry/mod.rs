@@ -1,6 +1,6 @@
 //! Every metric and span name, the registry that counts them, their exporter, and the set-up of the log.
 //!
-//! A name said outside the code begins with its module: `holdfast_writeback_commit_seconds`, span `writeback.seal`. All names
+//! A name said outside the code begins with its module: `holdfast_writeback_commits_total`, span `cli.control`. All names
 //! are in `names.rs`; a part that counts takes a [`Metrics`] (a component, not a global: two volumes or two tests in one
 //! process do not see each other's numbers) and asks it once for its handles:
 //!
@@ -17,4 +17,4 @@ mod registry;
 pub use exporter::Exporter;
 pub use logs::{LogFormat, init_logs};
 pub use names::{Desc, Kind};
-pub use registry::{Counter, Gauge, Histogram, Metrics};
+pub use registry::{Counter, Gauge, Metrics};

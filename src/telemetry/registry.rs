@@ -1,5 +1,5 @@
-//! Counters, gauges and histograms by name and label values, and their text form. Handles are an atomic each: counting on
-//! the path of a request costs no lock.
+//! Counters and gauges by name and label values, and their text form. Handles are an atomic each: counting on the path of a
+//! request costs no lock.
 
 use super::names::{self, Desc, Kind};
 use parking_lot::Mutex;
@@ -25,7 +25,6 @@ struct Inner {
 enum Slot {
     Counter(Counter),
     Gauge(Gauge),
-    Histogram(Histogram),
 }
 
 /// Only grows.
@@ -36,6 +35,11 @@ impl Counter {
     /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Takes over a count that is kept elsewhere and only grows.
+    pub fn raise_to(&self, total: u64) {
+        self.0.fetch_max(total, Relaxed);
     }
 
     /// The count so far.
@@ -73,40 +77,6 @@ impl Gauge {
     }
 }
 
-/// Counts observations by size.
-#[derive(Debug, Clone)]
-pub struct Histogram(Arc<Buckets>);
-
-#[derive(Debug)]
-struct Buckets {
-    bounds: &'static [f64],
-    // One per bound and one for what is above the last.
-    counts: Vec<AtomicU64>,
-    sum: AtomicU64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::default() }))
-    }
-
-    /// Counts one observation.
-    pub fn observe(&self, value: f64) {
-        let bucket = self.0.bounds.partition_point(|bound| *bound < value);
-        if let Some(count) = self.0.counts.get(bucket) {
-            count.fetch_add(1, Relaxed);
-        }
-        add(&self.0.sum, value);
-    }
-
-    /// Observations so far.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.counts.iter().map(|count| count.load(Relaxed)).sum()
-    }
-}
-
 fn add(cell: &AtomicU64, delta: f64) {
     let mut old = cell.load(Relaxed);
     while let Err(now) = cell.compare_exchange_weak(old, (f64::from_bits(old) + delta).to_bits(), Relaxed, Relaxed) {
@@ -121,12 +91,12 @@ impl Metrics {
         Self::default()
     }
 
-    /// The counter with these label values; the same handle for the same values.
+    /// The counter (of a [`Kind::Time`]: of nanoseconds) with these label values; the same handle for the same values.
     #[must_use]
     pub fn counter(&self, desc: &'static Desc, labels: &[&str]) -> Counter {
         match self.slot(desc, labels) {
             Slot::Counter(counter) => counter,
-            Slot::Gauge(_) | Slot::Histogram(_) => wrong_kind(desc),
+            Slot::Gauge(_) => wrong_kind(desc),
         }
     }
 
@@ -135,16 +105,7 @@ impl Metrics {
     pub fn gauge(&self, desc: &'static Desc, labels: &[&str]) -> Gauge {
         match self.slot(desc, labels) {
             Slot::Gauge(gauge) => gauge,
-            Slot::Counter(_) | Slot::Histogram(_) => wrong_kind(desc),
-        }
-    }
-
-    /// The histogram with these label values.
-    #[must_use]
-    pub fn histogram(&self, desc: &'static Desc, labels: &[&str]) -> Histogram {
-        match self.slot(desc, labels) {
-            Slot::Histogram(histogram) => histogram,
-            Slot::Counter(_) | Slot::Gauge(_) => wrong_kind(desc),
+            Slot::Counter(_) => wrong_kind(desc),
         }
     }
 
@@ -201,70 +162,35 @@ impl fmt::Debug for Metrics {
 
 fn new_slot(desc: &Desc) -> Slot {
     match desc.kind {
-        Kind::Counter => Slot::Counter(Counter::default()),
+        Kind::Counter | Kind::Time => Slot::Counter(Counter::default()),
         Kind::Gauge => Slot::Gauge(Gauge::default()),
-        Kind::Histogram(bounds) => Slot::Histogram(Histogram::new(bounds)),
     }
 }
 
 /// A metric asked for as another kind than it is declared: a mistake in the program that a test would meet at once. It must
 /// not take a driver down, so the number goes nowhere.
-fn wrong_kind<T: Detached>(desc: &Desc) -> T {
+fn wrong_kind<T: Default>(desc: &Desc) -> T {
     tracing::error!(name = desc.name, kind = ?desc.kind, "a metric is used as another kind; it is not exported");
-    T::detached()
-}
-
-trait Detached {
-    fn detached() -> Self;
-}
-
-impl Detached for Counter {
-    fn detached() -> Self {
-        Self::default()
-    }
-}
-
-impl Detached for Gauge {
-    fn detached() -> Self {
-        Self::default()
-    }
-}
-
-impl Detached for Histogram {
-    fn detached() -> Self {
-        Self::new(&[])
-    }
+    T::default()
 }
 
 fn type_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Counter => "counter",
+        Kind::Counter | Kind::Time => "counter",
         Kind::Gauge => "gauge",
-        Kind::Histogram(_) => "histogram",
     }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "seconds with nine digits, for three months of time")]
 fn write_series(text: &mut String, desc: &Desc, values: &[String], slot: &Slot) -> fmt::Result {
     let labels: Vec<String> = desc.labels.iter().zip(values).map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
-    let braced = |extra: Option<String>| {
-        let all: Vec<String> = labels.iter().cloned().chain(extra).collect();
-        if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
+    let braced = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    let value = match (slot, desc.kind) {
+        (Slot::Counter(counter), Kind::Time) => number(counter.get() as f64 / 1e9),
+        (Slot::Counter(counter), _) => counter.get().to_string(),
+        (Slot::Gauge(gauge), _) => number(gauge.get()),
     };
-    match slot {
-        Slot::Counter(counter) => writeln!(text, "{}{} {}", desc.name, braced(None), counter.get()),
-        Slot::Gauge(gauge) => writeln!(text, "{}{} {}", desc.name, braced(None), number(gauge.get())),
-        Slot::Histogram(histogram) => {
-            let mut total = 0;
-            let bounds = histogram.0.bounds.iter().map(|bound| number(*bound)).chain(["+Inf".to_owned()]);
-            for (bound, count) in bounds.zip(&histogram.0.counts) {
-                total += count.load(Relaxed);
-                writeln!(text, "{}_bucket{} {total}", desc.name, braced(Some(format!("le=\"{bound}\""))))?;
-            }
-            let sum = f64::from_bits(histogram.0.sum.load(Relaxed));
-            writeln!(text, "{}_sum{} {}", desc.name, braced(None), number(sum))?;
-            writeln!(text, "{}_count{} {total}", desc.name, braced(None))
-        }
-    }
+    writeln!(text, "{}{braced} {value}", desc.name)
 }
 
 fn number(value: f64) -> String {
@@ -303,33 +229,21 @@ mod tests {
     }
 
     #[test]
-    fn histogram_buckets_are_cumulative_and_bounds_inclusive() {
+    fn time_is_counted_in_nanoseconds_and_shown_in_seconds() {
         let metrics = Metrics::new();
-        let histogram = metrics.histogram(&names::STORE_REQUEST_SECONDS, &["put"]);
-        for value in [0.001, 0.002, 1.0, 1000.0] {
-            histogram.observe(value);
-        }
-        let text = metrics.export();
-        for line in [
-            "holdfast_store_request_seconds_bucket{verb=\"put\",le=\"0.001\"} 1",
-            "holdfast_store_request_seconds_bucket{verb=\"put\",le=\"0.003\"} 2",
-            "holdfast_store_request_seconds_bucket{verb=\"put\",le=\"1\"} 3",
-            "holdfast_store_request_seconds_bucket{verb=\"put\",le=\"300\"} 3",
-            "holdfast_store_request_seconds_bucket{verb=\"put\",le=\"+Inf\"} 4",
-            "holdfast_store_request_seconds_sum{verb=\"put\"} 1001.003",
-            "holdfast_store_request_seconds_count{verb=\"put\"} 4",
-        ] {
-            assert!(text.lines().any(|have| have == line), "{line}\n{text}");
-        }
+        let time = metrics.counter(&names::STORE_REQUEST_SECONDS, &["put"]);
+        time.raise_to(1_500_000_000);
+        time.raise_to(1);
+        assert!(metrics.export().contains("counter\nholdfast_store_request_seconds_total{verb=\"put\"} 1.5\n"));
     }
 
     #[test]
     fn same_labels_share_a_handle_and_a_closed_volume_is_forgotten() {
         let metrics = Metrics::new();
-        metrics.gauge(&names::VOLUME_OPEN_FILES, &["a"]).add(3.0);
-        metrics.gauge(&names::VOLUME_OPEN_FILES, &["a"]).add(-1.0);
-        metrics.gauge(&names::VOLUME_OPEN_FILES, &["b"]).set(7.0);
-        assert!((metrics.gauge(&names::VOLUME_OPEN_FILES, &["a"]).get() - 2.0).abs() < f64::EPSILON);
+        metrics.gauge(&names::CACHE_INODES, &["a"]).add(3.0);
+        metrics.gauge(&names::CACHE_INODES, &["a"]).add(-1.0);
+        metrics.gauge(&names::CACHE_INODES, &["b"]).set(7.0);
+        assert!((metrics.gauge(&names::CACHE_INODES, &["a"]).get() - 2.0).abs() < f64::EPSILON);
         metrics.forget_volume("a");
         let text = metrics.export();
         assert!(text.contains("{volume=\"b\"} 7") && !text.contains("{volume=\"a\"}"), "{text}");

@@ -289,7 +289,7 @@ impl PartWriter<'_> {
         if gathered.places.is_empty() {
             return Ok(());
         }
-        let builder = std::mem::replace(&mut gathered.builder, Builder::default());
+        let builder = std::mem::take(&mut gathered.builder);
         gathered.places.clear();
         let name = self.objects.new_pack_name(self.point.epoch);
         let pack = builder.finish(&name, self.point.epoch, self.objects.salt(), self.objects.sealer())?;

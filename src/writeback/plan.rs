@@ -3,37 +3,37 @@
 use std::time::Duration;
 
 /// Frames of at most this many plain bytes: what one random read has to fetch at most.
-pub const FRAME_BYTES_MAX: u64 = 256 << 10;
+pub(super) const FRAME_BYTES_MAX: u64 = 256 << 10;
 /// A pack is closed when it has grown to this many stored bytes.
-pub const PACK_BYTES_TARGET: u64 = 12 << 20;
+pub(super) const PACK_BYTES_TARGET: u64 = 12 << 20;
 /// When all that a seal holds is at most this many bytes, it travels inline in the commit: one PUT.
-pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+pub(super) const INLINE_BYTES_MAX: u64 = 64 << 10;
 /// Commits after the newest checkpoint before the next one is due: bounds what opening reads.
-pub const CHECKPOINT_COMMITS: u64 = 128;
+pub(super) const CHECKPOINT_COMMITS: u64 = 128;
 /// Bytes of deltas and inline frames after the newest checkpoint before the next one is due.
-pub const CHECKPOINT_BYTES: u64 = 8 << 20;
+pub(super) const CHECKPOINT_BYTES: u64 = 8 << 20;
 
 /// What is known when the loop asks what to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Situation {
+pub(super) struct Situation {
     /// Age of the oldest change that is in no commit; `None`: nothing is dirty here. What the kernel still holds is in
     /// `kernel_may_hold`.
-    pub oldest_dirty: Option<Duration>,
+    pub(super) oldest_dirty: Option<Duration>,
     /// A file is open for writing, so the kernel may hold changes that the driver has not seen; since when.
-    pub kernel_may_hold: Option<Duration>,
+    pub(super) kernel_may_hold: Option<Duration>,
     /// Dirty bytes as a share of the limit, in thousandths.
-    pub dirty_permille: u64,
+    pub(super) dirty_permille: u64,
     /// Somebody waits for a full commit (flush, drain).
-    pub flush_wanted: bool,
+    pub(super) flush_wanted: bool,
     /// How old a change may become before it must be sealed.
-    pub lag: Duration,
+    pub(super) lag: Duration,
     /// The store failed and is to be left alone for this long.
-    pub store_pause: Option<Duration>,
+    pub(super) store_pause: Option<Duration>,
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// Nothing until something changes.
     Idle,
     /// Ask again after this long, or when something changes.
@@ -51,7 +51,7 @@ const AT_LIMIT_PERMILLE: u64 = 900;
 
 /// Decides. A seal that is on its way is not asked about: the loop runs one at a time.
 #[must_use]
-pub fn next(s: Situation) -> Action {
+pub(super) fn next(s: Situation) -> Action {
     let dirty = s.oldest_dirty.is_some();
     if let Some(pause) = s.store_pause {
         return if dirty || s.flush_wanted || s.kernel_may_hold.is_some() { Action::Wait(pause) } else { Action::Idle };
@@ -72,19 +72,19 @@ pub fn next(s: Situation) -> Action {
 
 /// Whether a checkpoint is due after a commit.
 #[must_use]
-pub fn checkpoint_due(commits: u64, bytes: u64) -> bool {
+pub(super) fn checkpoint_due(commits: u64, bytes: u64) -> bool {
     commits >= CHECKPOINT_COMMITS || bytes >= CHECKPOINT_BYTES
 }
 
 /// How long to leave a failing store alone: doubling from half a second to half a minute.
 #[must_use]
-pub fn backoff(failures: u32) -> Duration {
+pub(super) fn backoff(failures: u32) -> Duration {
     Duration::from_millis(500).saturating_mul(1 << failures.min(6)).min(Duration::from_secs(30))
 }
 
 /// Cuts dirty ranges into frames of at most [`FRAME_BYTES_MAX`].
 #[must_use]
-pub fn frames(dirty: &[crate::types::ByteRange]) -> Vec<crate::types::ByteRange> {
+pub(super) fn frames(dirty: &[crate::types::ByteRange]) -> Vec<crate::types::ByteRange> {
     let mut frames = Vec::new();
     for range in dirty {
         let mut at = range.start;

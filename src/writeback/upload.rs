@@ -175,7 +175,7 @@ impl<'a> Cutter<'a> {
         if self.open.is_empty() {
             return Ok(());
         }
-        let builder = std::mem::replace(&mut self.builder, Builder::default());
+        let builder = std::mem::take(&mut self.builder);
         let name = self.objects.new_pack_name(self.epoch);
         let pack = builder.finish(&name, self.epoch, self.objects.salt(), self.objects.sealer())?;
         self.out.objects.push(pack.object.clone());

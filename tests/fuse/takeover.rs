@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const BASE: &str = "HOLDFAST_TEST_BASE";
 const READY: &str = "HOLDFAST_TEST_READY";
+const CALM: &str = "HOLDFAST_TEST_CALM";
 
 fn base() -> Option<PathBuf> {
     std::env::var_os(BASE).map(PathBuf::from)
@@ -30,10 +31,10 @@ fn holder_process() {
     let ready = std::env::var(READY).unwrap().parse().unwrap();
     // SAFETY: the parent has made this descriptor for us.
     let ready = unsafe { fs::File::from_raw_fd(ready) };
+    let calm = std::time::Duration::from_secs(std::env::var(CALM).unwrap().parse().unwrap());
     let command = std::env::current_exe().unwrap();
     let command = [command.into_os_string(), "takeover::driver_process".into(), "--exact".into(), "--ignored".into(), "--nocapture".into()];
-    let options =
-        HoldOptions { socket: base.join("holder"), command: command.to_vec(), ready: Some(ready), calm: std::time::Duration::ZERO };
+    let options = HoldOptions { socket: base.join("holder"), command: command.to_vec(), ready: Some(ready), calm };
     let code = hold(&Env::real(), options).unwrap();
     std::process::exit(code);
 }
@@ -74,6 +75,10 @@ struct Supervised {
 
 impl Supervised {
     fn start(failpoints: &str) -> Self {
+        Self::start_calm(failpoints, 0)
+    }
+
+    fn start_calm(failpoints: &str, calm: u64) -> Self {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir(base.path().join("mnt")).unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
@@ -83,6 +88,7 @@ impl Supervised {
             .args(["takeover::holder_process", "--exact", "--ignored", "--nocapture"])
             .env(BASE, base.path())
             .env(READY, writer.as_raw_fd().to_string())
+            .env(CALM, calm.to_string())
             .env("HOLDFAST_FAILPOINTS", failpoints)
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -167,21 +173,22 @@ fn a_killed_driver_is_a_pause() {
             let mut n = 0u64;
             while !stop.load(Ordering::Relaxed) {
                 (&log).write_all(&n.to_le_bytes()).unwrap();
-                if n % 8 == 0 {
+                if n.is_multiple_of(8) {
                     log.sync_data().unwrap();
                 }
                 n += 1;
             }
             n
         });
-        // Once only: twice within a minute would be a quarantine.
-        while fs::read_dir(&dir).unwrap().count() == 0 {}
-        for _ in 0..200 {
-            fs::metadata(dir.join("absent-before-the-kill")).unwrap_err();
+        for kill in 0..3 {
+            // In the midst of the work: it goes on before and after each kill.
+            for n in 0..200 {
+                fs::metadata(dir.join(format!("absent-{kill}-{n}"))).unwrap_err();
+            }
+            supervised.kill();
         }
-        supervised.kill();
-        for n in 0..300 {
-            fs::metadata(dir.join(format!("absent-after-the-kill-{n}"))).unwrap_err();
+        for n in 0..200 {
+            fs::metadata(dir.join(format!("absent-{n}"))).unwrap_err();
         }
         stop.store(true, Ordering::Relaxed);
         (names.join().unwrap(), appended.join().unwrap())
@@ -210,4 +217,16 @@ fn what_was_done_and_not_answered_is_answered_and_not_done_again() {
         replayed += supervised.replayed();
     }
     assert!(replayed >= 10, "{replayed}");
+}
+
+#[test]
+fn a_volume_whose_driver_dies_again_and_again_waits() {
+    let mut supervised = Supervised::start_calm("", 3600);
+    supervised.kill();
+    let second = supervised.driver();
+    kill(second, Signal::SIGKILL).unwrap();
+    // Nobody serves, and nobody is started; the holder keeps the mount until a person takes it away.
+    holdfast::fuse::unmount(&supervised.dir(), true).unwrap();
+    assert!(!supervised.holder.wait().unwrap().success());
+    assert_eq!(supervised.driver(), second);
 }

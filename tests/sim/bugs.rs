@@ -58,27 +58,27 @@ pub enum Bug {
 impl Bug {
     /// With the number of worlds in which it must be found.
     pub const ALL: &'static [(Self, u64)] = &[
-        (Self::SkipIntent, 40),
-        (Self::PutBeforeDurable, 40),
-        (Self::Recut, 40),
+        (Self::SkipIntent, 200),
+        (Self::PutBeforeDurable, 200),
+        (Self::Recut, 60),
         (Self::CleanBeforeResolved, 40),
         (Self::ReusePackName, 40),
         (Self::OpenUnread, 40),
-        (Self::OpenIgnoresMarker, 400),
-        (Self::AdoptUnchecked, 100),
+        (Self::OpenIgnoresMarker, 60),
+        (Self::AdoptUnchecked, 200),
         (Self::NoFenceCheck, 40),
         (Self::ResumeDiverged, 40),
-        (Self::AbsentByListing, 200),
-        (Self::FreeUnmarked, 400),
-        (Self::GcEpochInForce, 100),
+        (Self::AbsentByListing, 60),
+        (Self::FreeUnmarked, 60),
+        (Self::GcEpochInForce, 60),
         (Self::ClaimIgnored, 100),
         (Self::DeleteBeforeRetire, 40),
-        (Self::FreeOpens, 400),
-        (Self::NewestByListing, 400),
-        (Self::AdoptionIgnored, 200),
+        (Self::FreeOpens, 200),
+        (Self::NewestByListing, 60),
+        (Self::AdoptionIgnored, 60),
         (Self::BaseNotKept, 200),
         (Self::PurgeWithoutFence, 200),
-        (Self::PurgeAttached, 100),
+        (Self::PurgeAttached, 60),
     ];
 
     pub fn by_name(name: &str) -> Option<Self> {
@@ -146,7 +146,7 @@ impl Store for Lying {
         }
         let found = self.store.head(name).await?;
         if self.bug == Bug::AdoptUnchecked && found.is_none() && name.contains("/packs/") {
-            return Ok(Some(ObjectMeta { name: name.to_owned(), size: super::oracle::PACK_SIZE as u64, modified: 0 }));
+            return Ok(Some(ObjectMeta { name: name.to_owned(), size: super::tree::PACK_SIZE as u64, modified: 0 }));
         }
         Ok(found)
     }

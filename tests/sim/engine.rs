@@ -3,8 +3,8 @@
 
 use super::bugs::{Bug, Lying};
 use super::exec::{SECOND, Sim};
-use super::oracle::{Tree, apply, pack_bytes};
 use super::store::World;
+use super::tree::{Tree, apply, pack_bytes};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
 use holdfast::format::{checkpoint as format, names};
@@ -208,7 +208,7 @@ pub async fn put_checkpoint(
 fn part(incarnation: Incarnation, tree: &Tree, first: u64, last: u64) -> CheckpointPart {
     let mut part = CheckpointPart::default();
     for (key, (value, pack)) in tree.range(first..=last) {
-        part.objects.push(reference(incarnation, pack, super::oracle::PACK_SIZE as u64));
+        part.objects.push(reference(incarnation, pack, super::tree::PACK_SIZE as u64));
         part.inodes.push(inode(*key, *value));
         let extents = vec![extent(part.objects.len() as u32)];
         part.extents.push(ExtentChange { ino: *key, cleared: Vec::new(), extents });

@@ -3,7 +3,7 @@
 use super::bugs::Bug;
 use super::engine::{Kit, identity, load_checkpoint};
 use super::exec::{HOUR, MINUTE, SECOND};
-use super::oracle::{Tree, apply};
+use super::tree::{Tree, apply};
 use holdfast::format::names;
 use holdfast::log::control::{Chain, Purging, Refused, State};
 use holdfast::log::lookup::{Found, Lookup, lookup};
@@ -63,8 +63,9 @@ impl Janitor {
         if tip.seq == 0 {
             return Ok(());
         }
-        let Some(facts) = self.facts(&reader, &tip, chain.state(), known).await? else { return Ok(()) };
-        let listing = self.listing(&site).await?;
+        let times = self.listing(&site).await?;
+        let Some(facts) = self.facts(&reader, &tip, chain.state(), &times, known).await? else { return Ok(()) };
+        let listing: Vec<String> = times.into_keys().collect();
         let retirement = self.plan(&site, &facts, chain.state(), &listing, known).await?;
         if !retirement.seqs.is_empty() || !retirement.objects.is_empty() {
             if self.kit.bug == Bug::DeleteBeforeRetire {
@@ -93,15 +94,15 @@ impl Janitor {
         Ok(())
     }
 
-    async fn listing(&self, site: &Site) -> Result<Vec<String>, LogError> {
+    async fn listing(&self, site: &Site) -> Result<BTreeMap<String, i64>, LogError> {
         let prefix = names::volume_prefix(site.incarnation());
-        let mut all = Vec::new();
+        let mut all = BTreeMap::new();
         let mut after: Option<String> = None;
         loop {
             let page = self.kit.store.list(&prefix, after.as_deref(), 1000).await.map_err(LogError::Unreachable)?;
             let full = page.len() == 1000;
-            all.extend(page.into_iter().map(|meta| meta.name));
-            after = all.last().cloned();
+            all.extend(page.into_iter().map(|meta| (meta.name, meta.modified)));
+            after = all.keys().next_back().cloned();
             if !full {
                 return Ok(all);
             }
@@ -109,7 +110,14 @@ impl Janitor {
     }
 
     /// Reads what is not known yet. `None`: another janitor was at work; the next pass sees more.
-    async fn facts(&self, reader: &Reader, tip: &Tip, chain: &State, known: &mut Known) -> Result<Option<Facts>, LogError> {
+    async fn facts(
+        &self,
+        reader: &Reader,
+        tip: &Tip,
+        chain: &State,
+        times: &BTreeMap<String, i64>,
+        known: &mut Known,
+    ) -> Result<Option<Facts>, LogError> {
         let first = known.keys().next_back().copied().unwrap_or(0) + 1;
         for seq in first..=tip.seq {
             let retired = chain.retired_seqs.contains(&seq);
@@ -146,7 +154,9 @@ impl Janitor {
                 parts.insert(base, names.chain([names::checkpoint_index(incarnation, base)]).collect());
             }
             let tree = if unretired { tree.as_ref() } else { None };
-            records.insert(*seq, fact(reader.site(), record, tree, base, parts.get(&base)));
+            // Not listed yet: stored just now.
+            let stored = times.get(&reader.site().record_name(*seq)).copied().unwrap_or_else(|| self.kit.sim.store_time());
+            records.insert(*seq, fact(reader.site(), record, tree, base, parts.get(&base), stored));
         }
         Ok(Some(Facts { h: tip.seq, epoch: tip.epoch, checkpoint: tip.checkpoint, records }))
     }
@@ -265,7 +275,7 @@ fn base(known: &Known, record: &Record) -> Seq {
     record.checkpoint().or_else(before).unwrap_or(0)
 }
 
-fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Option<&BTreeSet<String>>) -> Fact {
+fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Option<&BTreeSet<String>>, stored: i64) -> Fact {
     let what = match &record.record.kind {
         Some(Kind::Open(_)) => What::Open {
             adopted: objects_named(&record.record)
@@ -280,5 +290,5 @@ fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Opt
     };
     let objects =
         tree.into_iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(parts.into_iter().flatten().cloned()).collect();
-    Fact { what, epoch: record.epoch(), time: record.record.time, base, objects, records: BTreeSet::new() }
+    Fact { what, epoch: record.epoch(), stored, cut: record.record.time, base, objects, records: BTreeSet::new() }
 }

@@ -1,5 +1,6 @@
 //! Seeded worlds around the log's own code: see `world`.
 
+mod bounds;
 pub mod bugs;
 pub mod engine;
 pub mod exec;
@@ -7,4 +8,6 @@ pub mod janitor;
 pub mod node;
 pub mod oracle;
 pub mod store;
+pub mod tree;
 pub mod world;
+pub mod writing;

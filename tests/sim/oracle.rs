@@ -1,5 +1,6 @@
 //! What is true, tracked from the order in which the store applied things, and the invariants held against it at every step.
 
+use super::tree::{Tree, apply, holds};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
 use holdfast::format::{checkpoint, control, name, names, record, volume};
@@ -10,9 +11,6 @@ use holdfast::rpc::{Claim, Commit, LogRecord};
 use holdfast::types::{CacheId, Epoch, Hash, Identity, Incarnation, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Key -> (value, pack by its full name). Values grow with every write in the world.
-pub type Tree = BTreeMap<u64, (u64, String)>;
 
 /// A record that is the first its number ever held.
 #[derive(Clone, Debug)]
@@ -71,36 +69,6 @@ pub struct Oracle {
 
 type Exists<'a> = &'a dyn Fn(&str) -> bool;
 type Get<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
-
-/// All packs of a world have this size: room for every key, and for the smallest sealed frame.
-pub const PACK_SIZE: usize = 256;
-
-/// The content of a pack: the keys and values that lie in it.
-pub fn pack_bytes(entries: &BTreeMap<u64, u64>) -> Bytes {
-    let mut bytes: Vec<u8> = entries.iter().flat_map(|(key, value)| key.to_le_bytes().into_iter().chain(value.to_le_bytes())).collect();
-    bytes.resize(PACK_SIZE, 0xff);
-    bytes.into()
-}
-
-fn holds(pack: &Bytes, key: u64, value: u64) -> bool {
-    let entry: Vec<u8> = key.to_le_bytes().into_iter().chain(value.to_le_bytes()).collect();
-    pack.chunks(16).any(|chunk| chunk == entry)
-}
-
-/// The tree after a commit.
-pub fn apply(incarnation: Incarnation, tree: &Tree, commit: &Commit) -> Tree {
-    let mut tree = tree.clone();
-    let Some(delta) = &commit.delta else { return tree };
-    for change in &delta.extents {
-        let value = delta.inodes.iter().find(|inode| inode.ino == change.ino).map_or(0, |inode| inode.mtime as u64);
-        for extent in &change.extents {
-            let object = &delta.objects[extent.object as usize - 1];
-            let name = names::absolute(incarnation, &object.name).map(|(_, name)| name).unwrap_or_default();
-            tree.insert(change.ino, (value, name));
-        }
-    }
-    tree
-}
 
 impl Oracle {
     pub fn new(store_sealer: Sealer) -> Self {
@@ -411,10 +379,10 @@ impl Oracle {
             return Err(format!("I1: node {who} took a record {} for the end that is not the one of its number", tip.seq));
         };
         let open = life.records.range(..=tip.seq).rev().find(|(_, truth)| truth.kind == "open").map(|(seq, _)| *seq);
-        let phase = match truth.kind {
-            "close" => Phase::Closed,
-            "fence" => Phase::Fenced,
-            _ => Phase::Open,
+        let (phase, open) = match truth.kind {
+            "close" => (Phase::Closed, open),
+            "fence" => (Phase::Fenced, None),
+            _ => (Phase::Open, open),
         };
         let told = (tip.epoch, tip.checkpoint, tip.phase, tip.open.as_ref().map(|open| open.seq));
         if told != (truth.epoch, truth.base, phase, open) {

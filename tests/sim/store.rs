@@ -100,10 +100,6 @@ impl World {
         self.state.lock().objects.get(name).map(|object| object.bytes.clone())
     }
 
-    pub fn names(&self) -> Vec<String> {
-        self.state.lock().objects.keys().cloned().collect()
-    }
-
     /// Stores an object at once, past all faults and checks: to prepare a world.
     pub fn plant(&self, name: &str, bytes: Bytes) {
         let object = Object { bytes, at: self.sim.now(), modified: self.sim.store_time() };

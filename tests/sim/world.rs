@@ -23,8 +23,6 @@ pub struct Report {
     pub trace: Vec<String>,
 }
 
-const STEPS: u64 = 12_000;
-
 fn pick(sim: &Sim, of: &[u64]) -> u64 {
     of[sim.below(of.len() as u64) as usize]
 }
@@ -79,7 +77,7 @@ pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
         sim.spawn(0, tend(kit, if clone && id == 1 { "clone" } else { "vol" }, dense, idle_max));
     }
     sim.spawn(0, weather(world.clone(), nodes));
-    let steps = sim.run(STEPS);
+    let steps = sim.run(pick(&sim, &[6_000, 12_000, 12_000, 30_000]));
     let seen = oracle.lock().seen.clone();
     Report { seed, steps, digest: sim.digest(), violation: sim.violation(), seen, trace: sim.trace() }
 }

@@ -90,7 +90,11 @@ pub async fn find(run_dir: &Path, which: &Which) -> Result<PathBuf, Fault> {
     let mut mounted = ask_all(run_dir).await?;
     mounted.retain(|(_, status)| status.volume == volume);
     match mounted.len() {
-        0 => Err(Fault::new(FaultKind::NotFound, format!("the volume {volume} is not mounted on this machine"))),
+        // `mnt` may have meant `./mnt`; a volume of that name would have come first.
+        0 => match resolve(Path::new(volume)).map(|dir| socket_path(run_dir, &dir)) {
+            Ok(socket) if socket.exists() => Ok(socket),
+            _ => Err(Fault::new(FaultKind::NotFound, format!("the volume {volume} is not mounted on this machine"))),
+        },
         1 => Ok(mounted.swap_remove(0).0),
         _ => {
             let dirs: Vec<&str> = mounted.iter().filter_map(|(_, status)| status.directory.as_deref()).collect();

@@ -128,6 +128,8 @@ async fn mount_is_found_by_directory_and_by_volume() {
     assert_eq!(find(&run, &volume("b")).await.unwrap(), b.path());
     assert_eq!(find(&run, &Which::Dir(dir.path().join("run/.."))).await.unwrap(), a.path());
     assert_eq!(find(&run, &Which::Dir("/mnt".into())).await.unwrap_err().to_string(), "nothing is mounted at /mnt by holdfast");
+    let here = ControlServer::start(&run, &std::path::absolute("src").unwrap(), driver("c")).unwrap();
+    assert_eq!(find(&run, &volume("src")).await.unwrap(), here.path(), "a directory without `./`");
     let _twin = ControlServer::start(&run, Path::new("/mnt/b2"), driver("b")).unwrap();
     assert!(find(&run, &volume("b")).await.unwrap_err().to_string().contains("more than once (/mnt/b, /mnt/b): name the directory"));
 }
