@@ -48,6 +48,8 @@ pub(crate) fn scenario() {
     assert_eq!(check(&at(mounted.as_ref()), true), commits);
 
     git(mounted.root(), &["clone", "-q", "--no-local", "repository", "clone"]);
+    // The place of the mount is another on the next machine.
+    git(&mounted.root().join("clone"), &["remote", "set-url", "origin", "../repository"]);
     git(&at(mounted.as_ref()), &["gc", "-q", "--prune=now"]);
     commit(&at(mounted.as_ref()), commits + 1);
     mounted.flush();

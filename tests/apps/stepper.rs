@@ -141,14 +141,15 @@ pub(crate) fn scenario(stepper: &Stepper) {
     // A machine lost at a random moment takes what was in no commit with it, and leaves a state that once was.
     let mut running = stepper.start(mounted.root());
     running.advance(name, chance.between(100, 1000));
-    mounted.flush_busy();
     let flushed = running.told.0.lock().expect("no panic meanwhile").kept;
+    mounted.flush_busy();
     running.advance(name, chance.between(100, 3000));
     mounted.kill();
     let told = running.kill();
     mounted.elsewhere();
     let found = stepper.check(mounted.root());
     println!("{name}: machine lost at step {}, step {found} is there, {flushed} was kept before the last flush", told.seen);
+    assert!(found >= flushed, "{name}: step {flushed} was kept before a flush, and {found} is there");
     assert!(found <= told.seen + 1, "{name}: found step {found}, which was never begun ({told:?})");
 
     let mut before = 0;

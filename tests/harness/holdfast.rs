@@ -216,6 +216,8 @@ impl Mounted for Holdfast {
     }
 
     fn export(&self, commit: u64, into: &Path) {
+        // The reader makes the directory.
+        std::fs::remove_dir(into).expect("an empty directory");
         self.reader(&["export", &self.volume, &into.display().to_string(), "--at", &commit.to_string()]);
     }
 
