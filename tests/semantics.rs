@@ -53,8 +53,8 @@ fn acknowledged_operations_survive_the_driver() {
     drop(unlinked);
     let commit = volume.flush();
     let shown = lab();
-    volume.export(commit, &shown.path().join("tree"));
-    let names = fs::read_dir(shown.path().join("tree")).expect("an export").count();
+    volume.export(commit, shown.path());
+    let names = fs::read_dir(shown.path()).expect("an export").count();
     assert_eq!(names, 150);
 }
 
@@ -184,8 +184,8 @@ fn every_commit_is_a_cut() {
     assert!(commits.len() >= 4, "{commits:?}");
     for commit in commits {
         let shown = lab();
-        let tree = shown.path().join("tree");
-        volume.export(commit, &tree);
+        let tree = shown.path();
+        volume.export(commit, tree);
         if let Ok(log) = fs::read(tree.join("log")) {
             assert!(whole.as_bytes().starts_with(&log), "commit {commit}: the log is no prefix");
         }

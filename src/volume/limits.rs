@@ -1,6 +1,6 @@
 //! The limits of a volume, and what is done at them (protocol.md 7.5): WRITEs are delayed, what can be refused is refused.
 
-use super::live::LateProgress;
+use super::late::LateProgress;
 use super::ops::{Admission, Gate, PosixError};
 use crate::cache::{Cache, Space};
 use std::sync::Arc;

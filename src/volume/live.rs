@@ -3,6 +3,7 @@
 //! A fresh mount opens first and serves then. A resumed one serves at once from its cache (protocol.md 1.2) and opens the log beside it:
 //! until its `open` is stored it commits nothing, and reads of absent bytes wait.
 
+use super::late::{BlockingFetch, Engine, Late, LateProgress};
 use super::limits::{Limits, Sizes};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
 use super::ops::{Fetch, Gate, NoLimits, Options, Posix};
@@ -18,7 +19,7 @@ use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
 use crate::writeback::{Classifier, Ended, KernelPages, LastCommit, Parts, State, WriteBack};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -36,15 +37,6 @@ pub enum HydrateMode {
     Metadata,
 }
 
-/// The part of a volume that needs the store.
-#[derive(Debug)]
-struct Engine {
-    fetcher: Arc<Fetcher>,
-    /// Absent for a reader.
-    writeback: Option<Arc<WriteBack>>,
-    run: Mutex<Option<JoinHandle<Ended>>>,
-}
-
 /// A live volume.
 #[derive(Debug)]
 pub struct Volume {
@@ -59,61 +51,6 @@ pub struct Volume {
     sizes: Sizes,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// The engine, as soon as there is one.
-#[derive(Debug, Default)]
-struct Late {
-    engine: OnceLock<Engine>,
-    ready: watch::Sender<bool>,
-}
-
-impl Late {
-    fn set(&self, engine: Engine) {
-        if self.engine.set(engine).is_ok() {
-            self.ready.send_replace(true);
-        }
-    }
-
-    /// There will be none.
-    fn fail(&self) {
-        self.ready.send_replace(true);
-    }
-
-    /// Waits for it; `None`: there will be none.
-    async fn get(&self) -> Option<&Engine> {
-        self.ready.subscribe().wait_for(|ready| *ready).await.ok()?;
-        self.engine.get()
-    }
-}
-
-/// Fetches for the operations, from threads that may wait.
-#[derive(Debug)]
-struct BlockingFetch {
-    late: Arc<Late>,
-    cache: Arc<Cache>,
-    env: Env,
-    patience: Duration,
-    runtime: Handle,
-}
-
-impl Fetch for BlockingFetch {
-    fn fetch(&self, ino: Ino, ranges: &[ByteRange]) -> Result<(), Fault> {
-        let size = self.cache.view(|view| view.attr(ino))?.map_or(0, |attr| attr.size);
-        self.runtime.block_on(async {
-            let engine = tokio::select! {
-                engine = self.late.get() => engine,
-                () = self.env.sleep(self.patience) => None,
-            };
-            let Some(engine) = engine else {
-                return Err(Fault::new(FaultKind::Unknown, "the store has not answered since the driver was restarted"));
-            };
-            for range in ranges {
-                engine.fetcher.fetch(ino, range.clone(), size).await?;
-            }
-            Ok(())
-        })
-    }
 }
 
 /// How a volume runs.
@@ -484,26 +421,6 @@ enum Flavor {
     Fresh,
     Resumed,
     Reader,
-}
-
-/// Whether write-back is over, once there is one.
-#[derive(Debug)]
-pub(super) struct LateProgress(Arc<Late>);
-
-impl LateProgress {
-    /// Whether what waits for the store is given up.
-    pub(super) fn is_cancelled(&self) -> bool {
-        let writeback = self.0.engine.get().and_then(|engine| engine.writeback.as_ref());
-        writeback.is_some_and(|writeback| writeback.progress().is_cancelled())
-    }
-
-    /// Whether nothing that is written now will ever be committed from here.
-    pub(super) fn is_over(&self) -> bool {
-        match self.0.engine.get() {
-            Some(engine) => engine.writeback.as_ref().is_some_and(|writeback| writeback.progress().is_over()),
-            None => *self.0.ready.borrow(),
-        }
-    }
 }
 
 /// The objects and the log of a volume that must exist.
