@@ -268,12 +268,12 @@ impl Committer {
 
 /// The metadata of a seal as a delta without extents.
 fn delta_rows(seal: &Seal) -> Result<rpc::Delta, CacheError> {
-    let mut delta = rpc::Delta { next_inode: seal.next_inode(), ..Default::default() };
+    let mut delta = rpc::Delta { next_inode: seal.next_inode(), next_cookie: seal.next_cookie(), ..Default::default() };
     collect(|cursor| seal.removed_names(cursor, ROWS), &mut delta.removed_names)?;
     collect(|cursor| seal.removed_inodes(cursor, ROWS), &mut delta.removed_inodes)?;
     collect(|cursor| seal.inodes(cursor, ROWS), &mut delta.inodes)?;
     collect(|cursor| seal.names(cursor, ROWS), &mut delta.names)?;
-    delta.next_cookie = delta.names.iter().map(|name| name.cookie + 1).max().unwrap_or(0);
+
     Ok(delta)
 }
 
