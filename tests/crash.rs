@@ -20,6 +20,8 @@ use work::Work;
 enum Way {
     /// Ordinary writes and flushes.
     Writes,
+    /// The same, but making the cache passes the place too: the first passages are let by.
+    Batches,
     /// So much metadata that a checkpoint is due.
     Checkpoint,
     /// A cache too small for what is written.
@@ -41,8 +43,8 @@ macro_rules! failpoints {
 failpoints! {
     cache_after_data_before_log: "cache.after_data_before_log" by Writes;
     cache_after_log_before_reply: "cache.after_log_before_reply" by Writes;
-    cache_after_fdatasync_before_commit: "cache.after_fdatasync_before_commit" by Writes;
-    cache_after_commit_before_trim: "cache.after_commit_before_trim" by Writes;
+    cache_after_fdatasync_before_commit: "cache.after_fdatasync_before_commit" by Batches;
+    cache_after_commit_before_trim: "cache.after_commit_before_trim" by Batches;
     cache_in_resolve: "cache.in_resolve" by Writes;
     cache_in_evict_before_log: "cache.in_evict_before_log" by SmallCache;
     fuse_after_change_before_reply: "fuse.after_change_before_reply" by Writes;
@@ -101,6 +103,10 @@ fn dies_at(name: &'static str, way: Way) {
     let reached = rig.path("reached");
     let mut work = Work::new(&rig.root("first"));
     let mount = match way {
+        Way::Batches => rig.mount_with("first", |command| {
+            arm(&rig, name)(command);
+            command.env("HOLDFAST_FAILPOINTS", format!("{name}:8"));
+        }),
         Way::Writes | Way::Checkpoint => rig.mount_with("first", arm(&rig, name)),
         Way::SmallCache => rig.mount_with("first", |command| {
             arm(&rig, name)(command);

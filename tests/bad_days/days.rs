@@ -177,6 +177,7 @@ fn damaged_pack(damage: impl FnOnce(&std::path::Path), whole: bool) {
     assert_eq!(failed == bad.len(), whole, "{failed} of {} bytes", bad.len());
     let name = pack[0].file_name().expect("a name").to_string_lossy().into_owned();
     second.says(&name);
+    drop(file);
     fs::write(second.root.join("new"), "goes on").expect("write");
     rig.flush("second");
     rig.unmount("second", second);
@@ -227,5 +228,6 @@ fn sparse_file_of_a_tebibyte() {
     file.read_to_string(&mut end).expect("read");
     assert_eq!(end, "end");
     assert!((1 << 40) - crate::harness::tree::hole_bytes(&file, 1 << 40) <= 1 << 20, "the holes are gone");
+    drop(file);
     rig.unmount("second", second);
 }
