@@ -25,6 +25,8 @@ pub struct State {
     pub last_commit: Option<LastCommit>,
     /// Set while the store does not take what it is asked to take.
     pub store_trouble: Option<Trouble>,
+    /// When the oldest change was made that is sealed and not yet known to be in the log.
+    pub sealed_since: Option<UnixNanos>,
     /// Bytes of packs uploaded by this process.
     pub uploaded_bytes: u64,
     /// Commits by this process.
@@ -131,6 +133,10 @@ impl Progress {
     /// Before the first commit of this process: what the log says.
     pub fn set_last_commit(&self, last: LastCommit) {
         self.state.lock().last_commit = Some(last);
+    }
+
+    pub(super) fn set_sealed(&self, since: Option<UnixNanos>) {
+        self.state.lock().sealed_since = since;
     }
 
     pub(super) fn checkpointed(&self) {
