@@ -165,7 +165,8 @@ impl Committer {
         self.objects.env().failpoint("writeback.after_intent_before_put");
         let mut failures = 0;
         loop {
-            match self.progress.cancelled_or(self.writer.put(prepared)).await? {
+            let what = format!("commits/{}", prepared.seq());
+            match self.progress.watched(self.objects.env(), &what, self.writer.put(prepared)).await? {
                 Ok(head) => {
                     self.progress.store_answered();
                     self.objects.env().failpoint("writeback.after_put_before_resolve");
