@@ -2,9 +2,18 @@
 //! consistent commits. ARCHITECTURE.md is the map of the modules; they depend only downwards (`tests/tidy.rs`).
 
 pub mod cache;
+pub mod cli;
+pub mod config;
 pub mod env;
+pub mod format;
 pub mod fuse;
+pub mod history;
+pub mod hydrate;
+pub mod log;
+pub mod policy;
 pub mod rpc;
 pub mod store;
+pub mod telemetry;
 pub mod types;
 pub mod volume;
+pub mod writeback;

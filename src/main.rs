@@ -1,2 +1,5 @@
 //! The `holdfast` binary: everything is in the library's `cli`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    holdfast::cli::main()
+}

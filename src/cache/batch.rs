@@ -8,11 +8,12 @@
 //!    without truth is given back.
 
 use super::codec::Writer;
+use super::disk::Synced;
 use super::effect::encode_reply;
 use super::file::DataFile;
 use super::meta::Meta;
 use super::types::CacheError;
-use super::{Cache, db};
+use super::{Cache, db, die};
 use crate::types::RangeSet;
 use rusqlite::Connection;
 use std::fs::File;
@@ -25,6 +26,8 @@ use std::time::Duration;
 const FEW_FILES: usize = 32;
 // The write-ahead log is taken into meta.db when it is larger.
 const WAL_BYTES: u64 = 8 << 20;
+// Data files emptied with each batch; the rest by `tick`.
+const SETTLED: usize = 64;
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// What belongs to whoever applies a batch.
@@ -35,6 +38,8 @@ pub(super) struct Batch {
     pub(super) wal_path: PathBuf,
     pub(super) wal: Option<File>,
     pub(super) last: Duration,
+    /// The newest record that `meta.db` has durably.
+    pub(super) durable: u64,
 }
 
 struct Encoded {
@@ -63,6 +68,9 @@ impl Cache {
         if self.ring.half_full() || (due && pending) {
             self.apply_batch()?;
         }
+        // Emptying thousands of files takes a while: not under the lock that a full log waits for.
+        let durable = self.batch.lock().durable;
+        while self.slots.settle(durable, SETTLED)? {}
         Ok(())
     }
 
@@ -83,7 +91,9 @@ impl Cache {
             let files = std::mem::take(&mut *self.pending_files.lock());
             let mut encoded = Vec::with_capacity(files.len());
             for file in files {
-                encoded.push(self.encode(&mut meta, file, flush)?);
+                // A file left out would not be on the list of any later batch.
+                let entry = self.encode(&mut meta, file, flush);
+                encoded.push(entry.unwrap_or_else(|error| die("meta.db does not take the state of a file", &error)));
             }
             (place, encoded)
         };
@@ -114,7 +124,8 @@ impl Cache {
         self.env.failpoint("cache.after_commit_before_trim");
         self.sync_wal(batch)?;
         self.ring.trim(place);
-        self.slots.settle(place.lsn)?;
+        batch.durable = place.lsn;
+        self.slots.settle(place.lsn, SETTLED)?;
         self.reclaim(encoded)?;
         self.cool();
         batch.last = self.env.monotonic();
@@ -127,6 +138,7 @@ impl Cache {
             ("epoch", meta.epoch),
             ("resolved", meta.resolved),
             ("next_inode", meta.next_inode),
+            ("next_cookie", meta.next_cookie),
             ("next_slot", self.slots.next()),
             ("cuts", Self::load_u64(&self.seal.cuts)),
         ];
@@ -172,29 +184,24 @@ impl Cache {
 
     fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
         let written: Vec<&Encoded> = encoded.iter().filter(|entry| entry.unflushed && entry.slot.is_some()).collect();
-        if self.options.no_sync || written.is_empty() {
-            return Ok(());
-        }
         if written.len() > FEW_FILES {
             let dir = File::open(&self.dir).map_err(CacheError::io("cache directory"))?;
-            return nix::unistd::syncfs(&dir).map_err(|e| CacheError::io("data files")(e.into()));
+            return self.disk.sync(Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?)).map_err(CacheError::io("data files"));
         }
-        for entry in written {
+        for entry in &written {
             self.sync_slot(entry.slot)?;
         }
-        self.slots.sync_entries()
+        if written.is_empty() || self.options.no_sync { Ok(()) } else { self.slots.sync_entries() }
     }
 
     fn sync_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
-        if self.options.no_sync {
-            return Ok(());
-        }
         if batch.wal.is_none() {
             batch.wal = Some(File::open(&batch.wal_path).map_err(CacheError::io("meta.db-wal"))?);
             File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("cache directory"))?;
         }
         let Some(wal) = &batch.wal else { return Ok(()) };
-        wal.sync_data().map_err(CacheError::io("meta.db-wal"))?;
+        // After a failed flush the next one may succeed without the lost pages: nothing may be trimmed on its word.
+        self.disk.sync(Synced::Wal, || wal.sync_data()).unwrap_or_else(|error| die("meta.db-wal cannot be flushed", &error));
         // No transaction is open for writing and no other can be committed: the whole of it can be copied, and the next writer begins
         // it anew.
         if wal.metadata().map_err(CacheError::io("meta.db-wal"))?.len() > WAL_BYTES {
@@ -226,7 +233,8 @@ impl Cache {
         let mut files = self.files.lock();
         if files.len() > self.options.hot_inodes {
             files.retain(|_, file| {
-                Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some())
+                Arc::strong_count(file) > 1
+                    || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some() || c.local)
             });
         }
     }

@@ -72,6 +72,11 @@ pub(super) enum Effect {
         ino: Ino,
         range: ByteRange,
     },
+    /// Zeros were written above the size, which is about to grow.
+    Zeroed {
+        ino: Ino,
+        range: ByteRange,
+    },
     Size {
         ino: Ino,
         size: u64,
@@ -219,7 +224,6 @@ fn decode_optional(r: &mut Reader<'_>) -> Option<Option<Vec<u8>>> {
     }
 }
 
-#[allow(clippy::too_many_lines, reason = "one arm per effect, mirrored below")]
 fn encode_effect(w: &mut Writer, effect: &Effect) {
     match effect {
         Effect::Inode(row) => {
@@ -265,6 +269,13 @@ fn encode_effect(w: &mut Writer, effect: &Effect) {
             w.bytes(key.as_bytes());
             encode_optional(w, value.as_deref());
         }
+        _ => encode_content(w, effect),
+    }
+}
+
+// The effects on content.
+fn encode_content(w: &mut Writer, effect: &Effect) {
+    match effect {
         Effect::Slot { ino, slot } => {
             w.u64(8);
             w.u64(*ino);
@@ -272,6 +283,7 @@ fn encode_effect(w: &mut Writer, effect: &Effect) {
         }
         Effect::Dirtied { ino, range } => encode_range(w, 9, *ino, range),
         Effect::Wrote { ino, range } => encode_range(w, 10, *ino, range),
+        Effect::Zeroed { ino, range } => encode_range(w, 18, *ino, range),
         Effect::Size { ino, size } => {
             w.u64(11);
             w.u64(*ino);
@@ -309,6 +321,7 @@ fn encode_effect(w: &mut Writer, effect: &Effect) {
                 encode_extent(w, extent);
             }
         }
+        _ => {}
     }
 }
 
@@ -361,6 +374,7 @@ fn decode_effect(r: &mut Reader<'_>) -> Option<Effect> {
             let (ino, size, count) = (r.u64()?, r.u64()?, r.u64()?);
             Effect::Shared { ino, size, extents: (0..count).map(|_| decode_extent(r)).collect::<Option<_>>()? }
         }
+        18 => Effect::Zeroed { ino: r.u64()?, range: r.range()? },
         17 => Effect::Link { ino: r.u64()?, dir: r.u64()?, name: r.bytes()?.to_vec(), there: r.u64()? != 0 },
         _ => return None,
     })

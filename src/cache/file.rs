@@ -76,6 +76,8 @@ pub(super) struct Content {
     pub(super) syncing: Vec<(u64, RangeSet)>,
     /// The data file has bytes that were not flushed.
     pub(super) unflushed: bool,
+    /// No fsync has logged the size since it changed.
+    pub(super) size_unsynced: bool,
     /// The size of the last FSYNC.
     pub(super) synced_size: u64,
     /// No seal will cut the file below this.
@@ -161,7 +163,8 @@ impl Content {
     /// Pages that a write of `range` leaves in part as they were, and that must therefore be here first.
     pub(super) fn needed(&self, range: &ByteRange) -> Vec<ByteRange> {
         let mut edges = Vec::new();
-        for (at, partial) in [(floor(range.start), range.start % PAGE != 0), (floor(range.end), range.end % PAGE != 0)] {
+        for (at, partial) in [(floor(range.start), !range.start.is_multiple_of(PAGE)), (floor(range.end), !range.end.is_multiple_of(PAGE))]
+        {
             let page = at..at + PAGE;
             if !partial || self.present.set().contains(page.clone()) || edges.contains(&page) {
                 continue;
@@ -187,17 +190,22 @@ impl Content {
     }
 
     /// `range` was written.
-    pub(super) fn wrote(&mut self, range: ByteRange) {
-        let pages = outward(&range);
+    fn wrote(&mut self, range: &ByteRange) {
+        self.filled(range);
+        if range.end > self.size {
+            self.size = range.end;
+            self.resized = true;
+            self.size_unsynced = true;
+        }
+        self.appended.insert(range.start.max(self.settled)..range.end.max(self.settled));
+    }
+
+    fn filled(&mut self, range: &ByteRange) {
+        let pages = outward(range);
         self.present.insert(pages.clone());
         self.dirtied(pages.clone());
         self.unsynced.insert(pages.clone());
         self.stale.remove(pages);
-        if range.end > self.size {
-            self.size = range.end;
-            self.resized = true;
-        }
-        self.appended.insert(range.start.max(self.settled)..range.end.max(self.settled));
         self.unflushed = true;
     }
 
@@ -209,7 +217,8 @@ impl Content {
                 self.dirtied(range.clone());
                 self.unsynced.insert(range.clone());
             }
-            Effect::Wrote { range, .. } => self.wrote(range.clone()),
+            Effect::Wrote { range, .. } => self.wrote(range),
+            Effect::Zeroed { range, .. } => self.filled(range),
             Effect::Size { size, .. } => self.resize(*size),
             Effect::Punched { range, .. } => self.punch(range.clone()),
             Effect::Evicted { ranges, .. } => self.evict(ranges),
@@ -250,6 +259,7 @@ impl Content {
             self.proven_size = size;
         }
         self.resized |= self.size != size;
+        self.size_unsynced |= self.size != size;
         self.size = size;
     }
 
@@ -275,6 +285,7 @@ impl Content {
             self.size = size;
             self.proven_size = size;
             self.resized = true;
+            self.size_unsynced = true;
         }
     }
 
@@ -303,7 +314,9 @@ impl Content {
         let size = self.captured_size(kernel);
         let dirty = clipped(self.dirty.set(), 0..ceil(size));
         let rest = if size < self.size { clipped(self.dirty.set(), floor(size)..u64::MAX) } else { RangeSet::new() };
-        let shared = std::mem::take(&mut self.shared);
+        // What was shared above the captured size is of a later commit, as what was written there.
+        let later = if size < self.size { clipped(&self.shared, floor(size)..u64::MAX) } else { RangeSet::new() };
+        let shared = std::mem::replace(&mut self.shared, later);
         let mut shared_extents: Vec<LocalExtent> = shared.iter().flat_map(|r| self.extents.within(r).collect::<Vec<_>>()).collect();
         shared_extents.retain_mut(|e| e.clip(&(0..size)).inspect(|clip| *e = *clip).is_some());
         self.dirty = rest.into();

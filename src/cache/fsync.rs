@@ -1,6 +1,7 @@
 //! Durability on request (protocol.md 7.2): one flush of the log for a little data, together with everybody else who waits; a flush
 //! of the data file first for more.
 
+use super::disk::Synced;
 use super::effect::Effect;
 use super::put::read_zeros_after_end;
 use super::types::CacheError;
@@ -32,26 +33,31 @@ impl Cache {
             return Err(CacheError::WriteLost { ino, errno });
         }
         let volatile = content.volatile();
-        let (size, Some(slot)) = (content.size, content.slot.filter(|_| !volatile.is_empty())) else {
-            content.synced_size = content.size;
-            content.settled = content.settled.max(content.size);
+        let size = content.size;
+        if volatile.is_empty() && !content.size_unsynced {
+            content.synced_size = size;
+            content.settled = content.settled.max(size);
             drop(content);
             return self.ring.flush(self.ring.end().lsn);
-        };
-        let data = self.slots.file(slot)?;
+        }
         if volatile.len() > limit || volatile.count() > RANGES {
             drop(content);
             drop(permit);
             return self.fsync_large(ino);
         }
         let mut parts = Vec::with_capacity(volatile.count());
-        for range in volatile.iter() {
-            let mut bytes = vec![0; length(&range) as usize];
-            read_zeros_after_end(&data, &mut bytes, range.start)?;
-            parts.push((range.start, bytes));
+        if let Some(slot) = content.slot {
+            let data = self.slots.file(slot)?;
+            for range in volatile.iter() {
+                let mut bytes = vec![0; length(&range) as usize];
+                read_zeros_after_end(&data, &mut bytes, range.start)?;
+                parts.push((range.start, bytes));
+            }
         }
+        // Also without any bytes: a size by writes that were cut off again is believed from here on.
         let lsn = self.log_content(&file, &mut content, None, vec![Effect::Data { ino, size, parts }]);
         content.unsynced = RangeSet::new();
+        content.size_unsynced = false;
         content.synced_size = size;
         content.settled = content.settled.max(size);
         drop(content);
@@ -69,7 +75,7 @@ impl Cache {
             content.syncing.push((flush, unsynced));
             (content.slot, content.size, content.lsn, ranges)
         };
-        let result = self.sync_slot(slot).and_then(|()| self.slots.sync_entries());
+        let result = self.sync_slot(slot).and_then(|()| if self.options.no_sync { Ok(()) } else { self.slots.sync_entries() });
         let mut pieces: Vec<RangeSet> = Vec::new();
         for (at, range) in ranges.iter().enumerate() {
             if at % RANGES == 0 {
@@ -92,6 +98,7 @@ impl Cache {
         // Logged, and about to be flushed: who asks meanwhile flushes the log too.
         let mut content = file.inner.lock();
         content.synced(flush, true);
+        content.size_unsynced &= content.size != size;
         content.synced_size = size.min(content.size);
         content.settled = content.settled.max(content.synced_size);
         drop(content);
@@ -101,8 +108,11 @@ impl Cache {
     /// Flushes one data file.
     pub(super) fn sync_slot(&self, slot: Option<u64>) -> Result<(), CacheError> {
         match slot {
-            Some(slot) if !self.options.no_sync => self.slots.file(slot)?.sync_data().map_err(CacheError::io("data file")),
-            _ => Ok(()),
+            Some(slot) => {
+                let file = self.slots.file(slot)?;
+                self.disk.sync(Synced::Slot(slot), || file.sync_data()).map_err(CacheError::io("data file"))
+            }
+            None => Ok(()),
         }
     }
 

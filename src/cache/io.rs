@@ -98,7 +98,12 @@ impl Cache {
         if gap.is_empty() {
             return Ok(());
         }
-        self.put_bytes(file, content, gap.start, &vec![0; length(&gap) as usize], effects)
+        self.put_bytes(file, content, gap.start, &vec![0; length(&gap) as usize], effects)?;
+        // The application did not write them: a seal must not take them for the next bytes of a file that only grows.
+        if let Some(effect @ Effect::Wrote { .. }) = effects.last_mut() {
+            *effect = Effect::Zeroed { ino: file.ino, range: gap };
+        }
+        Ok(())
     }
 
     /// `fallocate` with mode 0, `KEEP_SIZE`, `PUNCH_HOLE | KEEP_SIZE` or `ZERO_RANGE [| KEEP_SIZE]`.
@@ -288,7 +293,7 @@ impl Cache {
         to_offset: u64,
         len: u64,
     ) -> Result<CopyOutcome, CacheError> {
-        let aligned = from_offset % PAGE == 0 && to_offset % PAGE == 0;
+        let aligned = from_offset.is_multiple_of(PAGE) && to_offset.is_multiple_of(PAGE);
         if from == to || !aligned || len > u64::from(u32::MAX) {
             return Ok(CopyOutcome::Copy);
         }
@@ -306,7 +311,7 @@ impl Cache {
         let target = target.start..target.start + length(&range);
         let Some(extents) = shareable(source, &range).filter(|extents| extents.len() < 512) else { return Ok(CopyOutcome::Copy) };
         // A part of a page cannot be shared, unless nothing of the target lies behind it.
-        if target.end % PAGE != 0 && target.end < content.size {
+        if !target.end.is_multiple_of(PAGE) && target.end < content.size {
             return Ok(CopyOutcome::Copy);
         }
         let op = self.begin(&file, content)?;

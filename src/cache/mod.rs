@@ -13,6 +13,7 @@
 mod batch;
 mod codec;
 mod db;
+mod disk;
 mod effect;
 mod evict;
 mod file;
@@ -73,6 +74,7 @@ pub struct Cache {
     _lock: nix::fcntl::Flock<std::fs::File>,
     meta: Mutex<Meta>,
     ring: Ring,
+    disk: disk::Disk,
     slots: Slots,
     files: Mutex<HashMap<Ino, Arc<DataFile>>>,
     pending_files: Mutex<Vec<Arc<DataFile>>>,

@@ -128,7 +128,8 @@ impl Cache {
         db.execute_batch("BEGIN")?;
         put_state(&db, "origin", Some(&encode_origin(origin)))?;
         put_state(&db, "boot", Some(&boot_id(&options)?))?;
-        for (key, value) in [("log_bytes", size), ("generation", 1), ("epoch", 1), ("next_inode", 2), ("next_slot", 1)] {
+        for (key, value) in [("log_bytes", size), ("generation", 1), ("epoch", 1), ("next_inode", 2), ("next_slot", 1), ("next_cookie", 1)]
+        {
             put_number(&db, key, value)?;
         }
         for key in ["replay_lsn", "replay_at", "meta_lsn", "resolved", "cuts", "boots", "clean"] {
@@ -193,8 +194,7 @@ impl Cache {
         let mut scan = Scan { file: &log, size, generation, place: start };
         while scan.next()?.is_some() {}
         let end = scan.place;
-        let ring =
-            Ring::new(log.try_clone().map_err(CacheError::io("log"))?, size, generation.wrapping_add(1), start, end, options.no_sync);
+        let ring = Ring::new(log.try_clone().map_err(CacheError::io("log"))?, size, generation.wrapping_add(1), start, end, options.disk());
         let cache = Self::assemble(env, options, lock, origin, db, ring, boots)?;
         let scan = Scan { file: &log, size, generation, place: start };
         let (replayed, lost_bytes) = recover::replay(&cache, scan, power_lost)?;
@@ -231,7 +231,7 @@ impl Cache {
         };
         let slots = Slots::new(&dir.join("data"), free, get_number(&db, "next_slot")?);
         let checkpointer = Connection::open(dir.join("meta.db"))?;
-        let batch = Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, last: env.monotonic() };
+        let batch = Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, last: env.monotonic(), durable: 0 };
         let head = get_state(&db, "head")?.and_then(|bytes| decode_head(&bytes));
         let mut replies = Replies::default();
         if let Some(saved) = get_state(&db, "replies")? {
@@ -248,6 +248,7 @@ impl Cache {
         meta.epoch = get_number(&meta.db, "epoch")? + 1;
         meta.resolved = get_number(&meta.db, "resolved")?;
         meta.next_inode = get_number(&meta.db, "next_inode")?;
+        meta.next_cookie = get_number(&meta.db, "next_cookie")?;
         meta.count = meta.db.query_row("SELECT COUNT(*) FROM inodes", [], |row| row.get::<_, i64>(0))? as u64;
         if get_state(&meta.db, "intent")?.is_some() {
             // What was about to be committed may have been: the end of such a row must be said.
@@ -273,6 +274,7 @@ impl Cache {
             handles: Mutex::new(HashMap::new()),
             head: Mutex::new(head),
             boots,
+            disk: options.disk(),
             dir,
             options,
         }))

@@ -23,6 +23,8 @@ pub struct CacheOptions {
     pub any_file_system: bool,
     /// Do not wait for the disk at all. For tests that do not lose power.
     pub no_sync: bool,
+    #[cfg(test)]
+    pub(super) hook: super::disk::Hook,
 }
 
 impl CacheOptions {
@@ -39,6 +41,16 @@ impl CacheOptions {
             boot_id: None,
             any_file_system: false,
             no_sync: false,
+            #[cfg(test)]
+            hook: super::disk::Hook::default(),
+        }
+    }
+
+    pub(super) fn disk(&self) -> super::disk::Disk {
+        super::disk::Disk {
+            no_sync: self.no_sync,
+            #[cfg(test)]
+            hook: self.hook.clone(),
         }
     }
 }

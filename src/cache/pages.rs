@@ -60,20 +60,10 @@ impl Pages {
         }
     }
 
-    pub(super) fn insert_all(&mut self, other: &RangeSet) {
-        for range in other.iter() {
-            self.insert(range);
-        }
-    }
-
     pub(super) fn remove_all(&mut self, other: &RangeSet) {
         for range in other.iter() {
             self.remove(range);
         }
-    }
-
-    pub(super) fn take(&mut self) -> Self {
-        std::mem::take(self)
     }
 }
 

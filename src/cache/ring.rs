@@ -9,6 +9,7 @@
 //! generation is drawn anew at each open, after everything before it was applied: what a lost tail left behind is not believed
 //! when the numbers reach it again. `meta.db` knows the boot id of the generation and where replay begins.
 
+use super::disk::{Disk, Synced};
 use super::types::CacheError;
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
@@ -30,7 +31,7 @@ pub(super) struct Ring {
     file: File,
     size: u64,
     generation: u32,
-    no_sync: bool,
+    disk: Disk,
     inner: Mutex<Inner>,
     room: Condvar,
     flush: Mutex<Flush>,
@@ -69,12 +70,12 @@ impl Drop for Permit<'_> {
 }
 
 impl Ring {
-    pub(super) fn new(file: File, size: u64, generation: u32, start: Place, end: Place, no_sync: bool) -> Self {
+    pub(super) fn new(file: File, size: u64, generation: u32, start: Place, end: Place, disk: Disk) -> Self {
         Self {
             file,
             size,
             generation,
-            no_sync,
+            disk,
             inner: Mutex::new(Inner { end, start: start.at, reserved: 0, buffer: Vec::new() }),
             room: Condvar::new(),
             flush: Mutex::new(Flush { done: start.lsn, leader: false, failed: None }),
@@ -160,11 +161,6 @@ impl Ring {
         flush.done = flush.done.max(place.lsn);
     }
 
-    /// Whether the record is known to survive the loss of power.
-    pub(super) fn is_durable(&self, lsn: u64) -> bool {
-        self.flush.lock().done >= lsn
-    }
-
     /// Flushes the log up to `lsn` at least; one flush serves everybody who waits meanwhile.
     pub(super) fn flush(&self, lsn: u64) -> Result<(), CacheError> {
         let mut flush = self.flush.lock();
@@ -183,7 +179,7 @@ impl Ring {
         flush.leader = true;
         drop(flush);
         let target = self.end().lsn;
-        let result = if self.no_sync { Ok(()) } else { self.file.sync_data() };
+        let result = self.disk.sync(Synced::Log, || self.file.sync_data());
         let mut flush = self.flush.lock();
         flush.leader = false;
         match &result {

@@ -98,6 +98,7 @@ pub struct Seal {
     pub(super) frozen: Changed,
     pub(super) frozen_files: Vec<Ino>,
     pub(super) next_inode: Ino,
+    pub(super) next_cookie: u64,
     pub(super) totals: Space,
     pub(super) empty: bool,
     pub(super) dirty: u64,
@@ -205,7 +206,7 @@ impl Cache {
         self.seal.epoch.store(epoch + 1, Ordering::SeqCst);
         let cut = Cut { number: self.seal.cuts.fetch_add(1, Ordering::SeqCst) + 1, time: self.env.now() };
         let totals = View { cache: self, meta: &mut meta }.space();
-        let next_inode = meta.next_inode;
+        let (next_inode, next_cookie) = (meta.next_inode, meta.next_cookie);
         drop(meta);
         let seal = Seal {
             cache: Arc::clone(self),
@@ -217,6 +218,7 @@ impl Cache {
             frozen,
             frozen_files,
             next_inode,
+            next_cookie,
             totals,
             empty: false,
             dirty: 0,
@@ -323,12 +325,15 @@ impl Cache {
         let Some(ino) = meta.spool.as_ref().map(|spool| spool.name(dir, name)).transpose()?.flatten() else { return Ok(()) };
         let change = Change::Name { dir, name: name.to_vec(), ino };
         let domain = classify(&mut View { cache: self, meta }, &change);
-        // An inode that is in the commit has its names there: it would be lost by the name of its tier.
-        let captured = match meta.spool.as_ref().map(|spool| spool.inode(ino)).transpose()?.flatten() {
-            Some(kept) => kept.captured,
-            None => View { cache: self, meta }.inode_captured(ino)?,
+        // A name belongs to the tier of what it names (protocol.md 5.4a): no commit has an inode without its names. (`settle_tiers`
+        // sees to the other way round.)
+        let Some(spool) = &meta.spool else { return Ok(()) };
+        let with_inode = match (spool.inode_taken(ino)?, spool.inode(ino)?) {
+            (Some(taken), _) => taken,
+            (None, Some(kept)) => kept.captured,
+            (None, None) => View { cache: self, meta }.inode_captured(ino)?,
         };
-        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_name(dir, name, captured || domain != Domain::Local))
+        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_name(dir, name, with_inode || domain != Domain::Local))
     }
 
     // A taken name needs its directory and its inode, and these need theirs (protocol.md 5.4a).

@@ -44,6 +44,12 @@ impl Seal {
         self.next_inode
     }
 
+    /// Above every cookie given out in any directory up to the cut.
+    #[must_use]
+    pub fn next_cookie(&self) -> u64 {
+        self.next_cookie
+    }
+
     /// Inodes and bytes of the volume at the cut, `Local` ones included.
     #[must_use]
     pub fn totals(&self) -> Space {

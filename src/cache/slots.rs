@@ -74,14 +74,22 @@ impl Slots {
         self.inner.lock().limbo.push((lsn, slot));
     }
 
-    /// Empties and frees the slots whose end is durable.
-    pub(super) fn settle(&self, durable: u64) -> Result<(), CacheError> {
-        let ready: Vec<u64> = {
+    /// Empties and frees up to `most` slots whose end is durable; tells whether there are more.
+    pub(super) fn settle(&self, durable: u64, most: usize) -> Result<bool, CacheError> {
+        let mut ready = Vec::new();
+        let more = {
             let mut inner = self.inner.lock();
-            let (ready, rest) = inner.limbo.iter().partition(|(lsn, _)| *lsn <= durable);
-            inner.limbo = rest;
-            let ready: Vec<(u64, u64)> = ready;
-            ready.into_iter().map(|(_, slot)| slot).collect()
+            let mut more = false;
+            inner.limbo.retain(|(lsn, slot)| {
+                let due = *lsn <= durable;
+                let take = due && ready.len() < most;
+                more |= due && !take;
+                if take {
+                    ready.push(*slot);
+                }
+                !take
+            });
+            more
         };
         for slot in ready {
             // A slot that never had data has no file.
@@ -90,7 +98,7 @@ impl Slots {
             }
             self.inner.lock().free.push(slot);
         }
-        Ok(())
+        Ok(more)
     }
 
     pub(super) fn take_taken(&self) -> Vec<u64> {

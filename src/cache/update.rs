@@ -181,6 +181,8 @@ impl Update<'_> {
         let at = match self.files.iter().position(|(file, _)| file.ino == ino) {
             Some(at) => at,
             None => {
+                // The lock is held until the record is logged, and attributes may change in the same update.
+                self.view.meta.keep(cache, ino)?;
                 let file = cache.load_file(self.view.meta, ino)?;
                 let content = file.inner.lock_arc();
                 self.files.push((file, content));
@@ -230,7 +232,9 @@ impl Update<'_> {
             None => {
                 let parent = self.row_mut(dir)?;
                 parent.cookies += 1;
-                parent.cookies
+                let cookie = parent.cookies;
+                self.view.meta.next_cookie = self.view.meta.next_cookie.max(cookie + 1);
+                cookie
             }
         };
         self.view.meta.set_name(dir, name, Some(NameRow { cookie, ino }))?;

@@ -60,6 +60,22 @@ impl View<'_> {
         Ok(entries)
     }
 
+    /// Up to `limit` regular files after an inode number, in its order.
+    pub fn files(&mut self, after: Ino, limit: usize) -> Result<Vec<Attr>, CacheError> {
+        self.meta.flush()?;
+        let mut statement = self.meta.db.prepare_cached("SELECT * FROM inodes WHERE ino>?1 AND (mode & ?2)=?3 ORDER BY ino LIMIT ?4")?;
+        let mut rows = statement.query(params![after as i64, libc::S_IFMT, libc::S_IFREG, limit as i64])?;
+        let mut files = Vec::new();
+        while let Some(row) = rows.next()? {
+            let mut attr = inode_of(row, 0)?.row.attr;
+            if let Some(file) = self.cache.hot_file(attr.ino) {
+                attr.size = file.size();
+            }
+            files.push(attr);
+        }
+        Ok(files)
+    }
+
     /// Whether a directory has no entries.
     pub fn is_empty(&mut self, dir: Ino) -> Result<bool, CacheError> {
         self.meta.flush()?;

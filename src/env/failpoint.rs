@@ -7,7 +7,8 @@ use std::sync::Arc;
 /// What is armed. A component, not a global: two volumes of one process can have different ones.
 ///
 /// `HOLDFAST_FAILPOINTS=name[:n][,name...]` ends the process with SIGKILL at the n-th passage (default 1st) of `name`.
-/// Without the variable a passage costs one branch.
+/// With `HOLDFAST_FAILPOINTS_ONCE=FILE` only one process ever ends so: the one that creates FILE (so that a successor with the same
+/// environment lives, and a test can see that the place was reached). Without the variables a passage costs one branch.
 #[derive(Clone, Default)]
 pub struct Failpoints(Option<Arc<Mutex<HashMap<String, Armed>>>>);
 
@@ -30,7 +31,14 @@ impl Failpoints {
         let mut points = Self::none();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (name, n) = part.split_once(':').unwrap_or((part, "1"));
-            points = points.arm(name, n.parse().unwrap_or(1), Arc::new(kill_self));
+            let once = std::env::var_os("HOLDFAST_FAILPOINTS_ONCE");
+            let end = move || {
+                let first = once.as_ref().is_none_or(|file| std::fs::File::create_new(file).is_ok());
+                if first {
+                    kill_self();
+                }
+            };
+            points = points.arm(name, n.parse().unwrap_or(1), Arc::new(end));
         }
         points
     }

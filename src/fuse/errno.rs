@@ -25,6 +25,6 @@ pub(super) fn errno(error: PosixError) -> Errno {
         PosixError::NotSupported => Errno::EOPNOTSUPP,
         PosixError::NoData => Errno::ENXIO,
         PosixError::Stale => Errno::ESTALE,
-        PosixError::Io | PosixError::Fenced => Errno::EIO,
+        PosixError::Io | PosixError::Fenced | PosixError::Unreachable => Errno::EIO,
     }
 }

@@ -28,6 +28,7 @@ pub use session::Init;
 use crate::env::Env;
 use crate::types::{Fault, FaultKind, Ino};
 use crate::volume::Posix;
+use crate::writeback::KernelPages;
 use mount::MountPoint;
 use outside::Outside;
 use parking_lot::Mutex;
@@ -41,14 +42,11 @@ use work::{Hands, Work};
 /// Key of the connection's number in the cache's state.
 const CONNECTION: &str = "fuse.connection";
 
-/// What the kernel holds and has acknowledged.
-pub trait KernelPages: Send + Sync {
-    /// Brings in what it holds of every file open for writing. Returns each file's size as the kernel had it before: holes
-    /// below it are real (protocol.md 6.2). May take as long as those bytes take; never called by a handler.
-    fn bring_in(&self) -> Vec<(Ino, u64)>;
-}
-
 impl KernelPages for Work {
+    fn any(&self) -> bool {
+        self.any_writable()
+    }
+
     fn bring_in(&self) -> Vec<(Ino, u64)> {
         Self::bring_in(self)
     }
@@ -210,6 +208,18 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<(), Fault> {
 }
 
 // A driver that died between mounting and handing the descriptor to its holder has left a mount that nobody can serve.
+/// Whether a mount could lie at the options' directory, before anything is started or made for it. A dead mount of the same volume
+/// is taken away.
+///
+/// # Errors
+/// Says what is in the way, and what to do.
+pub fn check_place(options: &MountOptions) -> Result<(), Fault> {
+    detach_dead_mount(options)?;
+    let MountOptions { dir, read_only, over_files, suid, devices, .. } = options;
+    let source = mount::source_name(&options.identity);
+    MountPoint { dir, source: &source, read_only: *read_only, over_files: *over_files, suid: *suid, devices: *devices }.check()
+}
+
 fn detach_dead_mount(options: &MountOptions) -> Result<(), Fault> {
     let source = mount::source_name(&options.identity);
     let ours = find(&options.dir)?.is_some_and(|mounted| mounted.identity() == Some(&source));

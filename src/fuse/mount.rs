@@ -38,7 +38,7 @@ pub(super) struct MountPoint<'a> {
 
 impl MountPoint<'_> {
     /// Refuses with the reason and the next step, before anything is changed.
-    fn check(&self) -> Result<(), Fault> {
+    pub(super) fn check(&self) -> Result<(), Fault> {
         let dir = self.dir.display();
         let refuse = |kind, why: String| Err(Fault::new(kind, why));
         // The table first: looking at a mount asks whoever serves it, who may not answer.

@@ -90,6 +90,10 @@ impl Work {
         }
     }
 
+    pub(super) fn any_writable(&self) -> bool {
+        self.posix.any_writable_open()
+    }
+
     /// Brings in what the kernel holds of every file open for writing, with the size it had before (protocol.md 6.2).
     pub(super) fn bring_in(&self) -> Vec<(Ino, u64)> {
         let open = self.posix.writable_open();

@@ -3,6 +3,28 @@
 //! [`Store`] is what the rest of the crate sees; names are relative to the store's prefix, as `format::names` makes them.
 //! Every wrapper (retries, counting, faults in tests) is a `Store` too, and one conformance suite runs on all of them.
 
+mod cloud;
+mod file;
+mod init;
+mod memory;
+mod name;
+mod objects;
+mod open;
+pub mod plan;
+mod probe;
+mod url;
+mod wrap;
+
+pub use file::FileStore;
+pub use init::{Initialized, init, read_marker};
+pub use memory::Memory;
+pub use name::{BODY_BYTES_MAX, OBJECT_NAME_MAX};
+pub use objects::Objects;
+pub use open::{OpenOptions, open};
+pub use probe::{CREATORS, Check, ProbeReport, Verdict, probe};
+pub use url::{Bucket, Location, StoreUrl, UrlError};
+pub use wrap::{Counters, Counting, Faults, Faulty, Limited, Limits, Retries, Retrying, Slow, Snapshot, Verb, VerbResult};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;

@@ -1,7 +1,24 @@
-//! One open volume: POSIX operations, handles, fsync.
+//! One open volume: POSIX operations, handles, fsync, and its life from opening to close.
+//!
+//! ```text
+//! ops      one method per operation over the cache, without the kernel
+//! open     whose volume it is; whether the cache goes on; what a fresh one is filled with
+//! live     the tasks of a volume: write-back, prefetch, upkeep; flush and close
+//! late     the part that needs the store, which a resumed mount has only later
+//! limits   what is refused or slowed, and when
+//! source   from the log to what hydrate and write-back begin with
+//! ```
 
+mod late;
+mod limits;
+mod live;
+mod open;
 mod ops;
+mod source;
 
+pub use limits::Sizes;
+pub use live::{HydrateMode, RunOptions, Volume, reader_cache, reader_of};
+pub use open::{OpenParams, Report};
 pub use ops::{
     Admission, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime, Written,
 };

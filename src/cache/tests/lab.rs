@@ -1,5 +1,6 @@
 //! A cache, the model of what it must hold, and a store in memory with what was committed.
 
+use crate::cache::disk::Hook;
 use crate::cache::{
     Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Missing, NewInode, ReadOutcome, Recovered, Resolved, SavedReply, Seal,
     Update, WriteOutcome,
@@ -45,6 +46,7 @@ pub(super) struct Lab {
     pub(super) packs: HashMap<String, Vec<Vec<u8>>>,
     pub(super) boot: u8,
     copies: u32,
+    pub(super) hook: Hook,
     pub(super) tweak: fn(&mut CacheOptions),
 }
 
@@ -112,6 +114,7 @@ impl Lab {
             packs: HashMap::new(),
             boot: 1,
             copies: 0,
+            hook: Hook::default(),
             tweak,
         }
     }
@@ -131,6 +134,7 @@ impl Lab {
     pub(super) fn reopen(&mut self, dir: PathBuf) -> Recovered {
         let mut options = options(&dir, self.boot);
         (self.tweak)(&mut options);
+        options.hook = self.hook.clone();
         let (cache, recovered) = Cache::open(Env::real(), options).unwrap();
         self.cache = cache;
         self.dir = dir;
@@ -466,7 +470,6 @@ impl Committed {
 }
 
 /// The environment with one failpoint that copies the cache's directory: what a kill there would leave.
-#[allow(dead_code, reason = "used by the crash tests")]
 pub(super) fn snapshot_at(point: &str, n: u64, from: PathBuf, to: PathBuf) -> Env {
     struct Clock;
     impl crate::env::Clock for Clock {

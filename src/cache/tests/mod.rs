@@ -1,6 +1,11 @@
 //! The cache against a model of a file system in memory, through crashes, seals, fetches and evictions.
 #![allow(clippy::disallowed_methods, reason = "tests")]
 
+mod crash;
 mod lab;
+mod load;
 mod model;
 mod operations;
+mod power;
+mod seals;
+mod speed;

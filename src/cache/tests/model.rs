@@ -5,7 +5,7 @@ use crate::types::{Ino, ROOT};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     Make(u8, u8, bool),
     Remove(u8, u8),
     Rename(u8, u8, u8, u8),
@@ -25,7 +25,7 @@ enum Op {
     Check,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     let n = any::<u8>;
     let at = || prop_oneof![0u16..40_000, (0u16..10).prop_map(|p| p * 4096)];
     prop_oneof![
@@ -109,7 +109,7 @@ fn copy(lab: &mut Lab, from: Ino, to: Ino) {
     }
 }
 
-fn run(lab: &mut Lab, sealing: &mut Option<Sealing>, op: &Op) {
+pub(super) fn run(lab: &mut Lab, sealing: &mut Option<Sealing>, op: &Op) {
     match *op {
         Op::Make(d, name, is_dir) => {
             let dir = pick(&dirs(lab), d).unwrap();
@@ -198,7 +198,7 @@ fn run_content(lab: &mut Lab, sealing: &mut Option<Sealing>, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn the_cache_is_a_file_system(ops in prop::collection::vec(op(), 1..120)) {

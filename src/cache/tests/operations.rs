@@ -120,7 +120,10 @@ fn a_small_write_into_an_absent_page_asks_for_it_first() {
     lab.commit(seal);
     lab.cache.evict(u64::MAX).unwrap();
     assert_eq!(lab.cache.cached_bytes(), 0);
-    assert_eq!(lab.cache.write(None, ino, 5000, b"xyz").unwrap(), WriteOutcome::Absent(vec![4096..8192]));
+    let WriteOutcome::Absent(needed) = lab.cache.write(None, ino, 5000, b"xyz").unwrap() else {
+        panic!("the rest of the page is not here")
+    };
+    assert!(needed.iter().eq([&(4096..8192)]));
     lab.write(ino, 5000, b"xyz");
     // A whole page needs nothing, nor does what goes beyond all that is stored.
     lab.write(ino, 0, &[2; 4096]);

@@ -80,6 +80,10 @@ impl Handles {
         true
     }
 
+    pub(super) fn any_open(&self) -> bool {
+        !self.state.lock().open.is_empty()
+    }
+
     pub(super) fn is_open(&self, ino: Ino) -> bool {
         self.state.lock().open.contains_key(&ino)
     }

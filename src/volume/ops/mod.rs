@@ -72,6 +72,10 @@ pub trait Gate: Send + Sync {
     fn delay(&self) -> Option<Duration> {
         None
     }
+    /// Whether what waits for the store is given up now.
+    fn is_closing(&self) -> bool {
+        false
+    }
     /// The numbers of `statfs`, from those of the cache.
     fn space(&self, cache: Space) -> Space {
         cache
@@ -215,6 +219,12 @@ impl Posix {
     #[must_use]
     pub fn writable_open(&self) -> Vec<Ino> {
         self.handles.open_inodes()
+    }
+
+    /// Whether any inode has a handle open for writing.
+    #[must_use]
+    pub fn any_writable_open(&self) -> bool {
+        self.handles.any_open()
     }
 
     /// Whether an inode has a handle open for writing.

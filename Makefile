@@ -1,0 +1,25 @@
+# make demo   a volume that outlives its machine, in under a minute after the build
+# make test   sets up what the tests need, then every test (PARTS="store fuse" runs some; tests/run.sh names them)
+# make bench  ext4, a bare FUSE daemon, Holdfast and peers in one run: table and target/bench/result.json
+# make soak   the tests with large counts
+SCALE ?= 1
+PARTS ?=
+
+.PHONY: build demo test bench soak
+
+build:
+	cargo build --release --bin holdfast
+
+demo: build
+	PATH="$(CURDIR)/target/release:$$PATH" tests/demo.sh
+
+test:
+	SCALE=$(SCALE) tests/run.sh $(PARTS)
+
+bench:
+	tests/setup.sh --peers
+	cargo build --release --bin holdfast --example bare
+	SCALE=$(SCALE) cargo bench --bench speed
+
+soak:
+	$(MAKE) test SCALE=20

@@ -1,0 +1,4 @@
+//! Runs `block_marker` of `format::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| holdfast::format::fuzz::run("block_marker", data));

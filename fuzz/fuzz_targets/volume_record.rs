@@ -1,0 +1,4 @@
+//! Runs `volume_record` of `format::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| holdfast::format::fuzz::run("volume_record", data));

@@ -1,0 +1,217 @@
+//! Losses of power: of what was not flushed any part may be on the disk, page by page.
+
+use super::lab::{Body, Lab, Node, Sealing, Tree, copy_dir};
+use super::model::{Op, op, run};
+use crate::cache::disk::{Hook, Synced};
+use crate::types::Ino;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const PAGE: usize = 4096;
+
+/// What is on the disk for certain: copies of the files as they were when last flushed.
+fn attach(lab: &mut Lab, durable: &Path) {
+    let (live, durable) = (lab.dir.clone(), durable.to_owned());
+    lab.hook = Hook(Some(Arc::new(move |what| {
+        let copy = |name: &Path| {
+            let target = durable.join(name);
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            let _ = fs::copy(live.join(name), target);
+        };
+        match what {
+            Synced::Log => copy(Path::new("log")),
+            Synced::Wal => copy(Path::new("meta.db-wal")),
+            Synced::Slot(slot) => copy(&PathBuf::from(format!("data/{:02x}/{slot:x}", slot as u8))),
+            Synced::DataFiles => copy_dir(&live.join("data"), &durable.join("data")),
+        }
+    })));
+}
+
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below.max(1)
+    }
+}
+
+/// Any mixture of the flushed and the present pages, of any length between.
+fn mix(durable: &[u8], live: &[u8], chance: &mut Chance) -> Vec<u8> {
+    let style = chance.next(4);
+    let mut mixed = Vec::new();
+    let mut at = 0;
+    while at < durable.len().max(live.len()) {
+        let part = |bytes: &[u8]| bytes.get(at..(at + PAGE).min(bytes.len())).map(<[u8]>::to_vec);
+        let newer = match style {
+            0 => false,
+            1 => true,
+            _ => chance.next(2) == 0,
+        };
+        let (old, new) = (part(durable), part(live));
+        let chosen = if newer { new } else { old };
+        mixed.resize(at, 0);
+        mixed.extend(chosen.unwrap_or_default());
+        at += PAGE;
+    }
+    mixed
+}
+
+fn lose_power(lab: &mut Lab, durable: &Path, chance: &mut Chance) -> u64 {
+    let to = lab.fresh_dir();
+    fs::create_dir_all(to.join("copies")).unwrap();
+    let read = |root: &Path, name: &Path| fs::read(root.join(name)).unwrap_or_default();
+    let mut names: Vec<PathBuf> = vec!["log".into()];
+    for shard in fs::read_dir(lab.dir.join("data")).unwrap().flatten() {
+        for slot in fs::read_dir(shard.path()).unwrap().flatten() {
+            names.push(PathBuf::from("data").join(shard.file_name()).join(slot.file_name()));
+        }
+    }
+    fs::create_dir_all(to.join("data")).unwrap();
+    for name in names {
+        let mixed = mix(&read(durable, &name), &read(&lab.dir, &name), chance);
+        fs::create_dir_all(to.join(&name).parent().unwrap()).unwrap();
+        fs::write(to.join(&name), mixed).unwrap();
+    }
+    fs::copy(lab.dir.join("meta.db"), to.join("meta.db")).unwrap();
+    // The write-ahead log only grows here; what was not flushed of it may be there in part.
+    let (old, new) = (read(durable, Path::new("meta.db-wal")), read(&lab.dir, Path::new("meta.db-wal")));
+    let kept = old.len() as u64 + chance.next(new.len() as u64 - old.len() as u64 + 1);
+    let kept = if chance.next(2) == 0 { old.len() as u64 } else { kept };
+    fs::write(to.join("meta.db-wal"), &new[..kept as usize]).unwrap();
+    lab.boot += 1;
+    let _ = fs::remove_dir_all(durable);
+    copy_dir(&to, durable);
+    lab.dir = to.clone();
+    attach(lab, durable);
+    let recovered = lab.reopen(to);
+    assert!(!recovered.same_boot && !recovered.clean);
+    recovered.lost_bytes
+}
+
+/// What may be found: trees without content since the last flush of the log, and contents of each file since its last fsync.
+#[derive(Default)]
+struct History {
+    shapes: Vec<Tree>,
+    contents: HashMap<Ino, Vec<Vec<u8>>>,
+}
+
+fn shape(tree: &Tree) -> Tree {
+    let strip = |node: &Node| match &node.body {
+        Body::File(_) => Node { body: Body::File(Vec::new()), ..node.clone() },
+        Body::Dir(_) => node.clone(),
+    };
+    tree.iter().map(|(ino, node)| (*ino, strip(node))).collect()
+}
+
+impl History {
+    fn add(&mut self, tree: &Tree) {
+        self.shapes.push(shape(tree));
+        for (ino, node) in tree {
+            if let Body::File(bytes) = &node.body {
+                let versions = self.contents.entry(*ino).or_default();
+                if versions.last() != Some(bytes) {
+                    versions.push(bytes.clone());
+                }
+            }
+        }
+    }
+
+    fn flushed(&mut self) {
+        self.shapes.drain(..self.shapes.len() - 1);
+    }
+
+    fn synced(&mut self, ino: Ino) {
+        if let Some(versions) = self.contents.get_mut(&ino) {
+            versions.drain(..versions.len() - 1);
+        }
+    }
+
+    fn check(&self, found: &Tree) {
+        assert!(self.shapes.contains(&shape(found)), "no state since the last flush has these names: {:?}", shape(found));
+        for (ino, node) in found {
+            let Body::File(bytes) = &node.body else { continue };
+            let versions = &self.contents[ino];
+            assert!(versions.iter().any(|v| v.len() == bytes.len()), "file {ino} has a size it never had: {}", bytes.len());
+            for (n, page) in bytes.chunks(PAGE).enumerate() {
+                let is = |version: &Vec<u8>| {
+                    let mut was = version.get(n * PAGE..((n + 1) * PAGE).min(version.len())).unwrap_or_default().to_vec();
+                    was.resize(page.len().max(was.len()), 0);
+                    was[..page.len()] == *page
+                };
+                assert!(
+                    versions.iter().any(is),
+                    "page {n} of file {ino} ({} bytes) never was so: {:?}...",
+                    bytes.len(),
+                    &page[..8.min(page.len())]
+                );
+            }
+        }
+    }
+}
+
+fn step(lab: &mut Lab, sealing: &mut Option<Sealing>, history: &mut History, op: &Op) {
+    run(lab, sealing, op);
+    history.add(&lab.tree);
+    match op {
+        Op::Fsync(f) => {
+            let files: Vec<Ino> = lab.tree.iter().filter(|(_, n)| matches!(n.body, Body::File(_))).map(|(i, _)| *i).collect();
+            if !files.is_empty() {
+                history.flushed();
+                history.synced(files[*f as usize % files.len()]);
+            }
+        }
+        Op::Batch => {
+            history.flushed();
+            let all: Vec<Ino> = lab.tree.keys().copied().collect();
+            all.into_iter().for_each(|ino| history.synced(ino));
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn power_loss_keeps_what_was_synced(ops in prop::collection::vec(op(), 1..100), seed in any::<u64>()) {
+        let mut lab = Lab::new();
+        let durable = lab.fresh_dir();
+        lab.cache.apply_batch().unwrap();
+        copy_dir(&lab.dir, &durable);
+        let mut chance = Chance(seed);
+        let mut history = History::default();
+        let mut sealing = None;
+        // The first cache was made without the hook.
+        history.add(&lab.tree);
+        lose_power(&mut lab, &durable, &mut chance);
+        for op in &ops {
+            if matches!(op, Op::Crash) {
+                sealing = None;
+                lose_power(&mut lab, &durable, &mut chance);
+                let found = lab.seen();
+                history.check(&found);
+                lab.tree = found;
+                history = History::default();
+                history.add(&lab.tree);
+            } else {
+                step(&mut lab, &mut sealing, &mut history, op);
+            }
+        }
+        if let Some(sealing) = sealing {
+            lab.commit(sealing);
+        }
+        lose_power(&mut lab, &durable, &mut chance);
+        let found = lab.seen();
+        history.check(&found);
+        lab.tree = found;
+        // What is dirty is known to be: the commit is what is here.
+        let seal = lab.begin_seal();
+        lab.commit(seal);
+        lab.cache.evict(u64::MAX).unwrap();
+        lab.check();
+    }
+}

@@ -1,0 +1,216 @@
+//! What a seal freezes.
+
+use super::lab::{Lab, Sealing, everything};
+use crate::cache::{CacheError, Change, Head, ReadOutcome, Resolved, View};
+use crate::types::{Domain, Hash, Ino, ROOT};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+#[test]
+fn a_seal_is_the_state_at_the_flip() {
+    let mut lab = Lab::new();
+    let (a, b, c) = (lab.file(b"a"), lab.file(b"b"), lab.file(b"c"));
+    for ino in [a, b, c] {
+        lab.write(ino, 0, &[ino as u8; 30_000]);
+    }
+    let sealing = lab.begin_seal();
+    assert!(matches!(lab.cache.seal(&mut everything), Err(CacheError::SealBusy)));
+    lab.write(a, 5000, &[9; 10_000]);
+    lab.truncate(a, 100);
+    lab.write(a, 0, &[8; 50_000]);
+    lab.remove(ROOT, b"b");
+    lab.rename(ROOT, b"c", ROOT, b"a");
+    lab.punch(c, 0, 20_000);
+    lab.chmod(c, 0o600);
+    lab.file(b"b");
+    lab.cache.apply_batch().unwrap();
+    lab.commit(sealing);
+    lab.check();
+    let next = lab.begin_seal();
+    lab.commit(next);
+    assert_eq!(lab.cache.dirty_bytes(), 0);
+}
+
+#[test]
+fn a_seal_given_up_is_dirty_again() {
+    let mut lab = Lab::new();
+    let a = lab.file(b"a");
+    lab.write(a, 0, &[1; 30_000]);
+    let Sealing { seal, .. } = lab.begin_seal();
+    lab.write(a, 4096, &[2; 4096]);
+    lab.truncate(a, 20_000);
+    lab.cache.abandon(seal).unwrap();
+    assert!(lab.cache.changed() && lab.cache.oldest_dirty().is_some());
+    assert_eq!(lab.cache.dirty_bytes(), 20_480);
+    let next = lab.begin_seal();
+    lab.commit(next);
+    assert!(!lab.cache.changed() && lab.cache.oldest_dirty().is_none());
+}
+
+fn captured_size(lab: &Lab, ino: Ino) -> u64 {
+    let seal = lab.cache.seal(&mut everything).unwrap();
+    let inodes = seal.inodes(&mut 0, 10).unwrap();
+    let size = inodes.iter().find(|i| i.ino == ino).map(|i| i.size).unwrap();
+    let head = Head { seq: 1, hash: Hash([1; 32]), epoch: 1 };
+    lab.cache.resolve(seal, head, Resolved::default()).unwrap();
+    size
+}
+
+#[test]
+fn an_append_only_file_is_sealed_as_a_prefix() {
+    let lab = &mut Lab::new();
+    let ino = lab.file(b"log");
+    lab.cache.opened(ino, true);
+    assert_eq!(lab.cache.writable_open(), [ino]);
+    lab.write(ino, 0, &[1; 5000]);
+    // The kernel sends what follows out of order: the bytes from 5000 to 9000 are not here yet.
+    lab.write(ino, 9000, &[1; 3000]);
+    lab.cache.flush_points(&[(ino, 5000)]);
+    assert_eq!(captured_size(lab, ino), 5000);
+    assert!(lab.cache.changed(), "the rest is for the next commit");
+    lab.write(ino, 5000, &[1; 4000]);
+    lab.cache.flush_points(&[(ino, 6000)]);
+    assert_eq!(captured_size(lab, ino), 12_000);
+    // Below the kernel's size a hole is one.
+    lab.write(ino, 40_000, &[1; 10]);
+    lab.cache.flush_points(&[(ino, 40_010)]);
+    assert_eq!(captured_size(lab, ino), 40_010);
+    // And below the size of an fsync.
+    lab.write(ino, 50_000, &[1; 10]);
+    lab.cache.fsync(ino, false).unwrap();
+    lab.write(ino, 60_000, &[1; 10]);
+    lab.cache.flush_points(&[(ino, 41_000)]);
+    assert_eq!(captured_size(lab, ino), 50_010);
+    lab.cache.released(ino, true);
+    assert_eq!(captured_size(lab, ino), 60_010);
+}
+
+fn tmp_is_local(view: &mut View<'_>, change: &Change) -> Domain {
+    let mut at = match change {
+        Change::Name { ino, .. } | Change::Inode(ino) => *ino,
+    };
+    while at != ROOT {
+        let names = view.names_of(at).unwrap();
+        let Some((dir, name)) = names.first().cloned() else { return Domain::Continuous };
+        if name == b"keep" {
+            return Domain::Continuous;
+        }
+        if name.starts_with(b"tmp") {
+            return Domain::Local;
+        }
+        at = dir;
+    }
+    Domain::Continuous
+}
+
+#[test]
+fn local_paths_are_held_and_captured_ones_stay() {
+    let mut lab = Lab::new();
+    let tmp = lab.make(ROOT, b"tmp", true);
+    let held = lab.make(tmp, b"x", false);
+    let data = lab.file(b"data");
+    lab.write(held, 0, &[1; 5000]);
+    lab.write(data, 0, &[2; 5000]);
+    let seal_all = |lab: &mut Lab| {
+        let seal = lab.cache.seal(&mut tmp_is_local).unwrap();
+        let (_, files) = lab.collect(&seal, "");
+        lab.committed.seq += 1;
+        let head = Head { seq: lab.committed.seq, hash: Hash([1; 32]), epoch: 1 };
+        let object = crate::rpc::ObjectRef { name: format!("p{}", lab.committed.seq), ..Default::default() };
+        lab.cache.resolve(seal, head, Resolved { objects: vec![object], files }).unwrap();
+        lab.committed.inodes.keys().copied().collect::<Vec<Ino>>()
+    };
+    assert_eq!(seal_all(&mut lab), [ROOT, data]);
+    assert!(!lab.cache.changed());
+    assert_eq!(lab.cache.dirty_bytes(), 0);
+    // A name that is kept below a local directory brings its directories along, and not their other entries.
+    let keep = lab.make(tmp, b"keep", false);
+    assert_eq!(seal_all(&mut lab), [ROOT, tmp, data, keep]);
+    // What a commit has held is not lost by a rename into a local directory.
+    lab.rename(ROOT, b"data", tmp, b"data");
+    lab.chmod(data, 0o600);
+    assert_eq!(seal_all(&mut lab), [ROOT, tmp, data, keep]);
+    assert!(lab.committed.names.contains_key(&(tmp, b"data".to_vec())));
+    // A rename out of it is captured, whole.
+    lab.rename(tmp, b"x", ROOT, b"x");
+    assert_eq!(seal_all(&mut lab), [ROOT, tmp, held, data, keep]);
+    assert_eq!(lab.committed.content[&held], vec![1; 5000]);
+    // A local file in the place of a captured name: the name goes.
+    let other = lab.make(ROOT, b"tmpfile", false);
+    lab.rename(ROOT, b"tmpfile", tmp, b"data");
+    assert_eq!(seal_all(&mut lab), [ROOT, tmp, held, keep]);
+    assert!(!lab.committed.names.contains_key(&(tmp, b"data".to_vec())));
+    assert!(lab.cache.view(|v| v.attr(other)).unwrap().is_some());
+    assert!(lab.cache.seal(&mut tmp_is_local).map(|seal| seal.is_empty()).unwrap());
+}
+
+#[test]
+fn fetch_against_write_and_evict() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    let len = 64 * 4096u64;
+    for page in 0..64u64 {
+        lab.write(ino, page * 4096, &[1; 4096]);
+    }
+    let sealing = lab.begin_seal();
+    lab.commit(sealing);
+    let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..400u64 {
+                let page = round * 7 % 64;
+                lab.put(ino, page * 4096, &[(round % 250) as u8 + 2; 4096]);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                lab.cache.evict(10 * 4096).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            let mut out = Vec::new();
+            while !stop.load(Ordering::Relaxed) || reads.load(Ordering::Relaxed) == 0 {
+                match lab.cache.read(ino, 0, len as usize, &mut out).unwrap() {
+                    ReadOutcome::Absent(ranges) => lab.fetch(ino, &ranges),
+                    ReadOutcome::Done => {
+                        assert!(out.iter().all(|b| *b != 0), "bytes that nobody wrote");
+                        reads.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+    });
+    assert!(reads.load(Ordering::Relaxed) > 0);
+}
+
+#[test]
+fn writers_go_on_while_seals_freeze() {
+    let mut lab = Lab::new();
+    let files: Vec<Ino> = (0..4).map(|n| lab.file(format!("f{n}").as_bytes())).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for ino in &files {
+            let (lab, stop) = (&lab, &stop);
+            scope.spawn(move || {
+                // Each write fills the file with one number: no seal may see two.
+                let mut n = 1u8;
+                while !stop.load(Ordering::Relaxed) {
+                    lab.put(*ino, 0, &[n; 20_000]);
+                    n = n.wrapping_add(1).max(1);
+                }
+            });
+        }
+        for seq in 1..60 {
+            let seal = lab.cache.seal(&mut everything).unwrap();
+            let mut cursor = 0;
+            for file in seal.files(&mut cursor, 10).unwrap() {
+                let mut bytes = vec![0; file.size as usize];
+                seal.read(file.ino, 0, &mut bytes).unwrap();
+                assert!(bytes.iter().all(|b| *b == bytes[0] && *b != 0), "a seal saw half of a write");
+            }
+            let head = Head { seq, hash: Hash([1; 32]), epoch: 1 };
+            lab.cache.resolve(seal, head, Resolved::default()).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}

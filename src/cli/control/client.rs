@@ -1,0 +1,107 @@
+//! The asking side.
+
+use super::{Ask, Progress, Reply, Request, VERSION, resolve, socket_path};
+use crate::cli::status::VolumeStatus;
+use crate::cli::target::Which;
+use crate::types::{Fault, FaultKind};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+/// Asks the driver at a socket and waits for its last line; `progress` sees the lines before it.
+///
+/// # Errors
+/// Nobody is there (`NotFound`), the driver went away before it answered (`Unknown`), or its own fault.
+pub async fn ask(socket: &Path, ask: Ask, mut progress: impl FnMut(Progress)) -> Result<Reply, Fault> {
+    let lost =
+        |error| Fault::with(FaultKind::Unknown, "the driver of the mount does not answer; `holdfast status` tells how it stands", error);
+    let mut stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Fault::new(
+            FaultKind::NotFound,
+            format!("no driver answers at {}: nothing is mounted there by holdfast, or it has ended", socket.display()),
+        ),
+        ErrorKind::PermissionDenied => Fault::with(FaultKind::Denied, "a driver is asked as root, or as the user that it runs as", error),
+        _ => lost(error),
+    })?;
+    let mut line = serde_json::to_vec(&Request { version: VERSION, ask }).map_err(|error| lost(error.into()))?;
+    line.push(b'\n');
+    stream.write_all(&line).await.map_err(lost)?;
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(line) = lines.next_line().await.map_err(lost)? {
+        match serde_json::from_str(&line).map_err(|error| lost(error.into()))? {
+            Reply::Progress(seen) => progress(seen),
+            other => return other.check(),
+        }
+    }
+    Err(Fault::new(FaultKind::Unknown, "the driver of the mount ended before it answered; `holdfast status` tells how it stands"))
+}
+
+/// The sockets in a run directory, in order. None when there is no such directory.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn sockets(run_dir: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let entries = match std::fs::read_dir(run_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Fault::with(FaultKind::Denied, format!("the run directory {} cannot be read", run_dir.display()), error)),
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "sock"));
+    paths.sort();
+    Ok(paths)
+}
+
+/// The status of every mount that answers. Sockets of drivers that are gone are passed over.
+///
+/// # Errors
+/// A driver that is there does not answer.
+pub async fn ask_all(run_dir: &Path) -> Result<Vec<(PathBuf, VolumeStatus)>, Fault> {
+    let mut all = Vec::new();
+    for socket in sockets(run_dir)? {
+        match ask(&socket, Ask::Status, |_| {}).await {
+            Ok(Reply::Status(status)) => all.push((socket, *status)),
+            Ok(_) => return Err(Fault::new(FaultKind::Unknown, format!("the driver at {} answered something else", socket.display()))),
+            Err(fault) if fault.kind == FaultKind::NotFound => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(all)
+}
+
+/// The socket of a mount, by its directory or its volume.
+///
+/// # Errors
+/// The volume is not mounted here, or more than once (two stores may each have one of that name).
+pub async fn find(run_dir: &Path, which: &Which) -> Result<PathBuf, Fault> {
+    let volume = match which {
+        Which::Dir(dir) => {
+            let resolved = resolve(dir)
+                .map_err(|error| Fault::with(FaultKind::NotFound, format!("there is no directory {}", dir.display()), error))?;
+            let socket = socket_path(run_dir, &resolved);
+            if !socket.exists() {
+                return Err(Fault::new(FaultKind::NotFound, format!("nothing is mounted at {} by holdfast", resolved.display())));
+            }
+            return Ok(socket);
+        }
+        Which::Volume(volume) => volume.as_str(),
+    };
+    let mut mounted = ask_all(run_dir).await?;
+    mounted.retain(|(_, status)| status.volume == volume);
+    match mounted.len() {
+        // `mnt` may have meant `./mnt`; a volume of that name would have come first.
+        0 => match resolve(Path::new(volume)).map(|dir| socket_path(run_dir, &dir)) {
+            Ok(socket) if socket.exists() => Ok(socket),
+            _ => Err(Fault::new(FaultKind::NotFound, format!("the volume {volume} is not mounted on this machine"))),
+        },
+        1 => Ok(mounted.swap_remove(0).0),
+        _ => {
+            let dirs: Vec<&str> = mounted.iter().filter_map(|(_, status)| status.directory.as_deref()).collect();
+            Err(Fault::new(
+                FaultKind::Invalid,
+                format!("the volume {volume} is mounted more than once ({}): name the directory", dirs.join(", ")),
+            ))
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What a running driver answers: status, flush, unmount, metrics.
+
+use super::at;
+use super::control::{ControlHandler, Flushed, ProgressSink, Unmounted};
+use super::status::{CommitInfo, Phase, Trouble, VolumeStatus, judge};
+use crate::env::Env;
+use crate::format::names as objects;
+use crate::fuse::Mount;
+use crate::store::{Counters, Snapshot};
+use crate::telemetry::{Metrics, names};
+use crate::types::{Fault, FaultKind};
+use crate::volume::Volume;
+use crate::writeback::LastCommit;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub(super) struct DriverParts {
+    pub(super) volume: Arc<Volume>,
+    pub(super) dir: PathBuf,
+    pub(super) store: String,
+    pub(super) counters: Arc<Counters>,
+    pub(super) metrics: Metrics,
+    pub(super) env: Env,
+}
+
+/// The driver, as its control socket and its metrics see it.
+#[derive(Debug)]
+pub(super) struct Driver {
+    parts: DriverParts,
+    mount: OnceLock<Arc<Mount>>,
+    phase: Mutex<Phase>,
+    /// The outcome of the drain, for those who asked for the unmount.
+    drained: watch::Sender<Option<Outcome>>,
+}
+
+/// How a drain ended: the newest commit, or why not everything is in one.
+type Outcome = Result<Option<CommitInfo>, (FaultKind, String)>;
+
+/// How often progress is told while something drains.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+impl Driver {
+    pub(super) fn new(parts: DriverParts) -> Arc<Self> {
+        let driver = Arc::new(Self { parts, mount: OnceLock::new(), phase: Mutex::new(Phase::Opening), drained: watch::Sender::new(None) });
+        let weak = Arc::downgrade(&driver);
+        driver.parts.metrics.on_export(move |metrics| {
+            if let Some(driver) = weak.upgrade() {
+                driver.measure(metrics);
+            }
+        });
+        driver
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        self.parts.metrics.clone()
+    }
+
+    pub(super) fn mounted(&self, mount: Arc<Mount>) {
+        if self.mount.set(mount).is_ok() {
+            *self.phase.lock() = Phase::Mounted;
+        }
+    }
+
+    /// Commits everything and closes the log, after the mount is gone.
+    pub(super) async fn drain(&self) -> Result<Option<CommitInfo>, Fault> {
+        *self.phase.lock() = Phase::Draining;
+        self.parts.volume.close().await?;
+        Ok(self.head())
+    }
+
+    /// Tells those who asked for the unmount how it ended.
+    pub(super) fn finished(&self, outcome: &Result<Option<CommitInfo>, Fault>) {
+        let told = match outcome {
+            Ok(head) => Ok(head.clone()),
+            Err(fault) => Err((fault.kind, fault.to_string())),
+        };
+        self.drained.send_replace(Some(told));
+    }
+
+    /// Ends without waiting for the store; the cache stays to be resumed.
+    pub(super) fn give_up(&self) {
+        self.parts.volume.cancel();
+    }
+
+    fn head(&self) -> Option<CommitInfo> {
+        let volume = &self.parts.volume;
+        let last = volume.progress().and_then(|progress| progress.last_commit).or_else(|| volume.report().hydrated)?;
+        Some(info(last))
+    }
+
+    fn age_of_dirt(&self) -> Option<Duration> {
+        let cache = self.parts.volume.cache();
+        if !cache.changed() {
+            return None;
+        }
+        let since = cache.oldest_dirty()?;
+        Some(Duration::from_nanos(u64::try_from(self.parts.env.now().saturating_sub(since)).unwrap_or(0)))
+    }
+
+    fn standing(&self) -> VolumeStatus {
+        let DriverParts { volume, dir, store, env, .. } = &self.parts;
+        let (cache, sizes, origin) = (volume.cache(), volume.sizes(), volume.cache().origin());
+        let progress = volume.progress().unwrap_or_default();
+        let space = cache.view(|view| view.space());
+        let since = |at: i64| u64::try_from(env.now().saturating_sub(at) / 1_000_000_000).unwrap_or(0);
+        let failed = volume.report().failed.or_else(|| progress.failed.clone()).map(|what| Trouble { what, seconds: 0 });
+        VolumeStatus {
+            volume: volume.identity().to_string(),
+            incarnation: objects::uuid(origin.incarnation),
+            store: store.clone(),
+            directory: Some(dir.display().to_string()),
+            phase: *self.phase.lock(),
+            read_only: volume.posix().is_read_only(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: cache.head().map_or(0, |head| head.epoch),
+            head: self.head(),
+            dirty_bytes: cache.dirty_bytes(),
+            oldest_dirty_seconds: self.age_of_dirt().map(|age| age.as_secs()),
+            lag_milliseconds: u64::try_from(volume.lag().as_millis()).unwrap_or(u64::MAX),
+            lag_reason: None,
+            dirty_limit_bytes: sizes.dirty_max,
+            cache_bytes: cache.cached_bytes(),
+            cache_limit_bytes: sizes.cache_max,
+            left_bytes: space.bytes.saturating_sub(cache.cached_bytes()),
+            inodes: space.inodes,
+            fenced: progress.fenced.map(|what| Trouble { what, seconds: 0 }),
+            store_trouble: progress.store_trouble.map(|trouble| Trouble { what: trouble.why, seconds: since(trouble.since) }),
+            local_trouble: failed,
+            damage: Vec::new(),
+        }
+    }
+
+    fn measure(&self, metrics: &Metrics) {
+        let status = self.standing();
+        let volume = [status.volume.as_str()];
+        metrics.gauge(&names::CACHE_DIRTY_BYTES, &volume).set_count(status.dirty_bytes);
+        metrics.gauge(&names::CACHE_DIRTY_AGE_SECONDS, &volume).set(self.age_of_dirt().map_or(0.0, |age| age.as_secs_f64()));
+        metrics.gauge(&names::CACHE_DIRTY_LIMIT_BYTES, &volume).set_count(status.dirty_limit_bytes);
+        metrics.gauge(&names::CACHE_STORED_BYTES, &volume).set_count(status.cache_bytes);
+        metrics.gauge(&names::CACHE_LIMIT_BYTES, &volume).set_count(status.cache_limit_bytes);
+        metrics.gauge(&names::CACHE_INODES, &volume).set_count(status.inodes);
+        metrics.gauge(&names::LOG_EPOCH, &volume).set_count(status.epoch);
+        metrics.gauge(&names::LOG_FENCED, &volume).set_count(u64::from(status.fenced.is_some()));
+        metrics.gauge(&names::HYDRATE_LEFT_BYTES, &volume).set_count(status.left_bytes);
+        metrics.gauge(&names::WRITEBACK_LAG_SECONDS, &volume).set(status.lag_milliseconds as f64 / 1000.0);
+        metrics.gauge(&names::VOLUME_SAFE, &volume).set_count(u64::from(judge(&status).safe));
+        if let Some(head) = &status.head {
+            metrics.gauge(&names::WRITEBACK_LAST_COMMIT_SEQ, &volume).set_count(head.commit);
+            metrics.gauge(&names::WRITEBACK_LAST_COMMIT_TIME, &volume).set(head.cut.as_second() as f64);
+        }
+        if let Some(progress) = self.parts.volume.progress() {
+            metrics.counter(&names::WRITEBACK_COMMITS, &volume).raise_to(progress.commits);
+            metrics.counter(&names::WRITEBACK_CHECKPOINTS, &volume).raise_to(progress.checkpoints);
+            metrics.counter(&names::WRITEBACK_PACKED_BYTES, &volume).raise_to(progress.uploaded_bytes);
+        }
+        self.measure_store(metrics);
+    }
+
+    fn measure_store(&self, metrics: &Metrics) {
+        let Snapshot { requests, time, bytes_up, bytes_down } = self.parts.counters.snapshot();
+        for (verb, result, count) in requests.into_iter().filter(|(_, _, count)| *count > 0) {
+            metrics.counter(&names::STORE_REQUESTS, &[verb.name(), result.name()]).raise_to(count);
+        }
+        for (verb, time) in time.into_iter().filter(|(_, time)| !time.is_zero()) {
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            metrics.counter(&names::STORE_REQUEST_SECONDS, &[verb.name()]).raise_to(nanos);
+        }
+        metrics.counter(&names::STORE_SENT_BYTES, &[]).raise_to(bytes_up);
+        metrics.counter(&names::STORE_RECEIVED_BYTES, &[]).raise_to(bytes_down);
+    }
+
+    async fn with_progress<T>(&self, progress: &ProgressSink, work: impl Future<Output = T>) -> T {
+        let cache = self.parts.volume.cache();
+        let total = cache.dirty_bytes();
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = self.parts.env.sleep(PROGRESS_EVERY) => {
+                    let left = cache.dirty_bytes();
+                    progress.report(total.saturating_sub(left), total.max(left));
+                }
+            }
+        }
+    }
+}
+
+fn info(last: LastCommit) -> CommitInfo {
+    CommitInfo { commit: last.seq, cut: at::timestamp(last.cut_time), full: last.full }
+}
+
+#[async_trait]
+impl ControlHandler for Driver {
+    async fn status(&self) -> Result<VolumeStatus, Fault> {
+        Ok(self.standing())
+    }
+
+    async fn flush(&self, progress: &ProgressSink) -> Result<Flushed, Fault> {
+        let volume = &self.parts.volume;
+        let before = volume.progress().unwrap_or_default().uploaded_bytes;
+        self.with_progress(progress, volume.flush()).await?;
+        let after = volume.progress().unwrap_or_default().uploaded_bytes;
+        let head =
+            self.head().ok_or_else(|| Fault::new(FaultKind::NotFound, "nothing was ever written to this volume: there is no commit"))?;
+        Ok(Flushed { commit: head.commit, full: head.full, cut: head.cut, uploaded: after - before })
+    }
+
+    async fn unmount(&self, progress: &ProgressSink) -> Result<Unmounted, Fault> {
+        let Some(mount) = self.mount.get().cloned() else {
+            return Err(Fault::new(FaultKind::Busy, "the volume is not mounted yet: try again when it is"));
+        };
+        // In use: refused, and nothing has changed.
+        tokio::task::spawn_blocking(move || mount.unmount(false))
+            .await
+            .map_err(|error| Fault::with(FaultKind::Local, "the unmount did not end", error))??;
+        let mut drained = self.drained.subscribe();
+        let outcome = self.with_progress(progress, async { drained.wait_for(Option::is_some).await.map(|told| told.clone()) }).await;
+        match outcome {
+            Ok(Some(Ok(head))) => {
+                let uploaded = self.parts.volume.progress().unwrap_or_default().uploaded_bytes;
+                Ok(Unmounted { commit: head.as_ref().map(|head| head.commit), cut: head.map(|head| head.cut), uploaded })
+            }
+            Ok(Some(Err((kind, why)))) => Err(Fault::new(kind, why)),
+            Ok(None) | Err(_) => Err(Fault::new(FaultKind::Unknown, "the driver ended while it drained; the cache keeps the rest")),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Flags, environment, a file and defaults -> one checked [`Settings`].
+//!
+//! Every setting has one name in three places: `--cache-size`, `HOLDFAST_CACHE_SIZE`, and `cache-size = "10GiB"` in the file
+//! (TOML). A flag wins over the environment, the environment over the file, the file over the default. What is wrong is said with
+//! the place it came from; an unknown key of the file is an error that names the nearest one that exists.
+
+mod dirs;
+mod given;
+mod size;
+#[cfg(test)]
+mod tests;
+
+pub use dirs::Dirs;
+pub use given::{Given, KEYS, Key};
+pub use size::{SizeLimit, parse_size, show_size};
+
+use crate::policy::Policy;
+use crate::telemetry::LogFormat;
+use crate::types::{Fault, FaultKind, Identity};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What a mount brings into its cache by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hydrate {
+    /// Usable at once; what is read is fetched first, the rest in the background.
+    #[default]
+    Lazy,
+    /// Usable when everything is in the cache.
+    Eager,
+    /// Only what is read is fetched.
+    Metadata,
+}
+
+impl fmt::Display for Hydrate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lazy => "lazy",
+            Self::Eager => "eager",
+            Self::Metadata => "metadata",
+        })
+    }
+}
+
+/// All settings, checked one by one. What they mean together (whether the store exists, the policy parses) is for who uses them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The store's URL as given; `store::StoreUrl` parses it.
+    pub store: String,
+    /// Nobody named a store: it is the embedded one, which a mount may make.
+    pub store_is_default: bool,
+    /// The file with the policy; `None`: the built-in one.
+    pub policy: Option<PathBuf>,
+    /// Each volume has a directory in it, see [`Settings::cache_of`].
+    pub cache: PathBuf,
+    /// Limit of a volume's cache; `None`: [`SizeLimit::default_cache`].
+    pub cache_size: Option<SizeLimit>,
+    /// Limit of a volume's dirty bytes; `None`: half its cache.
+    pub dirty_size: Option<SizeLimit>,
+    /// Bytes that a volume may hold; `None`: no limit of ours.
+    pub capacity: Option<u64>,
+    /// What a mount fetches by itself.
+    pub hydrate: Hydrate,
+    /// Where `/metrics` is served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines there are.
+    pub log_level: String,
+    /// Holds this machine's key for each store.
+    pub keys: PathBuf,
+    /// Holds the control sockets of running mounts.
+    pub run_dir: PathBuf,
+}
+
+impl Settings {
+    /// Checks everything that was given.
+    ///
+    /// # Errors
+    /// The first setting that is wrong: its place, its value, what is allowed.
+    pub fn resolve(given: &Given, dirs: &Dirs) -> Result<Self, Fault> {
+        let store = given.text("store")?;
+        let address = "an address and a port, such as `127.0.0.1:9464` (port 0: any)";
+        let size = "a number and KiB, MiB, GiB, TiB (or kB, MB, GB, TB)";
+        let limit = "a size such as `10GiB`, or a share of the disk such as `20%`";
+        let or_default = |path: Option<PathBuf>, default: fn(&Dirs) -> Result<PathBuf, Fault>| path.map_or_else(|| default(dirs), Ok);
+        let settings = Self {
+            store_is_default: store.is_none(),
+            store: store.map_or_else(|| dirs.store().map(|dir| dirs::file_url(&dir)), Ok)?,
+            policy: given.path("policy")?,
+            cache: or_default(given.path("cache")?, Dirs::cache)?,
+            cache_size: given.parse("cache-size", limit, SizeLimit::parse)?,
+            dirty_size: given.parse("dirty-size", limit, SizeLimit::parse)?,
+            capacity: given.parse("capacity", size, parse_size)?,
+            hydrate: given.parse("hydrate", "lazy, eager or metadata", parse_hydrate)?.unwrap_or_default(),
+            metrics: given.parse("metrics", address, |text| text.parse().ok())?,
+            log_format: given.parse("log-format", "text or json", parse_log_format)?.unwrap_or_default(),
+            log_level: given.text("log-level")?.unwrap_or_else(|| "warn".to_owned()),
+            keys: or_default(given.path("keys")?, Dirs::keys)?,
+            run_dir: or_default(given.path("run-dir")?, Dirs::run)?,
+        };
+        Ok(settings)
+    }
+
+    /// The cache directory of one volume. `~` stands in no name, so two names never share a directory.
+    #[must_use]
+    pub fn cache_of(&self, volume: &Identity) -> PathBuf {
+        self.cache.join(volume.as_str().replace('/', "~"))
+    }
+
+    /// The policy in force for new mounts: the file's, or the built-in one.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no policy: with file, line and what is allowed.
+    pub fn read_policy(&self) -> Result<Policy, Fault> {
+        let Some(path) = &self.policy else { return Ok(Policy::built_in()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Fault::with(FaultKind::Invalid, format!("the policy {} cannot be read", path.display()), error))?;
+        Policy::parse(&text).map_err(|error| Fault::new(FaultKind::Invalid, format!("{}: {error}", path.display())))
+    }
+}
+
+fn parse_hydrate(text: &str) -> Option<Hydrate> {
+    [Hydrate::Lazy, Hydrate::Eager, Hydrate::Metadata].into_iter().find(|known| known.to_string() == text)
+}
+
+fn parse_log_format(text: &str) -> Option<LogFormat> {
+    match text {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}

@@ -1,0 +1,223 @@
+//! Data on demand: the frames behind ranges that are committed and not here, fetched once however many ask for them.
+//!
+//! Rule (protocol.md 7.4): bytes are installed by the cache only into pages that are still absent, so a write or truncate that
+//! overtakes a fetch wins. A frame is verified (seal, length, checksum) before a byte of it is used.
+
+use super::plan::{self, Frame, ReadAhead, Request};
+use crate::cache::{Cache, Missing, ObjectId};
+use crate::format::seal::Kind;
+use crate::format::{codec, names, record};
+use crate::rpc;
+use crate::store::Objects;
+use crate::types::{ByteRange, Fault, FaultKind, Ino, Seq};
+use bytes::Bytes;
+use futures::StreamExt;
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+/// Requests of one fetch in flight.
+const REQUESTS_IN_FLIGHT: usize = 8;
+/// Files whose reading direction is remembered.
+const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
+/// Commits with inline frames kept in memory.
+const COMMITS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+
+/// How long a read may wait for the store, and how much at once.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchOptions {
+    /// A read fails with EIO after so long without an answer.
+    pub patience: Duration,
+    /// Fetches at the same time; more wait.
+    pub parallel: usize,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(30), parallel: 16 }
+    }
+}
+
+/// Fetches for one cache. Shared by reads, writes into partly absent pages, and prefetch.
+#[derive(Debug)]
+pub struct Fetcher {
+    objects: Objects,
+    cache: Arc<Cache>,
+    options: FetchOptions,
+    permits: Semaphore,
+    ahead: Mutex<LruCache<Ino, ReadAhead>>,
+    /// One fetch of a file at a time: the second one finds the bytes here.
+    files: Mutex<HashMap<Ino, Arc<AsyncMutex<()>>>>,
+    commits: Mutex<LruCache<Seq, Arc<rpc::Commit>>>,
+}
+
+/// Where a frame lies: in an object, or inline in a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Home {
+    Object(ObjectId),
+    Commit(Seq),
+}
+
+impl Fetcher {
+    /// For this cache.
+    #[must_use]
+    pub fn new(objects: Objects, cache: Arc<Cache>, options: FetchOptions) -> Self {
+        Self {
+            permits: Semaphore::new(options.parallel.max(1)),
+            objects,
+            cache,
+            options,
+            ahead: Mutex::new(LruCache::new(READERS)),
+            files: Mutex::default(),
+            commits: Mutex::new(LruCache::new(COMMITS)),
+        }
+    }
+
+    /// Brings `range` of a file here, and what a sequential reader will want next. Gives up after the patience set.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unknown`]: the store did not answer in time; [`FaultKind::Damaged`]: an object is missing or not what it must
+    /// be, named with the file; both concern just these ranges.
+    pub async fn fetch(&self, ino: Ino, range: ByteRange, size: u64) -> Result<(), Fault> {
+        let widened = self.ahead.lock().get_or_insert_mut(ino, ReadAhead::default).widen(range.clone(), size);
+        let sleep = self.objects.env().sleep(self.options.patience);
+        let result = tokio::select! {
+            result = self.fetch_now(ino, widened) => result,
+            () = sleep => Err(Fault::new(
+                FaultKind::Unknown,
+                format!("the store did not give the bytes within {} s; the read fails and works again when the store does", self.options.patience.as_secs()),
+            )),
+        };
+        if let Err(fault) = &result {
+            tracing::warn!(ino, ?range, %fault, "a read failed: its bytes are not here");
+        }
+        result
+    }
+
+    /// A pause after the store did not answer.
+    pub(super) async fn pause(&self) {
+        self.objects.env().sleep(Duration::from_secs(5)).await;
+    }
+
+    /// Brings exactly `range` here, with all the store's own patience.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub async fn fetch_now(&self, ino: Ino, range: ByteRange) -> Result<(), Fault> {
+        let turn = self.files.lock().entry(ino).or_default().clone();
+        let result = {
+            let _turn = turn.lock().await;
+            let missing = self.cache.missing(ino, range)?;
+            if missing.is_empty() { Ok(()) } else { self.fetch_missing(ino, missing).await }
+        };
+        let mut files = self.files.lock();
+        // This map's and ours: nobody else waits for the file.
+        if files.get(&ino).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+            files.remove(&ino);
+        }
+        result
+    }
+
+    /// Fetches extents of one file, wherever they lie.
+    pub(super) async fn fetch_missing(&self, ino: Ino, missing: Vec<Missing>) -> Result<(), Fault> {
+        let _permit = self.permits.acquire().await.map_err(|error| Fault::with(FaultKind::Local, "the fetcher ended", error))?;
+        let frames: Vec<Frame<Home>> = missing.iter().map(frame_of).collect();
+        let requests = plan::requests(&frames);
+        let mut answers =
+            futures::stream::iter(requests).map(|request| self.answer(ino, &missing, request)).buffer_unordered(REQUESTS_IN_FLIGHT);
+        let mut first_fault = None;
+        while let Some(answer) = answers.next().await {
+            // The others are still worth installing: only the damaged range fails.
+            if let Err(fault) = answer {
+                first_fault.get_or_insert(fault);
+            }
+        }
+        first_fault.map_or(Ok(()), Err)
+    }
+
+    async fn answer(&self, ino: Ino, missing: &[Missing], request: Request<Home>) -> Result<(), Fault> {
+        let object = match request.object {
+            Home::Commit(seq) => return self.answer_inline(ino, missing, seq, &request.frames).await,
+            Home::Object(id) => self.cache.object(id)?,
+        };
+        let bytes = self.objects.range(&object, request.range.clone()).await?;
+        let (mut last, mut first_fault) = (None::<(u64, Bytes)>, None);
+        for index in request.frames {
+            let wanted = &missing[index];
+            let extent = &wanted.extent;
+            let plain = match &last {
+                Some((offset, plain)) if *offset == extent.stored_offset => Ok(plain.clone()),
+                _ => {
+                    let start = usize::try_from(extent.stored_offset - request.range.start).unwrap_or(usize::MAX);
+                    let stored = bytes.get(start..start.saturating_add(extent.stored_length as usize)).unwrap_or_default();
+                    self.open(&object, extent, stored)
+                }
+            };
+            match plain {
+                Ok(plain) => {
+                    last = Some((extent.stored_offset, plain.clone()));
+                    self.install(ino, wanted, &plain)?;
+                }
+                Err(fault) => {
+                    tracing::error!(ino, object = %object.name, range = ?wanted.range, %fault, "stored bytes of a file are damaged");
+                    first_fault.get_or_insert(fault);
+                }
+            }
+        }
+        first_fault.map_or(Ok(()), Err)
+    }
+
+    fn open(&self, object: &rpc::ObjectRef, extent: &crate::cache::LocalExtent, stored: &[u8]) -> Result<Bytes, Fault> {
+        let plain = self.objects.sealer().open_frame(Kind::Pack, object, extent.frame, extent.plain_length, stored)?;
+        if codec::checksum(&plain) != extent.checksum {
+            return Err(Fault::new(
+                FaultKind::Damaged,
+                format!("{}: frame {} has not the checksum that its commit says", object.name, extent.frame),
+            ));
+        }
+        Ok(plain)
+    }
+
+    async fn answer_inline(&self, ino: Ino, missing: &[Missing], seq: Seq, frames: &[usize]) -> Result<(), Fault> {
+        let commit = self.commit(seq).await?;
+        let name = names::commit(self.objects.incarnation(), seq);
+        for index in frames {
+            let wanted = &missing[*index];
+            let extent = &wanted.extent;
+            let plain = record::inline_frame(&commit, &name, extent.frame, extent.plain_length, extent.checksum)?;
+            self.install(ino, wanted, &plain)?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, seq: Seq) -> Result<Arc<rpc::Commit>, Fault> {
+        if let Some(commit) = self.commits.lock().get(&seq) {
+            return Ok(commit.clone());
+        }
+        let commit = Arc::new(self.objects.commit(seq).await?);
+        self.commits.lock().put(seq, commit.clone());
+        Ok(commit)
+    }
+
+    fn install(&self, ino: Ino, wanted: &Missing, plain: &Bytes) -> Result<(), Fault> {
+        let start = wanted.extent.skip as usize;
+        let length = usize::try_from(wanted.range.end - wanted.range.start).unwrap_or(usize::MAX);
+        let Some(bytes) = plain.get(start..start.saturating_add(length)) else {
+            return Err(Fault::new(FaultKind::Damaged, format!("an extent of inode {ino} reaches beyond its frame")));
+        };
+        self.cache.install(ino, wanted, bytes)?;
+        Ok(())
+    }
+}
+
+fn frame_of(missing: &Missing) -> Frame<Home> {
+    let extent = &missing.extent;
+    match extent.object {
+        0 => Frame { object: Home::Commit(extent.inline_seq), offset: u64::from(extent.frame), length: 1 },
+        id => Frame { object: Home::Object(id), offset: extent.stored_offset, length: extent.stored_length },
+    }
+}

@@ -1,0 +1,75 @@
+//! Metadata of one commit into an empty cache.
+
+use crate::cache::{Cache, Head};
+use crate::rpc;
+use crate::store::Objects;
+use crate::types::{Fault, FaultKind, ROOT, Seq};
+use futures::StreamExt;
+use std::sync::Arc;
+
+/// Parts of a checkpoint that are fetched at the same time.
+const PARTS_IN_FLIGHT: usize = 8;
+
+/// What to load: a checkpoint and the commits after it, up to the one wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The newest checkpoint at or before the commit.
+    pub checkpoint: Option<rpc::Checkpoint>,
+    /// The commits after it, in order, with their deltas.
+    pub commits: Vec<(Seq, Vec<rpc::Delta>)>,
+    /// The record that the cache will stand at.
+    pub head: Option<Head>,
+}
+
+/// Fills `cache`, which is empty. Nothing of the data is fetched.
+///
+/// # Errors
+/// The store's faults; [`FaultKind::Damaged`] names the object; the cache's disk.
+pub async fn load(objects: &Objects, cache: &Arc<Cache>, source: Source) -> Result<(), Fault> {
+    let head = source.head.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume has no commit yet"))?;
+    let mut loader = cache.load()?;
+    let (mut next_inode, mut next_cookie) = (ROOT + 1, 0);
+    if let Some(checkpoint) = &source.checkpoint {
+        (next_inode, next_cookie) = (next_inode.max(checkpoint.next_inode), checkpoint.next_cookie);
+        let mut parts =
+            futures::stream::iter(checkpoint.parts.clone()).map(|part| fetch_part(objects.clone(), part)).buffered(PARTS_IN_FLIGHT);
+        while let Some(part) = parts.next().await {
+            let part = part?;
+            // SQLite's work goes on while the next parts arrive.
+            loader = on_blocking_thread(move || loader.part(&part).map(|()| loader)).await?;
+        }
+    }
+    for (seq, deltas) in source.commits {
+        loader = on_blocking_thread(move || {
+            for delta in &deltas {
+                next_inode = next_inode.max(delta.next_inode);
+                next_cookie = next_cookie.max(delta.next_cookie);
+                loader.delta(seq, delta)?;
+            }
+            Ok((loader, next_inode, next_cookie))
+        })
+        .await
+        .map(|(loader, inode, cookie)| {
+            (next_inode, next_cookie) = (inode, cookie);
+            loader
+        })?;
+    }
+    on_blocking_thread(move || loader.finish(head, next_inode, next_cookie)).await
+}
+
+async fn fetch_part(objects: Objects, part: rpc::PartRef) -> Result<rpc::CheckpointPart, Fault> {
+    // Decoding is CPU work: on its own task it runs beside SQLite's.
+    match tokio::spawn(async move { objects.checkpoint_part(&part).await }).await {
+        Ok(part) => part,
+        Err(error) => Err(Fault::with(FaultKind::Local, "a task did not end", error)),
+    }
+}
+
+async fn on_blocking_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, crate::cache::CacheError> + Send + 'static,
+) -> Result<T, Fault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Fault::from),
+        Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
+    }
+}

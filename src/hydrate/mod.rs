@@ -1,0 +1,16 @@
+//! Store -> cache: the metadata at opening, data on demand, and ahead of demand.
+//!
+//! ```text
+//! open      newest checkpoint's parts (side by side) + deltas after it -> Loader        load
+//! a read    ranges that are not here -> frames -> few ranged GETs -> install            Fetcher
+//! behind    whole files, in the order of their packs, at lower priority                 prefetch
+//! ```
+
+mod fetch;
+mod load;
+mod plan;
+mod prefetch;
+
+pub use fetch::{FetchOptions, Fetcher};
+pub use load::{Source, load};
+pub use prefetch::{Prefetch, prefetch};

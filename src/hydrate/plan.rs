@@ -1,0 +1,119 @@
+//! Which bytes to ask the store for: frames wanted, put into few ranged requests. Pure.
+
+use std::ops::Range;
+
+/// Frames whose stored bytes are at most this far apart are asked for together: a request costs more than these bytes.
+pub(super) const GAP_BYTES_MAX: u64 = 128 << 10;
+/// A request asks for at most this many stored bytes (one frame may be larger).
+pub(super) const REQUEST_BYTES_MAX: u64 = 8 << 20;
+
+/// One frame of one object, by where its bytes are stored.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Frame<O> {
+    /// The object.
+    pub(super) object: O,
+    /// Offset of the stored frame in it.
+    pub(super) offset: u64,
+    /// Stored length.
+    pub(super) length: u32,
+}
+
+/// One ranged request and the frames that its answer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request<O> {
+    /// The object.
+    pub(super) object: O,
+    /// Stored bytes to ask for.
+    pub(super) range: Range<u64>,
+    /// Indexes into the wanted frames, in order of their offset.
+    pub(super) frames: Vec<usize>,
+}
+
+/// Puts wanted frames into requests. Every frame is in exactly one; requests are in order of object and offset.
+#[must_use]
+pub(super) fn requests<O: Clone + Ord>(wanted: &[Frame<O>]) -> Vec<Request<O>> {
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by(|a, b| wanted[*a].cmp(&wanted[*b]));
+    let mut requests: Vec<Request<O>> = Vec::new();
+    for index in order {
+        let frame = &wanted[index];
+        let end = frame.offset + u64::from(frame.length);
+        if let Some(last) = requests.last_mut()
+            && last.object == frame.object
+            && frame.offset <= last.range.end + GAP_BYTES_MAX
+            && end.max(last.range.end) - last.range.start <= REQUEST_BYTES_MAX
+        {
+            last.range.end = last.range.end.max(end);
+            last.frames.push(index);
+            continue;
+        }
+        requests.push(Request { object: frame.object.clone(), range: frame.offset..end, frames: vec![index] });
+    }
+    requests
+}
+
+/// How far to read ahead: doubles while the reader goes on where the last fetch ended, else starts small.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ReadAhead {
+    expected: u64,
+    window: u64,
+}
+
+impl ReadAhead {
+    const FIRST: u64 = 256 << 10;
+    const MOST: u64 = 8 << 20;
+
+    /// The range to fetch for a read of `range` in a file of `size` bytes.
+    pub(super) fn widen(&mut self, range: Range<u64>, size: u64) -> Range<u64> {
+        let sequential = range.start <= self.expected && range.end + Self::MOST > self.expected && self.expected != 0;
+        self.window = if sequential { (self.window * 2).clamp(Self::FIRST, Self::MOST) } else { Self::FIRST };
+        let end = range.end.max((range.start + self.window).min(size));
+        self.expected = end;
+        range.start..end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_frame_is_asked_for_once(frames in proptest::collection::vec((0u8..3, 0u64..(40 << 20), 1u32..(300 << 10)), 0..60)) {
+            let wanted: Vec<Frame<u8>> = frames.into_iter().map(|(object, offset, length)| Frame { object, offset, length }).collect();
+            let requests = requests(&wanted);
+            let mut seen: Vec<usize> = requests.iter().flat_map(|r| r.frames.clone()).collect();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..wanted.len()).collect::<Vec<_>>());
+            for request in &requests {
+                prop_assert!(request.range.end - request.range.start <= REQUEST_BYTES_MAX || request.frames.len() == 1);
+                for index in &request.frames {
+                    let frame = &wanted[*index];
+                    prop_assert_eq!(frame.object, request.object);
+                    prop_assert!(request.range.start <= frame.offset && frame.offset + u64::from(frame.length) <= request.range.end);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_are_asked_for_together_and_strangers_are_not() {
+        let frame = |object, offset, length| Frame { object, offset, length };
+        let got = requests(&[frame(1, 0, 10), frame(1, 10, 10), frame(1, 1 << 20, 10), frame(2, 20, 10)]);
+        let ranges: Vec<_> = got.iter().map(|r| (r.object, r.range.clone())).collect();
+        assert_eq!(ranges, [(1, 0..20), (1, 1 << 20..(1 << 20) + 10), (2, 20..30)]);
+    }
+
+    #[test]
+    fn read_ahead_grows_for_a_sequential_reader_only() {
+        let mut ahead = ReadAhead::default();
+        let size = 1 << 30;
+        let first = ahead.widen(0..4096, size);
+        let second = ahead.widen(first.end..first.end + 4096, size);
+        assert!(second.end - second.start > first.end - first.start);
+        let random = ahead.widen(500 << 20..(500 << 20) + 4096, size);
+        assert_eq!(random.end - random.start, ReadAhead::FIRST);
+        assert_eq!(ReadAhead::default().widen(0..10, 10), 0..10);
+    }
+}

@@ -1,0 +1,93 @@
+//! Which objects a commit may name (protocol.md 3), as a set that a commit must pass to be prepared at all.
+//!
+//! By induction over the log, what the parent does not name and nobody claims can never be named again; that is what lets gc delete it.
+//! The four sources are four fields here, and there is no fifth.
+
+use super::LogError;
+use super::read::objects_named;
+use crate::format::names;
+use crate::rpc::{Commit, LogRecord, ObjectRef, log_record::Kind};
+use crate::types::{Epoch, Incarnation};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the next commit of one epoch may name. Names are relative to the incarnation, as in [`ObjectRef`].
+#[derive(Debug, Clone, Default)]
+pub struct Nameable {
+    // (i) uploaded by this epoch, named by no commit yet; (iii) adopted by its `open`, named by no commit yet.
+    unnamed: BTreeMap<String, ObjectRef>,
+    // (iv) held by a claim that was stored before.
+    claimed: BTreeSet<String>,
+    prefix: Option<(Incarnation, Epoch)>,
+}
+
+/// A commit all of whose objects may be named. Made by [`Nameable::approve`] only.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Approved {
+    pub(super) commit: Commit,
+}
+
+impl Nameable {
+    /// For the epoch that has just opened: what its `open` adopted.
+    pub(super) fn opened(incarnation: Incarnation, epoch: Epoch, adopted: &[ObjectRef]) -> Self {
+        let unnamed = adopted.iter().map(|object| (object.name.clone(), object.clone())).collect();
+        Self { unnamed, claimed: BTreeSet::new(), prefix: Some((incarnation, epoch)) }
+    }
+
+    /// Takes an upload of this epoch whose put is known to have succeeded.
+    ///
+    /// # Errors
+    /// It is not a pack of this epoch: gc already counts those of older epochs as nobody's.
+    pub fn uploaded(&mut self, object: ObjectRef) -> Result<(), LogError> {
+        let own = self.prefix.and_then(|(incarnation, epoch)| {
+            let (_, name) = names::absolute(incarnation, &object.name)?;
+            names::parse_pack(&name).filter(|(of, its, _)| (*of, *its) == (incarnation, epoch))
+        });
+        if own.is_none() {
+            return Err(LogError::NotNameable { object: object.name, why: "it was not uploaded by this epoch" });
+        }
+        self.unnamed.insert(object.name.clone(), object);
+        Ok(())
+    }
+
+    /// Takes objects that a claim holds; the claim's record is stored, and stays until the commit that names them is resolved.
+    pub fn claimed(&mut self, objects: impl IntoIterator<Item = String>) {
+        self.claimed.extend(objects);
+    }
+
+    /// The claim is about to be released.
+    pub fn unclaimed(&mut self) {
+        self.claimed.clear();
+    }
+
+    /// What was uploaded or adopted and is named by no commit: the next `open` of this cache may adopt it.
+    pub fn unnamed(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.unnamed.values()
+    }
+
+    /// Checks every object that a commit names. `parent_names` says what the parent's tree names (ii).
+    ///
+    /// # Errors
+    /// The first object that may not be named.
+    pub fn approve(&self, commit: Commit, parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
+        let record = LogRecord { kind: Some(Kind::Commit(commit)), ..LogRecord::default() };
+        for object in objects_named(&record) {
+            let known = self.unnamed.get(&object.name).is_some_and(|uploaded| uploaded == object);
+            if !known && !self.claimed.contains(&object.name) && !parent_names(&object.name) {
+                let why = "its parent does not name it, this epoch did not upload or adopt it unnamed, and no claim holds it";
+                return Err(LogError::NotNameable { object: object.name.clone(), why });
+            }
+        }
+        match record.kind {
+            Some(Kind::Commit(commit)) => Ok(Approved { commit }),
+            _ => Err(LogError::NotNameable { object: String::new(), why: "it is no commit" }),
+        }
+    }
+
+    /// A commit is in the log: from now on only its tree can hold what it named.
+    pub(super) fn named(&mut self, commit: &Commit) {
+        let record = LogRecord { kind: Some(Kind::Commit(commit.clone())), ..LogRecord::default() };
+        for object in objects_named(&record) {
+            self.unnamed.remove(&object.name);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The log on a store in memory: what is too rare or too local for the worlds of `tests/sim.rs`.
+
+use super::control::{Chain, Refused, State};
+use super::lookup::{Books, Lookup, create, lookup};
+use super::plan::{Fact, Facts, Rules, What, Why};
+use super::{CacheState, Hint, LogError, Nameable, Outcome, Phase, Reader, Site, Writer, WriterParams, fence, plan};
+use crate::env::{Clock, Env, Failpoints, Random};
+use crate::format::marker::Marker;
+use crate::format::names;
+use crate::format::seal::{Cipher, Sealer};
+use crate::rpc::control_record::Kind;
+use crate::rpc::{Attach, Claim, Commit, Delta, Holder, ObjectRef, Purge, Retire, Undo, Void};
+use crate::store::{ObjectMeta, Put, Store, StoreError};
+use crate::types::{Identity, Incarnation, StoreId, UnixNanos, WriterId};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::executor::block_on;
+use futures::future::{BoxFuture, FutureExt, ready};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const LIFE: Incarnation = Incarnation([5; 16]);
+
+/// Time stands still; chance counts.
+#[derive(Default)]
+struct Counting(AtomicU64);
+
+impl Clock for Counting {
+    fn now(&self) -> UnixNanos {
+        0
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
+    }
+}
+
+impl Random for Counting {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes.chunks_mut(8) {
+            let n = self.0.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+            byte.copy_from_slice(&n[8 - byte.len()..]);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Memory(Mutex<BTreeMap<String, Bytes>>);
+
+#[async_trait]
+impl Store for Memory {
+    async fn put_if_absent(&self, name: &str, body: Bytes) -> Result<Put, StoreError> {
+        let mut objects = self.0.lock();
+        if objects.contains_key(name) {
+            return Ok(Put::Exists);
+        }
+        objects.insert(name.to_owned(), body);
+        Ok(Put::Stored)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.lock().get(name).cloned())
+    }
+
+    async fn get_range(&self, _: &str, _: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    async fn head(&self, name: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        Ok(self.0.lock().get(name).map(|bytes| ObjectMeta { name: name.to_owned(), size: bytes.len() as u64, modified: 0 }))
+    }
+
+    async fn list(&self, prefix: &str, _: Option<&str>, limit: usize) -> Result<Vec<ObjectMeta>, StoreError> {
+        let objects = self.0.lock();
+        let found = objects.iter().filter(|(name, _)| name.starts_with(prefix)).take(limit);
+        Ok(found.map(|(name, bytes)| ObjectMeta { name: name.clone(), size: bytes.len() as u64, modified: 0 }).collect())
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.0.lock().remove(name);
+        Ok(())
+    }
+}
+
+struct Bench {
+    store: Arc<Memory>,
+    env: Env,
+    site: Site,
+}
+
+fn bench() -> Bench {
+    let store = Arc::new(Memory::default());
+    let chance = Arc::new(Counting::default());
+    let env = Env::new(Arc::clone(&chance) as Arc<dyn Clock>, chance, Failpoints::none());
+    let sealer = Sealer::new(Cipher::ChaCha20Poly1305, &[2; 32], StoreId([0x80; 16]), Some(LIFE));
+    let site = Site::new(Arc::clone(&store) as Arc<dyn Store>, env.clone(), sealer, LIFE);
+    Bench { store, env, site }
+}
+
+impl Bench {
+    fn open(&self, cache: Option<CacheState>) -> Result<(Writer, super::OpenReport), LogError> {
+        let holder = Holder { cache_id: vec![1; 16].into(), ..Holder::default() };
+        let params = WriterParams { writer: WriterId(self.env.random()), holder, cache, hint: Hint::default() };
+        block_on(Writer::open(self.site.clone(), params))
+    }
+
+    fn commit(&self, writer: &mut Writer) -> super::Prepared {
+        let approved = writer.nameable().approve(Commit::default(), &|_| false).unwrap();
+        let prepared = writer.prepare(approved).unwrap();
+        block_on(writer.put(&prepared)).unwrap();
+        prepared
+    }
+
+    fn append(&self, kind: Kind) -> Result<u64, LogError> {
+        let mut chain = block_on(Chain::read(self.site.clone())).unwrap();
+        block_on(chain.append("test", 0, &|_| Ok(kind.clone())))
+    }
+
+    fn rot(&self, seq: u64) {
+        self.store.0.lock().insert(self.site.record_name(seq), Bytes::from_static(b"rotten"));
+    }
+}
+
+#[test]
+fn a_newer_epoch_fences_the_older_writer_at_its_next_number() {
+    let bench = bench();
+    let (mut old, _) = bench.open(None).unwrap();
+    bench.commit(&mut old);
+    let (mut new, report) = bench.open(None).unwrap();
+    assert_eq!((report.before.seq, new.epoch()), (2, 2));
+    let approved = old.nameable().approve(Commit::default(), &|_| false).unwrap();
+    let prepared = old.prepare(approved).unwrap();
+    assert!(matches!(block_on(old.put(&prepared)), Err(LogError::Fenced { seq: 3, epoch: 2 })));
+    assert!(matches!(block_on(old.check_fenced()), Err(LogError::Fenced { .. })));
+    block_on(new.check_fenced()).unwrap();
+    block_on(new.close()).unwrap();
+    let tip = block_on(Reader::new(bench.site.clone()).tip(Hint::default())).unwrap();
+    assert_eq!((tip.seq, tip.phase), (4, Phase::Closed));
+}
+
+#[test]
+fn what_was_put_cannot_be_taken_back_and_nothing_overtakes_it() {
+    let bench = bench();
+    let (mut writer, _) = bench.open(None).unwrap();
+    let approve = |writer: &mut Writer| writer.nameable().approve(Commit::default(), &|_| false).unwrap();
+    let first = approve(&mut writer);
+    let prepared = writer.prepare(first).unwrap();
+    let second = approve(&mut writer);
+    assert!(matches!(writer.prepare(second.clone()), Err(LogError::Pending { seq: 2 })));
+    // Never put: it may be taken back. Polled once: it may not.
+    writer.abandon(&prepared).unwrap();
+    let prepared = writer.prepare(second).unwrap();
+    drop(writer.put(&prepared));
+    writer.abandon(&prepared).unwrap();
+    let third = approve(&mut writer);
+    let prepared = writer.prepare(third).unwrap();
+    block_on(writer.put(&prepared)).unwrap();
+    assert_eq!(block_on(writer.put(&prepared)).unwrap().seq, 2);
+    block_on(writer.verify_newest()).unwrap();
+    bench.rot(2);
+    assert!(matches!(block_on(writer.verify_newest()), Err(LogError::Untrusted { .. })));
+}
+
+#[test]
+fn an_intent_that_landed_is_resumed_and_a_foreign_commit_is_not() {
+    let bench = bench();
+    let (mut writer, _) = bench.open(None).unwrap();
+    let head = writer.head();
+    let prepared = bench.commit(&mut writer);
+    let cache = |intent| Some(CacheState { head, intent, unnamed: Vec::new() });
+    assert!(matches!(bench.open(cache(None)), Err(LogError::Diverged { cache: 1, log: 2 })));
+    let (_, report) = bench.open(cache(Some(prepared.intent().clone()))).unwrap();
+    assert_eq!((report.intent, report.opens.len()), (Some(Outcome::Landed), 0));
+    // The process ended before it recorded that `open`: only records that change nothing stand between.
+    let (_, report) = bench.open(cache(Some(prepared.intent().clone()))).unwrap();
+    assert_eq!((report.intent, report.opens), (Some(Outcome::Landed), vec![3]));
+}
+
+#[test]
+fn a_rotten_record_stops_the_volume_by_name_until_it_is_void() {
+    let bench = bench();
+    let (mut writer, _) = bench.open(None).unwrap();
+    bench.commit(&mut writer);
+    bench.commit(&mut writer);
+    bench.rot(3);
+    let reader = Reader::new(bench.site.clone());
+    let error = block_on(reader.tip(Hint::default())).unwrap_err();
+    assert!(error.to_string().contains(&bench.site.record_name(3)), "{error}");
+    bench.append(Kind::Void(Void { seq: 3, reason: "rot".into() })).unwrap();
+    let tip = block_on(reader.tip(Hint::default())).unwrap();
+    assert_eq!((tip.seq, tip.epoch, tip.open.map(|open| open.seq)), (3, 1, Some(1)));
+    let (mut writer, report) = bench.open(None).unwrap();
+    assert_eq!((writer.head().seq, writer.epoch(), report.before.seq), (4, 2, 3));
+    bench.commit(&mut writer);
+}
+
+#[test]
+fn a_fence_ends_the_log_for_ever() {
+    let bench = bench();
+    let (mut writer, _) = bench.open(None).unwrap();
+    block_on(fence(bench.site.clone(), WriterId([9; 16]), "purged")).unwrap();
+    block_on(fence(bench.site.clone(), WriterId([8; 16]), "again")).unwrap();
+    assert!(matches!(block_on(writer.check_fenced()), Err(LogError::Purged { .. })));
+    assert!(matches!(bench.open(None), Err(LogError::Purged { .. })));
+}
+
+#[test]
+fn the_chain_refuses_what_comes_too_late() {
+    let bench = bench();
+    let claim = |seq| Kind::Claim(Claim { seq, kind: "pin".into(), ..Claim::default() });
+    let refused = |kind| match bench.append(kind) {
+        Err(LogError::Control(refused)) => refused,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bench.append(claim(7)).unwrap(), 1);
+    assert_eq!(refused(Kind::Retire(Retire { seqs: vec![6, 7], ..Retire::default() })), Refused::Claimed(7));
+    bench.append(Kind::Retire(Retire { seqs: vec![6], ..Retire::default() })).unwrap();
+    assert_eq!(refused(claim(6)), Refused::Retired(6));
+    bench.append(Kind::Attach(Attach { claim_uid: "x".into() })).unwrap();
+    assert_eq!(refused(Kind::Purge(Purge::default())), Refused::Attached("x".into()));
+    bench.append(Kind::Detach(crate::rpc::Detach { claim_uid: "x".into() })).unwrap();
+    assert_eq!(refused(Kind::Purge(Purge { done: true, ..Purge::default() })), Refused::NotPurging);
+    let begun = bench.append(Kind::Purge(Purge::default())).unwrap();
+    bench.append(Kind::Undo(Undo { number: begun })).unwrap();
+    let again = bench.append(Kind::Purge(Purge::default())).unwrap();
+    assert_eq!(refused(Kind::Undo(Undo { number: begun })), Refused::NotUndoable(begun));
+    // A later attach cancels it too.
+    bench.append(Kind::Attach(Attach { claim_uid: "y".into() })).unwrap();
+    assert_eq!(refused(Kind::Undo(Undo { number: again })), Refused::NotUndoable(again));
+}
+
+#[test]
+fn only_an_empty_prefix_of_the_right_store_is_absent() {
+    let bench = bench();
+    let key = crate::types::StoreKey([4; 32]);
+    let marker = Marker::encrypted(&key, 0, "test");
+    let sealer = Sealer::new(Cipher::ChaCha20Poly1305, &key.0, marker.store, None);
+    let books = Books { store: Arc::clone(&bench.store) as Arc<dyn Store>, env: bench.env.clone(), sealer };
+    let identity = Identity::parse("group/name").unwrap();
+    let look = || block_on(lookup(&books, &identity));
+    assert!(matches!(look(), Lookup::Unknown(_)), "no marker");
+    let other = Marker::encrypted(&crate::types::StoreKey([5; 32]), 0, "test");
+    bench.store.0.lock().insert(names::marker().into(), other.encode());
+    assert!(matches!(look(), Lookup::Unknown(_)), "another store");
+    bench.store.0.lock().insert(names::marker().into(), marker.encode());
+    let (Lookup::Absent(one), Lookup::Absent(two)) = (look(), look()) else { panic!("absent") };
+    let (first, won) = block_on(create(&books, &identity, one, None)).unwrap();
+    let (second, too) = block_on(create(&books, &identity, two, None)).unwrap();
+    assert!(won && !too && first == second, "one of two creators wins, the other gets the winner's");
+    assert!(matches!(look(), Lookup::Found(found) if found == first));
+    bench.store.0.lock().remove(&names::volume(first.incarnation));
+    assert!(matches!(look(), Lookup::Damaged(_)));
+}
+
+fn pack(epoch: u64, n: u8) -> ObjectRef {
+    let name = names::relative(LIFE, &names::pack(LIFE, epoch, [n; 16])).unwrap();
+    ObjectRef { name, salt: vec![0; 32].into(), epoch, frames: 1, size: 100, hash: vec![0; 32].into() }
+}
+
+#[test]
+fn a_commit_names_only_its_own_uploads_its_parents_adopted_and_claimed_objects() {
+    let commit =
+        |object: &ObjectRef| Commit { delta: Some(Delta { objects: vec![object.clone()], ..Delta::default() }), ..Commit::default() };
+    let mut nameable = Nameable::opened(LIFE, 2, &[pack(1, 1)]);
+    nameable.uploaded(pack(2, 2)).unwrap();
+    nameable.claimed([pack(1, 3).name]);
+    assert!(nameable.uploaded(pack(1, 4)).is_err(), "of an older epoch");
+    for object in [pack(1, 1), pack(2, 2), pack(1, 3)] {
+        nameable.approve(commit(&object), &|_| false).unwrap();
+    }
+    let parents = pack(1, 5);
+    assert!(nameable.approve(commit(&parents), &|_| false).is_err());
+    nameable.approve(commit(&parents), &|name| name == parents.name).unwrap();
+    nameable.named(&commit(&pack(2, 2)));
+    assert!(nameable.approve(commit(&pack(2, 2)), &|_| false).is_err(), "named once: from now on only as the parent's");
+    let changed = ObjectRef { size: 101, ..pack(1, 1) };
+    assert!(nameable.approve(commit(&changed), &|_| false).is_err(), "not what was uploaded");
+}
+
+fn log() -> Facts {
+    let fact =
+        |what, epoch, at: i64, base| Fact { what, epoch, stored: at, cut: at, base, objects: BTreeSet::new(), records: BTreeSet::new() };
+    let open = || What::Open { adopted: BTreeSet::new() };
+    let mut records = BTreeMap::new();
+    // 1 open, 2..=9 commits, 10 open (nobody closed), 11..=29 commits; checkpoint 8 is named from 9 on, 20 from 21 on.
+    for seq in 1..=29 {
+        let what = if seq == 1 || seq == 10 { open() } else { What::Commit };
+        records.insert(
+            seq,
+            fact(
+                what,
+                if seq < 10 { 1 } else { 2 },
+                seq as i64,
+                if seq > 20 {
+                    20
+                } else if seq > 8 {
+                    8
+                } else {
+                    0
+                },
+            ),
+        );
+    }
+    Facts { h: 29, epoch: 2, checkpoint: 20, records }
+}
+
+#[test]
+fn retention_keeps_head_claims_windows_and_what_a_branch_may_stand_on() {
+    let facts = log();
+    let mut chain = State::default();
+    chain.claims.insert(1, Claim { seq: 4, kind: "pin".into(), ..Claim::default() });
+    let rules = Rules { dense: 12, thin: vec![(8, 1)], branch_grace: 100 };
+    let kept = plan::keep(&facts, &chain, &rules, 29);
+    let why = |seq| kept.get(&seq).copied();
+    assert_eq!(
+        (why(29), why(4), why(9), why(17), why(20)),
+        (Some(Why::Head), Some(Why::Claimed), Some(Why::BeforeOpen), Some(Why::Dense), Some(Why::Dense))
+    );
+    assert_eq!((why(2), why(16)), (None, None));
+    chain.branches.insert("1".into());
+    assert_eq!(plan::keep(&facts, &chain, &rules, 29).get(&9), None, "its branch was claimed");
+    chain.branches.clear();
+    assert_eq!(plan::keep(&facts, &chain, &rules, 200).get(&9), None, "the grace is over");
+}
+
+#[test]
+fn open_records_and_what_kept_commits_are_read_through_are_never_freed() {
+    let bench = bench();
+    let site = bench.site.clone().with_block(4);
+    let facts = log();
+    let mut chain = State::default();
+    chain.claims.insert(1, Claim { seq: 4, kind: "pin".into(), ..Claim::default() });
+    let rules = Rules { dense: 0, thin: Vec::new(), branch_grace: 0 };
+    let kept = plan::keep(&facts, &chain, &rules, 1000);
+    let retirement = plan::retire(&site, &facts, &chain, &kept, &[]);
+    assert!(retirement.seqs.contains(&2) && retirement.seqs.contains(&10) && !retirement.seqs.contains(&20));
+    chain.retired_seqs.extend(&retirement.seqs);
+    let (_, free) = plan::deletable(&site, &facts, &chain, &[]);
+    // 1..=4 are what 4 is read through, 9..=20 what 20 is.
+    assert_eq!(free, (5..=8).collect());
+    chain.retired_seqs.insert(20);
+    let (_, free) = plan::deletable(&site, &facts, &chain, &[]);
+    // 10 is an `open`.
+    assert_eq!(free, (5..=19).filter(|seq| *seq != 10).collect());
+}

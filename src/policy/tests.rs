@@ -1,0 +1,171 @@
+//! The grammar's table, the matcher against a second implementation, and properties of parsing.
+
+use super::*;
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn untagged(_: &[u8]) -> bool {
+    false
+}
+
+fn error(text: &str) -> String {
+    Policy::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn built_in_is_its_text() {
+    let parsed = Policy::parse(BUILT_IN).unwrap();
+    let built_in = Policy::built_in();
+    assert_eq!(parsed, built_in);
+    assert_eq!(parsed.rules().collect::<Vec<_>>(), built_in.rules().collect::<Vec<_>>());
+}
+
+#[test]
+fn errors_say_line_what_and_allowed() {
+    let table = [
+        (
+            "",
+            "policy line 1: the last line does not say what all other paths have; allowed: a last line `* TIER`, such as `* continuous 1s`",
+        ),
+        ("/a local\n", "policy line 1: the last line does not say"),
+        ("*.log\n* local", "policy line 1: `*.log` has no tier; allowed: `PATTERN TIER [parameters]`"),
+        ("# x\n\n*.db strct\n* local", "policy line 3: `strct` is no tier; allowed: `continuous [LAG]` or `local`"),
+        ("*.db strict\n* local", "policy line 1: the tier `strict` is not in this version, which has continuous and local"),
+        ("*.db debounced quiet=5s max=5min\n* local", "the tier `debounced` is not in this version"),
+        ("*.db scheduled 0 4 * * *\n* local", "the tier `scheduled` is not in this version"),
+        ("* continuous 5", "policy line 1: `5` is no duration; allowed: a whole number and ms, s, min, h or d"),
+        ("* continuous lag=1.5s", "`1.5s` is no duration"),
+        ("* continuous 1ms", "a lag of 1ms is out of range; allowed: 100ms to 1d"),
+        ("* continuous quiet=1s", "`quiet=1s` is no parameter of continuous"),
+        ("* continuous 1s 2s", "`2s` is no parameter of continuous"),
+        ("* continuous max-size=1GiB", "the parameter `max-size` is not in this version"),
+        ("* local 1s", "`1s` is no parameter of local"),
+        ("* local\n/a local", "policy line 2: a rule after `* local` in line 1 never decides anything"),
+        ("!a local\n* local", "`!` is not allowed in a policy"),
+        ("/ local\n* local", "it names nothing"),
+        ("./a local\n* local", "it can match no path because of the part `.`"),
+        ("a/../b local\n* local", "because of the part `..`"),
+        ("a//b local\n* local", "because of the part ``"),
+        ("a[bc local\n* local", "`a[bc` is no pattern"),
+        ("a\\", "`a\\` has no tier"),
+    ];
+    for (text, expected) in table {
+        let have = error(text);
+        assert!(have.contains(expected), "{text:?}\nhave {have}\nwant {expected}");
+    }
+}
+
+#[test]
+fn first_rule_of_the_list_decides_over_path_and_parents() {
+    let policy = Policy::parse(
+        "/keep/cache/ continuous 5s\ncache/ local\n*.db continuous 100ms\nMy\\ Files/*.tmp local\n/logs local\n\\@cachedir-tag local\n* continuous 1s",
+    )
+    .unwrap();
+    let table = [
+        ("cache", false, 7, "cache"),
+        ("cache", true, 2, "cache"),
+        ("a/cache/x/y.db", false, 2, "a/cache"),
+        ("keep/cache/y.db", false, 1, "keep/cache"),
+        ("b/keep/cache/y", false, 2, "b/keep/cache"),
+        ("y.db/inside", false, 3, "y.db"),
+        ("My Files/a.tmp", false, 4, "My Files/a.tmp"),
+        ("My Files/deep/a.tmp", false, 7, "My Files/deep/a.tmp"),
+        ("logs/x", false, 5, "logs"),
+        ("x/logs", false, 7, "x/logs"),
+        ("x/@cachedir-tag", false, 6, "x/@cachedir-tag"),
+        ("", true, 7, ""),
+        ("name\nwith newline.db", false, 3, "name\nwith newline.db"),
+    ];
+    for (path, is_dir, line, matched) in table {
+        let explained = policy.explain(path.as_bytes(), is_dir, &mut untagged);
+        assert_eq!((explained.line, explained.matched.as_slice()), (line, matched.as_bytes()), "{path}");
+    }
+    assert_eq!(policy.explain(b"a/\xff\xfe.db", false, &mut untagged).line, 3, "a name that is not UTF-8");
+    assert_eq!(*policy.tier_of(b"x.db", false, &mut untagged), Tier::Continuous { lag: Duration::from_millis(100) });
+}
+
+#[test]
+fn built_in_makes_tagged_directories_local_and_no_other() {
+    let policy = Policy::built_in();
+    let mut tagged = |dir: &[u8]| dir == b"a/target";
+    for (path, is_dir, tier) in [
+        ("a/target", true, Tier::Local),
+        ("a/target/debug/x.o", false, Tier::Local),
+        ("a/target.rs", false, Tier::DEFAULT),
+        ("a", true, Tier::DEFAULT),
+        ("000003.log", false, Tier::DEFAULT),
+        ("cache/tmp/x.tmp", false, Tier::DEFAULT),
+    ] {
+        assert_eq!(*policy.tier_of(path.as_bytes(), is_dir, &mut tagged), tier, "{path}");
+    }
+    assert!(policy.needs_tags() && !Policy::parse("* local").unwrap().needs_tags());
+    assert!(is_cachedir_tag(b"Signature: 8a477f597d28d172789f06886806bc55\n# made by x"));
+    assert!(!is_cachedir_tag(b"Signature: 8a477f597d28d172789f06886806bc5"));
+    assert!(!is_cachedir_tag(b" Signature: 8a477f597d28d172789f06886806bc55"));
+}
+
+#[test]
+fn tag_is_asked_only_when_it_matters() {
+    let policy = Policy::parse("/a/ continuous 5s\n@cachedir-tag local\n* continuous 1s").unwrap();
+    let mut asked = Vec::new();
+    let _ = policy.tier_of(b"a/b/c", false, &mut |dir| {
+        asked.push(dir.to_vec());
+        true
+    });
+    assert!(asked.is_empty(), "below /a/ an earlier rule holds: {asked:?}");
+}
+
+#[test]
+fn estimate_counts_by_rule_and_bounds_the_commits() {
+    let policy = Policy::parse("*.o local\n* continuous 10s").unwrap();
+    let mut estimate = Estimate::new(policy.clone());
+    for (path, bytes) in [("a.o", 5), ("b.o", 6), ("c", 100)] {
+        estimate.add(policy.enter(policy.root(), path.as_bytes(), false, || false), bytes);
+    }
+    let counts: Vec<_> = estimate.rules().into_iter().map(|rule| (rule.line, rule.files, rule.bytes)).collect();
+    assert_eq!(counts, [(1, 2, 11), (2, 1, 100)]);
+    assert_eq!(estimate.commits_per_day_max(), 8640);
+}
+
+/// A second, naive implementation of what the head of `mod.rs` says: rule by rule over all prefixes. (The crate's own
+/// `matched_path_or_any_parents` asks about the root too, so that `*/` matches every file; git does not.)
+fn reference(patterns: &[String], path: &str, is_dir: bool) -> usize {
+    let parts: Vec<&str> = path.split('/').collect();
+    let hit = patterns.iter().position(|pattern| {
+        let mut builder = ignore::gitignore::GitignoreBuilder::new("");
+        builder.add_line(None, pattern).unwrap();
+        let matcher = builder.build().unwrap();
+        (1..=parts.len()).any(|n| matcher.matched(parts[..n].join("/"), is_dir || n < parts.len()).is_ignore())
+    });
+    hit.unwrap_or(patterns.len())
+}
+
+proptest! {
+    #[test]
+    fn any_text_parses_or_names_a_line_of_it(text in "(?s).{0,80}") {
+        if let Err(error) = Policy::parse(&text) {
+            prop_assert!(error.line >= 1 && error.line <= text.lines().count().max(1));
+        }
+    }
+
+    #[test]
+    fn first_match_equals_the_reference(
+        patterns in proptest::collection::vec("/?([ab*]{1,2}|\\*\\*)(/[abc*]{1,2}){0,2}/?", 0..4),
+        path in "[abc]{1,2}(/[abc]{1,2}){0,3}",
+        is_dir: bool,
+    ) {
+        let patterns: Vec<String> = patterns.into_iter().filter(|pattern| pattern != "*").collect();
+        let text: String = patterns.iter().map(|pattern| format!("{pattern} local\n")).collect::<String>() + "* continuous 1s";
+        let policy = Policy::parse(&text).unwrap();
+        let explained = policy.explain(path.as_bytes(), is_dir, &mut untagged);
+        prop_assert_eq!(explained.line - 1, reference(&patterns, &path, is_dir));
+    }
+
+    #[test]
+    fn tiers_and_durations_read_back(millis in 100u64..=86_400_000) {
+        let tier = Tier::Continuous { lag: Duration::from_millis(millis) };
+        let policy = Policy::parse(&format!("* {tier}")).unwrap();
+        prop_assert_eq!(policy.tier(policy.root()), &tier);
+        prop_assert_eq!(parse_duration(&show_duration(Duration::from_millis(millis))), Some(Duration::from_millis(millis)));
+    }
+}

@@ -1,0 +1,116 @@
+//! The one list of metric and span names: `holdfast_<module>_<what>_<unit>`, with help, type and labels.
+
+/// What kind of number a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// Time that only grows: a counter of nanoseconds, exported in seconds.
+    Time,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// One metric family.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Desc {
+    /// The exported name.
+    pub name: &'static str,
+    /// One sentence for the person who meets it in an alert.
+    pub help: &'static str,
+    /// Counter, time or gauge.
+    pub kind: Kind,
+    /// Label names; the values are given in the same order.
+    pub labels: &'static [&'static str],
+}
+
+const VOLUME: &[&str] = &["volume"];
+
+macro_rules! metrics {
+    ($($id:ident = $kind:expr, $name:literal, $labels:expr, $help:literal;)*) => {
+        $(#[doc = $help] pub static $id: Desc = Desc { name: $name, help: $help, kind: $kind, labels: $labels };)*
+        /// All of them, in the order in which they are exported.
+        pub static ALL: &[&Desc] = &[$(&$id),*];
+    };
+}
+
+metrics! {
+    STORE_REQUESTS = Kind::Counter, "holdfast_store_requests_total", &["verb", "result"],
+        "Requests to the store by verb (put, get, range, head, list, delete) and result.";
+    STORE_REQUEST_SECONDS = Kind::Time, "holdfast_store_request_seconds_total", &["verb"],
+        "Time that requests took, each attempt from sending it to its whole answer; divided by their number: the mean.";
+    STORE_SENT_BYTES = Kind::Counter, "holdfast_store_sent_bytes_total", &[],
+        "Bytes of objects sent to the store, attempts that failed included.";
+    STORE_RECEIVED_BYTES = Kind::Counter, "holdfast_store_received_bytes_total", &[],
+        "Bytes of objects received from the store.";
+
+    CACHE_DIRTY_BYTES = Kind::Gauge, "holdfast_cache_dirty_bytes", VOLUME,
+        "Bytes that are in the cache and in no commit.";
+    CACHE_DIRTY_AGE_SECONDS = Kind::Gauge, "holdfast_cache_dirty_age_seconds", VOLUME,
+        "Age of the oldest change that is in no commit; 0 when nothing is dirty.";
+    CACHE_DIRTY_LIMIT_BYTES = Kind::Gauge, "holdfast_cache_dirty_limit_bytes", VOLUME,
+        "At this many dirty bytes writers are slowed and new work is refused.";
+    CACHE_STORED_BYTES = Kind::Gauge, "holdfast_cache_stored_bytes", VOLUME,
+        "Bytes of file data in the cache, clean and dirty.";
+    CACHE_LIMIT_BYTES = Kind::Gauge, "holdfast_cache_limit_bytes", VOLUME,
+        "Clean data is evicted by least use above this.";
+    CACHE_INODES = Kind::Gauge, "holdfast_cache_inodes", VOLUME,
+        "Files, directories and others in the volume.";
+
+    LOG_EPOCH = Kind::Gauge, "holdfast_log_epoch", VOLUME,
+        "Epoch of this writer.";
+    LOG_FENCED = Kind::Gauge, "holdfast_log_fenced", VOLUME,
+        "1 when another writer has taken the volume over.";
+
+    HYDRATE_LEFT_BYTES = Kind::Gauge, "holdfast_hydrate_left_bytes", VOLUME,
+        "Bytes of the volume that are not in the cache.";
+
+    WRITEBACK_COMMITS = Kind::Counter, "holdfast_writeback_commits_total", VOLUME,
+        "Commits that this driver stored.";
+    WRITEBACK_CHECKPOINTS = Kind::Counter, "holdfast_writeback_checkpoints_total", VOLUME,
+        "Checkpoints that this driver stored.";
+    WRITEBACK_LAST_COMMIT_TIME = Kind::Gauge, "holdfast_writeback_last_commit_timestamp_seconds", VOLUME,
+        "Cut time of the newest stored commit, seconds since 1970.";
+    WRITEBACK_LAST_COMMIT_SEQ = Kind::Gauge, "holdfast_writeback_last_commit_seq", VOLUME,
+        "Number of the newest stored commit.";
+    WRITEBACK_PACKED_BYTES = Kind::Counter, "holdfast_writeback_packed_bytes_total", VOLUME,
+        "Bytes of packs stored, as sealed.";
+    WRITEBACK_LAG_SECONDS = Kind::Gauge, "holdfast_writeback_lag_seconds", VOLUME,
+        "The lag in force: the policy's, or wider when the request budget asks for it.";
+
+    VOLUME_SAFE = Kind::Gauge, "holdfast_volume_safe", VOLUME,
+        "1 when `status` would say SAFE.";
+
+    TELEMETRY_BUILD = Kind::Gauge, "holdfast_telemetry_build_info", &["version"],
+        "1; the version is the label.";
+    TELEMETRY_MEMORY_BYTES = Kind::Gauge, "holdfast_telemetry_memory_resident_bytes", &[],
+        "Resident memory of the process.";
+    TELEMETRY_OPEN_DESCRIPTORS = Kind::Gauge, "holdfast_telemetry_open_descriptors", &[],
+        "Open file descriptors of the process.";
+}
+
+/// Span: one command line, from arguments to exit code.
+pub const SPAN_COMMAND: &str = "cli.command";
+/// Span: one connection to the control socket.
+pub const SPAN_CONTROL: &str = "cli.control";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_well_formed_and_begin_with_their_module() {
+        let modules = ["store", "cache", "log", "hydrate", "writeback", "volume", "fuse", "telemetry"];
+        let mut seen = HashSet::new();
+        for desc in ALL {
+            assert!(seen.insert(desc.name), "{} twice", desc.name);
+            let module = desc.name.strip_prefix("holdfast_").and_then(|rest| rest.split('_').next()).unwrap();
+            assert!(modules.contains(&module), "{}", desc.name);
+            assert!(desc.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", desc.name);
+            assert_eq!(desc.name.ends_with("_total"), desc.kind != Kind::Gauge, "{}", desc.name);
+            assert_eq!(desc.name.ends_with("_seconds_total"), desc.kind == Kind::Time, "{}", desc.name);
+            assert!(desc.help.ends_with('.') && !desc.help.contains('\n'), "{}", desc.name);
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! One live volume: its operations, its tasks, its end.
+//!
+//! A fresh mount opens first and serves then. A resumed one serves at once from its cache (protocol.md 1.2) and opens the log beside it:
+//! until its `open` is stored it commits nothing, and reads of absent bytes wait.
+
+use super::late::{BlockingFetch, Engine, Late, LateProgress};
+use super::limits::{Limits, Sizes};
+use super::open::{self, OpenParams, Opened, Report, on_thread};
+use super::ops::{Fetch, Gate, NoLimits, Options, Posix};
+use super::source;
+use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
+use crate::env::Env;
+use crate::hydrate::{self, FetchOptions, Fetcher, Prefetch};
+use crate::log::lookup::Books;
+use crate::log::{Hint, Lookup, Phase, Reader, Site};
+use crate::policy::Tier;
+use crate::store::Objects;
+use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
+use crate::writeback::{Classifier, Ended, KernelPages, LastCommit, Parts, State, WriteBack};
+use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// When data comes here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HydrateMode {
+    /// On first read, and all of it in the background.
+    #[default]
+    Lazy,
+    /// All of it before the mount is usable.
+    Eager,
+    /// On first read only.
+    Metadata,
+}
+
+/// A live volume.
+#[derive(Debug)]
+pub struct Volume {
+    env: Env,
+    dir: PathBuf,
+    identity: Identity,
+    cache: Arc<Cache>,
+    posix: Arc<Posix>,
+    fetch: Arc<BlockingFetch>,
+    engine: Arc<Late>,
+    report: Mutex<Report>,
+    sizes: Sizes,
+    stop: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How a volume runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// When data comes here.
+    pub hydrate: HydrateMode,
+    /// How long a read waits for the store.
+    pub fetch: FetchOptions,
+}
+
+impl Volume {
+    /// Opens a volume for writing, making it when it is proven absent. `waiting` is told why, while the store says nothing.
+    ///
+    /// # Errors
+    /// [`FaultKind::Busy`]: held elsewhere; [`FaultKind::Damaged`], [`FaultKind::TooNew`]: named; the cache's own.
+    pub async fn open(params: OpenParams, run: RunOptions, waiting: &(dyn Fn(&str) + Sync)) -> Result<Arc<Self>, Fault> {
+        let opened = open::open(&params, waiting).await?;
+        let (cache, late, sizes) = (Arc::clone(&opened.cache), Arc::new(Late::default()), params.sizes);
+        let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes });
+        let (env, dir) = (&params.books.env, &params.cache.dir);
+        let volume = Self::build(env, &params.identity, dir, cache, late, sizes, gate, run, Flavor::Fresh, Report::default())?;
+        volume.start(&params, opened, run);
+        if run.hydrate == HydrateMode::Eager {
+            volume.hydrate_all().await?;
+        }
+        Ok(volume)
+    }
+
+    /// Takes over a live mount: serves from its cache at once, and opens the log beside it, as soon as `params` has reached the store.
+    ///
+    /// # Errors
+    /// The cache is not there or cannot be read.
+    pub async fn resume(
+        env: Env,
+        identity: &Identity,
+        cache: CacheOptions,
+        sizes: Sizes,
+        run: RunOptions,
+        params: impl Future<Output = Result<OpenParams, Fault>> + Send + 'static,
+    ) -> Result<Arc<Self>, Fault> {
+        let (world, dir) = (env.clone(), cache.dir.clone());
+        let (cache, recovered) = on_thread(move || Cache::open(world, cache)).await?;
+        tracing::info!(?recovered, "taking over a live mount");
+        let late = Arc::new(Late::default());
+        let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes });
+        let local = Arc::clone(&cache);
+        let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
+        let later = Arc::clone(&volume);
+        let task = tokio::spawn(async move {
+            let opened = async {
+                let params = params.await?;
+                loop {
+                    match open::open_with(&params, Arc::clone(&local), &|_| {}).await {
+                        Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) => {
+                            tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
+                            later.env.sleep(Duration::from_secs(5)).await;
+                        }
+                        done => return done.map(|opened| (params, opened)),
+                    }
+                }
+            };
+            match opened.await {
+                Ok((params, opened)) => later.start(&params, opened, run),
+                Err(fault) => {
+                    tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
+                    later.report.lock().failed = Some(fault.to_string());
+                    later.engine.fail();
+                }
+            }
+        });
+        volume.tasks.lock().push(task);
+        Ok(volume)
+    }
+
+    /// Opens a volume to read one commit of it; `None`: the newest. `cache` is a directory of its own.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`FaultKind::NotFound`]: no such volume or commit.
+    pub async fn open_reader(
+        books: &Books,
+        identity: &Identity,
+        cache: CacheOptions,
+        at: Option<Seq>,
+        run: RunOptions,
+        waiting: &(dyn Fn(&str) + Sync),
+    ) -> Result<Arc<Self>, Fault> {
+        let (objects, reader) = reader_of(books, identity, waiting).await?;
+        let (head, checkpoint) = match at {
+            Some(seq) => source::find(&reader, seq).await?,
+            None => {
+                let tip = reader.tip(Hint::default()).await?;
+                if tip.phase == Phase::Empty {
+                    return Err(Fault::new(FaultKind::NotFound, format!("volume {identity} has no commit yet")));
+                }
+                (Head { seq: tip.seq, hash: tip.hash, epoch: tip.epoch }, tip.checkpoint)
+            }
+        };
+        let shown = source::read(&objects, &reader, checkpoint, head).await?;
+        let origin = CacheOrigin {
+            store_id: books.sealer.store(),
+            incarnation: objects.incarnation(),
+            identity: identity.clone(),
+            cache_id: CacheId(books.env.random()),
+        };
+        let (env, dir) = (books.env.clone(), cache.dir.clone());
+        let cache = on_thread(move || Cache::create(env, cache, &origin)).await?;
+        if shown.last.is_some() {
+            hydrate::load(&objects, &cache, shown.source).await?;
+        }
+        let late = Arc::new(Late::default());
+        let fetcher = Arc::new(Fetcher::new(objects, Arc::clone(&cache), run.fetch));
+        late.set(Engine { fetcher, writeback: None, run: Mutex::new(None) });
+        let sizes = Sizes { cache_max: u64::MAX, dirty_max: u64::MAX, capacity: None };
+        let report = Report { hydrated: shown.last, ..Report::default() };
+        let volume = Self::build(&books.env, identity, &dir, cache, late, sizes, Arc::new(NoLimits), run, Flavor::Reader, report)?;
+        if run.hydrate == HydrateMode::Eager {
+            volume.hydrate_all().await?;
+        }
+        Ok(volume)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one private constructor behind three public ones")]
+    fn build(
+        env: &Env,
+        identity: &Identity,
+        dir: &Path,
+        cache: Arc<Cache>,
+        late: Arc<Late>,
+        sizes: Sizes,
+        gate: Arc<dyn Gate>,
+        run: RunOptions,
+        flavor: Flavor,
+        report: Report,
+    ) -> Result<Arc<Self>, Fault> {
+        let fetch = Arc::new(BlockingFetch {
+            late: Arc::clone(&late),
+            cache: Arc::clone(&cache),
+            env: env.clone(),
+            patience: run.fetch.patience,
+            runtime: Handle::current(),
+        });
+        let posix = Posix::new(Options {
+            handles: dir.join("handles"),
+            cache: Arc::clone(&cache),
+            fetch: Arc::clone(&fetch) as _,
+            gate,
+            read_only: flavor == Flavor::Reader,
+            resumed: flavor == Flavor::Resumed,
+        })?;
+        let volume = Arc::new(Self {
+            env: env.clone(),
+            identity: identity.clone(),
+            dir: dir.to_path_buf(),
+            cache,
+            posix: Arc::new(posix),
+            fetch,
+            engine: late,
+            report: Mutex::new(report),
+            sizes,
+            stop: watch::Sender::new(false),
+            tasks: Mutex::default(),
+        });
+        volume.spawn_upkeep();
+        Ok(volume)
+    }
+
+    /// Starts what needs the store.
+    fn start(self: &Arc<Self>, params: &OpenParams, opened: Opened, run: RunOptions) {
+        let Opened { objects, cache, writer, tail, last, report } = opened;
+        let fetcher = Arc::new(Fetcher::new(objects.clone(), Arc::clone(&cache), run.fetch));
+        let lag = params.policy.rules().filter_map(|(_, _, tier)| tier.lag()).min().unwrap_or(Duration::from_secs(1));
+        debug_assert!(Tier::LAG_MIN <= lag);
+        let classifier = Classifier::new(params.policy.clone());
+        let parts = Parts { objects, cache, writer, tail, classifier, lag, dirty_max: params.sizes.dirty_max };
+        let (writeback, run_loop) = WriteBack::new(parts);
+        if let Some(last) = last {
+            writeback.progress().set_last_commit(last);
+        }
+        *self.report.lock() = report;
+        let task = tokio::spawn(run_loop.run());
+        self.engine.set(Engine { fetcher, writeback: Some(writeback), run: Mutex::new(Some(task)) });
+        if run.hydrate == HydrateMode::Lazy {
+            let volume = Arc::clone(self);
+            let task = tokio::spawn(async move {
+                if let Err(fault) = volume.hydrate_all().await {
+                    tracing::info!(%fault, "prefetch ended early; reads fetch what they need");
+                }
+            });
+            self.tasks.lock().push(task);
+        }
+    }
+
+    async fn hydrate_all(&self) -> Result<(), Fault> {
+        let Some(engine) = self.engine.get().await else { return Ok(()) };
+        let left = hydrate::prefetch(&self.cache, &engine.fetcher, self).await?;
+        if left > 0 {
+            tracing::info!(left, "prefetch stopped: the cache has no room to spare");
+        }
+        Ok(())
+    }
+
+    /// Once a second: the cache's own background work, and eviction above its limit.
+    fn spawn_upkeep(self: &Arc<Self>) {
+        let (volume, mut stop) = (Arc::downgrade(self), self.stop.subscribe());
+        let env = self.env.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = env.sleep(Duration::from_secs(1)) => {}
+                }
+                let Some(volume) = volume.upgrade() else { return };
+                if let Err(fault) = on_thread(move || volume.upkeep()).await {
+                    tracing::error!(%fault, "the cache's background work failed; it is tried again");
+                }
+            }
+        });
+        self.tasks.lock().push(task);
+    }
+
+    fn upkeep(&self) -> Result<(), crate::cache::CacheError> {
+        self.cache.tick()?;
+        let over = self.cache.cached_bytes().saturating_sub(self.sizes.cache_max);
+        if over > 0 {
+            // A little more than needed, so that a steady writer does not evict page by page.
+            self.cache.evict(over + self.sizes.cache_max / 20)?;
+        }
+        Ok(())
+    }
+
+    /// The operations.
+    #[must_use]
+    pub fn posix(&self) -> &Arc<Posix> {
+        &self.posix
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.report.lock().clone()
+    }
+
+    /// How write-back goes; `None`: a reader, or the log is not open yet.
+    #[must_use]
+    pub fn progress(&self) -> Option<State> {
+        Some(self.engine.engine.get()?.writeback.as_ref()?.progress().state())
+    }
+
+    /// Where its cache lies.
+    #[must_use]
+    pub fn cache_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How old a change may become before it is sealed; zero for a reader.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or(Duration::ZERO, |writeback| writeback.lag())
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Brings ranges of a file here. Called on a thread that may wait, never on one of the runtime's own.
+    ///
+    /// # Errors
+    /// The store does not answer in time, or the bytes are damaged.
+    pub fn fetch(&self, ino: Ino, ranges: &[ByteRange]) -> Result<(), Fault> {
+        self.fetch.fetch(ino, ranges)
+    }
+
+    /// From now on pages of this mount are brought in before each seal.
+    pub async fn mounted(&self, kernel: Arc<dyn KernelPages>) {
+        if let Some(writeback) = self.writeback().await {
+            writeback.mounted(kernel);
+        }
+    }
+
+    async fn writeback(&self) -> Option<Arc<WriteBack>> {
+        self.engine.get().await?.writeback.clone()
+    }
+
+    /// Everything written before the call is in a full commit when this returns; that commit.
+    ///
+    /// # Errors
+    /// Write-back has ended.
+    pub async fn flush(&self) -> Result<Option<LastCommit>, Fault> {
+        match self.writeback().await {
+            Some(writeback) => {
+                writeback.flush().await?;
+                Ok(writeback.progress().state().last_commit)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The clean end, after the unmount: everything is committed, the log is closed, the cache too. Waits for the store.
+    ///
+    /// # Errors
+    /// It could not be committed; the cache stays to be resumed.
+    pub async fn close(&self) -> Result<(), Fault> {
+        let mut result = Ok(());
+        if let Some(writeback) = self.writeback().await {
+            writeback.drain();
+            let task = self.engine.engine.get().and_then(|engine| engine.run.lock().take());
+            result = match task {
+                None => Ok(()),
+                Some(task) => match task.await {
+                    Ok(Ended::Closed) => Ok(()),
+                    Ok(Ended::Cancelled) => Err(Fault::new(
+                        FaultKind::Unknown,
+                        "given up before everything was committed: the cache keeps the rest, the next mount here goes on with it",
+                    )),
+                    Ok(Ended::Failed(fault)) => Err(fault),
+                    Err(error) => Err(Fault::with(FaultKind::Local, "write-back did not end", error)),
+                },
+            };
+        }
+        self.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        let cache = Arc::clone(&self.cache);
+        on_thread(move || cache.close()).await?;
+        result
+    }
+
+    /// Gives up what waits for the store, so that [`Self::close`] ends at once; the cache stays to be resumed.
+    pub fn cancel(&self) {
+        if let Some(writeback) = self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()) {
+            writeback.cancel();
+        }
+    }
+}
+
+impl Prefetch for Volume {
+    fn room(&self) -> u64 {
+        // Half of the dirty limit stays free for what the application writes.
+        let usable = self.sizes.cache_max.saturating_sub(self.sizes.dirty_max / 2);
+        usable.saturating_sub(self.cache.cached_bytes())
+    }
+
+    fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flavor {
+    Fresh,
+    Resumed,
+    Reader,
+}
+
+/// The objects and the log of a volume that must exist.
+///
+/// # Errors
+/// [`FaultKind::NotFound`]: proven absent.
+pub async fn reader_of(books: &Books, identity: &Identity, waiting: &(dyn Fn(&str) + Sync)) -> Result<(Objects, Reader), Fault> {
+    let found = match open::look_up(books, identity, waiting).await? {
+        Lookup::Found(found) => found,
+        Lookup::Absent(_) => return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {identity} in this store"))),
+        Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
+    };
+    let sealer = open::data_sealer(books, &found)?;
+    let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer.clone(), found.incarnation);
+    Ok((Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone()), Reader::new(site)))
+}
+
+/// Where a reader's cache of one commit lies, beside the volume's own.
+#[must_use]
+pub fn reader_cache(base: &Path, random: [u8; 8]) -> PathBuf {
+    let mut name = base.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".reader-{}", hex::encode(random)));
+    base.with_file_name(name)
+}

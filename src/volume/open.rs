@@ -1,0 +1,346 @@
+//! Opening a volume: whose it is, whether the cache goes on or is set aside, and what a fresh one is filled with.
+//!
+//! Order (protocol.md 1.2, 7.3, 9, 10): look the identity up, see who holds the log, append our `open`, and only then hydrate: from the
+//! `open` on no older writer can add to what we read.
+
+use super::limits::Sizes;
+use super::source::{self, Shown};
+use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
+use crate::env::Env;
+use crate::format::seal::Sealer;
+use crate::hydrate;
+use crate::log::lookup::{Books, Found};
+use crate::log::{self, CacheState, Hint, LogError, Lookup, Outcome, Phase, Reader, Site, Tip, Writer, WriterParams};
+use crate::policy::Policy;
+use crate::rpc::{self, log_record::Kind};
+use crate::store::Objects;
+use crate::types::{CacheId, Fault, FaultKind, Identity, Incarnation, WriterId};
+use crate::writeback::{LastCommit, Tail};
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What to open and how.
+#[derive(Debug, Clone)]
+pub struct OpenParams {
+    /// The store, and the key of its own objects.
+    pub books: Books,
+    /// Which volume.
+    pub identity: Identity,
+    /// Its cache directory on this node.
+    pub cache: CacheOptions,
+    /// How soon what must be stored.
+    pub policy: Policy,
+    /// Limits.
+    pub sizes: Sizes,
+    /// Take the volume from a holder that did not close it: a person said so.
+    pub take_over: bool,
+    /// Who opens: stands in the `open` record.
+    pub host: String,
+    /// Independent of boots: the machine or cluster.
+    pub installation: String,
+    /// This boot.
+    pub boot_id: String,
+}
+
+/// An open volume, before anything runs.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) objects: Objects,
+    pub(super) cache: Arc<Cache>,
+    pub(super) writer: Writer,
+    pub(super) tail: Tail,
+    pub(super) last: Option<LastCommit>,
+    pub(super) report: Report,
+}
+
+/// What opening found, for whoever tells it to a person.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The volume had not existed: it does now, empty.
+    pub created: bool,
+    /// The cache of an earlier mount goes on.
+    pub resumed: bool,
+    /// The cache that was set aside, never deleted, because it did not agree with the log.
+    pub set_aside: Option<PathBuf>,
+    /// Everything came from the store: what the application had written after this instant and no commit holds is not here.
+    pub hydrated: Option<LastCommit>,
+    /// Commits that were read after the newest checkpoint (bounded).
+    pub commits_read: usize,
+    /// The log could not be opened: what is written stays in this cache.
+    pub failed: Option<String>,
+}
+
+/// Looks the volume up, waiting as long as the store says nothing.
+pub(super) async fn look_up(books: &Books, identity: &Identity, waiting: &(dyn Fn(&str) + Sync)) -> Result<Lookup, Fault> {
+    let mut tries = 0u32;
+    loop {
+        match log::lookup(books, identity).await {
+            Lookup::Unknown(why) => {
+                waiting(&why);
+                if tries == 0 {
+                    tracing::warn!(volume = %identity, %why, "the store does not say whether the volume exists; waiting for it");
+                }
+                tries += 1;
+                books.env.sleep(Duration::from_millis(500).saturating_mul(1 << tries.min(5))).await;
+            }
+            Lookup::Damaged(why) => {
+                return Err(Fault::new(FaultKind::Damaged, format!("volume {identity} cannot be looked up: {why}")));
+            }
+            known => return Ok(known),
+        }
+    }
+}
+
+/// Opens for writing, with the cache that is there or a new one.
+pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
+    let place = place(params, waiting).await?;
+    let mut report = Report { created: place.created, ..Report::default() };
+    let Existing { mut cache, own } = existing_cache(params, place.objects.incarnation(), &mut report).await?;
+    check_holder(params, &place.tip, own)?;
+    loop {
+        let cache_id = cache.as_ref().map_or_else(|| CacheId(params.books.env.random()), |cache| cache.origin().cache_id);
+        let may_open = |tip: &Tip| check_holder(params, tip, own).is_ok();
+        match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, cache.as_ref())?, &may_open).await {
+            Ok((writer, opened)) => {
+                return match cache {
+                    Some(cache) => go_on(place.objects, cache, writer, opened, report).await,
+                    None => fill(params, place, writer, opened.before, cache_id, report).await,
+                };
+            }
+            Err(LogError::Held { .. }) => {
+                check_holder(params, &place.reader.tip(Hint::default()).await?, own)?;
+            }
+            Err(error @ LogError::Diverged { .. }) => {
+                let Some(stale) = cache.take() else { return Err(error.into()) };
+                tracing::warn!(%error, "this node's cache is older than the log or went another way");
+                stale.close()?;
+                drop(stale);
+                report.set_aside = Some(set_aside(&params.cache.dir, &params.books.env)?);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Opens the log for a cache that serves a live mount already: it goes on or nothing does.
+pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
+    let place = place(params, waiting).await?;
+    let cache_id = cache.origin().cache_id;
+    check_holder(params, &place.tip, Some(cache_id))?;
+    let (writer, opened) = Writer::open(place.site, writer_params(params, &place.tip, cache_id, Some(&cache))?).await?;
+    go_on(place.objects, cache, writer, opened, Report::default()).await
+}
+
+/// A volume's place in the store, and where its log ends.
+struct Place {
+    objects: Objects,
+    site: Site,
+    reader: Reader,
+    tip: Tip,
+    created: bool,
+}
+
+async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Place, Fault> {
+    let OpenParams { books, identity, .. } = params;
+    let (found, created) = match look_up(books, identity, waiting).await? {
+        Lookup::Found(found) => (found, false),
+        Lookup::Absent(vacant) => log::create(books, identity, vacant, None).await?,
+        Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
+    };
+    let sealer = data_sealer(books, &found)?;
+    let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer.clone(), found.incarnation);
+    let objects = Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone());
+    let reader = Reader::new(site.clone());
+    let tip = reader.tip(Hint::default()).await?;
+    Ok(Place { objects, site, reader, tip, created })
+}
+
+/// The sealer with a volume's data key.
+pub(super) fn data_sealer(books: &Books, found: &Found) -> Result<Sealer, Fault> {
+    let key: [u8; 32] = found
+        .volume
+        .data_key
+        .as_ref()
+        .try_into()
+        .map_err(|_| Fault::new(FaultKind::Damaged, "the volume's record has no data key of 32 bytes".to_owned()))?;
+    Ok(Sealer::new(books.sealer.cipher(), &key, books.sealer.store(), Some(found.incarnation)))
+}
+
+/// What was found in the cache directory.
+struct Existing {
+    /// The cache that goes on.
+    cache: Option<Arc<Cache>>,
+    /// The cache whose lock we hold: an `open` in the log that names it is our own.
+    own: Option<CacheId>,
+}
+
+/// The cache directory's cache if it is of this life of this volume. One of an earlier life is set aside; one of another volume is refused.
+async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &mut Report) -> Result<Existing, Fault> {
+    if !Cache::exists(&params.cache.dir) {
+        return Ok(Existing { cache: None, own: None });
+    }
+    let (env, options) = (params.books.env.clone(), params.cache.clone());
+    let (cache, recovered) = on_thread(move || Cache::open(env, options)).await?;
+    let origin = cache.origin();
+    let dir = params.cache.dir.display();
+    if origin.identity != params.identity || origin.store_id != params.books.sealer.store() {
+        return Err(Fault::new(
+            FaultKind::Invalid,
+            format!("{dir} is the cache of volume {} in store {}; choose another directory (--cache)", origin.identity, origin.store_id),
+        ));
+    }
+    if origin.incarnation != incarnation {
+        cache.close()?;
+        drop(cache);
+        report.set_aside = Some(set_aside(&params.cache.dir, &params.books.env)?);
+        return Ok(Existing { cache: None, own: None });
+    }
+    let own = Some(origin.cache_id);
+    if cache.head().is_none() {
+        // Its hydrate never ended: nothing in it was ever shown to anybody. The `open` in the log may be its own.
+        cache.close()?;
+        drop(cache);
+        report.set_aside = Some(set_aside(&params.cache.dir, &params.books.env)?);
+        return Ok(Existing { cache: None, own });
+    }
+    tracing::info!(?recovered, "the cache of an earlier mount goes on");
+    Ok(Existing { cache: Some(cache), own })
+}
+
+/// Outside Kubernetes a person decides about a log that its holder did not close, unless the holder was this very cache, whose lock we hold.
+fn check_holder(params: &OpenParams, tip: &Tip, own: Option<CacheId>) -> Result<(), Fault> {
+    if tip.phase != Phase::Open || params.take_over {
+        return Ok(());
+    }
+    let Some(Kind::Open(open)) = tip.open.as_ref().and_then(|record| record.record.kind.as_ref()) else { return Ok(()) };
+    let Some(holder) = &open.holder else { return Ok(()) };
+    if own.is_some_and(|own| holder.cache_id == own.as_bytes()[..]) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        FaultKind::Busy,
+        format!(
+            "volume {} is held by host {} (since record {}) and was not closed there; unmount it there, or, if that machine is gone for \
+             good, take the volume over with --take-over: what it had not committed is lost to this mount",
+            params.identity,
+            if holder.host.is_empty() { "unknown" } else { &holder.host },
+            tip.open.as_ref().map_or(0, |record| record.seq),
+        ),
+    ))
+}
+
+fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Option<&Arc<Cache>>) -> Result<WriterParams, Fault> {
+    let state = match cache {
+        None => None,
+        Some(cache) => {
+            let intent = cache.intent()?.map(|intent| log::Intent {
+                seq: intent.seq,
+                epoch: intent.epoch,
+                nonce: intent.nonce,
+                hash: intent.hash,
+                bytes: Bytes::from(intent.bytes),
+            });
+            cache.head().map(|head| CacheState {
+                head: log::Head { seq: head.seq, hash: head.hash, epoch: head.epoch },
+                intent,
+                unnamed: Vec::new(),
+            })
+        }
+    };
+    Ok(WriterParams {
+        writer: WriterId(params.books.env.random()),
+        holder: rpc::Holder {
+            host: params.host.clone(),
+            installation: params.installation.clone(),
+            boot_id: params.boot_id.clone(),
+            address: String::new(),
+            cache_id: Bytes::copy_from_slice(cache_id.as_bytes()),
+        },
+        cache: state,
+        hint: Hint { seq: tip.seq, open: tip.open.as_ref().map_or(0, |record| record.seq) },
+    })
+}
+
+/// A surviving cache goes on: its intent is resolved, its head moves to our `open`.
+async fn go_on(objects: Objects, cache: Arc<Cache>, writer: Writer, opened: log::OpenReport, mut report: Report) -> Result<Opened, Fault> {
+    let head = writer.head();
+    if opened.intent == Some(Outcome::Landed) {
+        tracing::info!("the commit that was under way when the last driver ended is in the log");
+    }
+    let local = Arc::clone(&cache);
+    on_thread(move || {
+        local.set_epoch(head.epoch)?;
+        local.set_head(Head { seq: head.seq, hash: head.hash, epoch: head.epoch })?;
+        local.set_intent(None)
+    })
+    .await?;
+    let mut tail = Tail::unread(opened.before.checkpoint, (opened.before.seq, opened.before.hash));
+    tail.opened(head.seq);
+    report.resumed = true;
+    Ok(Opened { objects, cache, writer, tail, last: None, report })
+}
+
+/// A fresh cache is filled with what the log shows.
+async fn fill(
+    params: &OpenParams,
+    place: Place,
+    writer: Writer,
+    before: Tip,
+    cache_id: CacheId,
+    mut report: Report,
+) -> Result<Opened, Fault> {
+    let Place { objects, reader, .. } = place;
+    let origin = CacheOrigin {
+        store_id: params.books.sealer.store(),
+        incarnation: objects.incarnation(),
+        identity: params.identity.clone(),
+        cache_id,
+    };
+    let (env, options) = (params.books.env.clone(), params.cache.clone());
+    let cache = on_thread(move || Cache::create(env, options, &origin)).await?;
+    let at = Head { seq: before.seq, hash: before.hash, epoch: before.epoch };
+    let Shown { source, mut tail, last } = match before.phase {
+        Phase::Empty => Shown { source: hydrate::Source::default(), tail: Tail::after(None), last: None },
+        Phase::Open | Phase::Closed | Phase::Fenced => source::read(&objects, &reader, before.checkpoint, at).await?,
+    };
+    report.commits_read = source.commits.len();
+    let head = writer.head();
+    let head = Head { seq: head.seq, hash: head.hash, epoch: head.epoch };
+    if last.is_some() {
+        hydrate::load(&objects, &cache, hydrate::Source { head: Some(head), ..source }).await?;
+    }
+    let local = Arc::clone(&cache);
+    on_thread(move || {
+        local.set_epoch(head.epoch)?;
+        local.set_head(head)
+    })
+    .await?;
+    tail.opened(head.seq);
+    report.hydrated = last;
+    Ok(Opened { objects, cache, writer, tail, last, report })
+}
+
+/// Moves a cache directory out of the way, beside itself. Never deletes.
+fn set_aside(dir: &Path, env: &Env) -> Result<PathBuf, Fault> {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".aside-{}", hex::encode(env.random::<4>())));
+    let aside = dir.with_file_name(name);
+    std::fs::rename(dir, &aside).map_err(|error| {
+        Fault::with(FaultKind::Local, format!("the cache {} cannot be set aside as {}", dir.display(), aside.display()), error)
+    })?;
+    tracing::warn!(aside = %aside.display(), "the old cache was set aside; it is never deleted by itself");
+    Ok(aside)
+}
+
+pub(super) async fn on_thread<T: Send + 'static, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fault>
+where
+    E: Send + 'static,
+    Fault: From<E>,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Fault::from),
+        Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
+    }
+}

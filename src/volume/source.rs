@@ -1,0 +1,85 @@
+//! From the log to what hydrate and write-back begin with: the newest checkpoint and the commits after it, read once.
+
+use crate::cache::Head;
+use crate::hydrate::Source;
+use crate::log::{self, At, Reader, Record};
+use crate::rpc::{Checkpoint, Commit, log_record::Kind};
+use crate::store::Objects;
+use crate::types::{Fault, FaultKind, Hash, Seq};
+use crate::writeback::{LastCommit, Tail};
+
+/// The state of a volume at one record.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) source: Source,
+    pub(super) tail: Tail,
+    pub(super) last: Option<LastCommit>,
+}
+
+/// Reads what the record `at` shows; `checkpoint` is the newest one at or before it that a record names (0: none).
+pub(super) async fn read(objects: &Objects, reader: &Reader, checkpoint: Seq, at: Head) -> Result<Shown, Fault> {
+    let base = match checkpoint {
+        0 => None,
+        seq => Some(load_checkpoint(reader, seq).await?),
+    };
+    let from = base.as_ref().map_or((0, Hash([0; 32])), |base| (base.seq, Hash::from_slice(&base.commit_hash).unwrap_or(Hash([0; 32]))));
+    let mut records: Vec<Record> = Vec::new();
+    let mut visit = |record: Record| {
+        records.push(record);
+        Ok(())
+    };
+    reader.walk(from, (at.seq, at.hash), &mut visit).await?;
+    let mut shown = Shown {
+        last: base.as_ref().map(last_of_checkpoint),
+        tail: Tail::after(base.clone()),
+        source: Source { checkpoint: base, commits: Vec::new(), head: Some(at) },
+    };
+    for record in records {
+        match &record.record.kind {
+            Some(Kind::Commit(commit)) => {
+                let deltas = objects.deltas(commit).await?;
+                shown.tail.commit(record.seq, commit, &deltas);
+                shown.last = Some(last_of(record.seq, commit));
+                shown.source.commits.push((record.seq, deltas));
+            }
+            Some(Kind::Open(_)) => shown.tail.opened(record.seq),
+            Some(Kind::Close(_) | Kind::Fence(_)) | None => {}
+        }
+    }
+    Ok(shown)
+}
+
+/// The record of a number and the newest checkpoint at or before it, for a reader of an older moment.
+pub(super) async fn find(reader: &Reader, seq: Seq) -> Result<(Head, Seq), Fault> {
+    let mut at = seq;
+    let mut head = None;
+    loop {
+        let At::Record(record) = reader.at(at).await? else {
+            return Err(Fault::new(FaultKind::NotFound, format!("there is no commit {seq}: see `holdfast history`")));
+        };
+        let head = *head.get_or_insert(Head { seq, hash: record.hash, epoch: record.epoch() });
+        match record.checkpoint() {
+            Some(checkpoint) => return Ok((head, checkpoint)),
+            // `close` names none; the record before it does.
+            None if at > 1 => at -= 1,
+            None => return Ok((head, 0)),
+        }
+    }
+}
+
+async fn load_checkpoint(reader: &Reader, seq: Seq) -> Result<Checkpoint, Fault> {
+    log::checkpoint::load(reader.site(), seq).await?.ok_or_else(|| {
+        let name = crate::format::names::checkpoint_index(reader.site().incarnation(), seq);
+        Fault::new(FaultKind::Damaged, format!("{name} is missing, though the log names it"))
+    })
+}
+
+fn last_of(seq: Seq, commit: &Commit) -> LastCommit {
+    LastCommit { seq, cut_time: commit.cut_time, full: commit.full }
+}
+
+fn last_of_checkpoint(checkpoint: &Checkpoint) -> LastCommit {
+    let cut_time = checkpoint.domains.iter().map(|domain| domain.cut_time).max().unwrap_or(0);
+    let full = checkpoint.domains.iter().all(|domain| domain.seq == checkpoint.seq);
+    LastCommit { seq: checkpoint.seq, cut_time, full }
+}

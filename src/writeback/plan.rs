@@ -1,0 +1,147 @@
+//! When to seal, and how to cut what was sealed into packs: pure answers, `now` is an argument.
+
+use std::time::Duration;
+
+/// Frames of at most this many plain bytes: what one random read has to fetch at most.
+pub(super) const FRAME_BYTES_MAX: u64 = 256 << 10;
+/// A pack is closed when it has grown to this many stored bytes.
+pub(super) const PACK_BYTES_TARGET: u64 = 12 << 20;
+/// When all that a seal holds is at most this many bytes, it travels inline in the commit: one PUT.
+pub(super) const INLINE_BYTES_MAX: u64 = 64 << 10;
+/// Commits after the newest checkpoint before the next one is due: bounds what opening reads.
+pub(super) const CHECKPOINT_COMMITS: u64 = 128;
+/// Bytes of deltas and inline frames after the newest checkpoint before the next one is due.
+pub(super) const CHECKPOINT_BYTES: u64 = 8 << 20;
+
+/// What is known when the loop asks what to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Situation {
+    /// Age of the oldest change that is in no commit; `None`: nothing is dirty here. What the kernel still holds is in
+    /// `kernel_may_hold`.
+    pub(super) oldest_dirty: Option<Duration>,
+    /// A file is open for writing, so the kernel may hold changes that the driver has not seen; since when.
+    pub(super) kernel_may_hold: Option<Duration>,
+    /// Dirty bytes as a share of the limit, in thousandths.
+    pub(super) dirty_permille: u64,
+    /// Somebody waits for a full commit (flush, drain).
+    pub(super) flush_wanted: bool,
+    /// How old a change may become before it must be sealed.
+    pub(super) lag: Duration,
+    /// The store failed and is to be left alone for this long.
+    pub(super) store_pause: Option<Duration>,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing until something changes.
+    Idle,
+    /// Ask again after this long, or when something changes.
+    Wait(Duration),
+    /// Bring in what the kernel holds, then seal.
+    Seal,
+    /// Seal at once without the kernel's pages: its WRITEs may be the ones that are being delayed (protocol.md 7.5).
+    SealWithoutKernel,
+}
+
+/// Above this share of the dirty limit a seal does not wait for its time, in thousandths.
+const HIGH_WATER_PERMILLE: u64 = 500;
+/// Above this share the kernel's own pages are not asked for.
+const AT_LIMIT_PERMILLE: u64 = 900;
+
+/// Decides. A seal that is on its way is not asked about: the loop runs one at a time.
+#[must_use]
+pub(super) fn next(s: Situation) -> Action {
+    let dirty = s.oldest_dirty.is_some();
+    if let Some(pause) = s.store_pause {
+        return if dirty || s.flush_wanted || s.kernel_may_hold.is_some() { Action::Wait(pause) } else { Action::Idle };
+    }
+    if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty {
+        return Action::SealWithoutKernel;
+    }
+    if s.flush_wanted || (dirty && s.dirty_permille >= HIGH_WATER_PERMILLE) {
+        return Action::Seal;
+    }
+    let age = s.oldest_dirty.into_iter().chain(s.kernel_may_hold).max();
+    match age {
+        None => Action::Idle,
+        Some(age) if age >= s.lag => Action::Seal,
+        Some(age) => Action::Wait(s.lag.saturating_sub(age)),
+    }
+}
+
+/// Whether a checkpoint is due after a commit.
+#[must_use]
+pub(super) fn checkpoint_due(commits: u64, bytes: u64) -> bool {
+    commits >= CHECKPOINT_COMMITS || bytes >= CHECKPOINT_BYTES
+}
+
+/// How long to leave a failing store alone: doubling from half a second to half a minute.
+#[must_use]
+pub(super) fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(500).saturating_mul(1 << failures.min(6)).min(Duration::from_secs(30))
+}
+
+/// Cuts dirty ranges into frames of at most [`FRAME_BYTES_MAX`].
+#[must_use]
+pub(super) fn frames(dirty: &[crate::types::ByteRange]) -> Vec<crate::types::ByteRange> {
+    let mut frames = Vec::new();
+    for range in dirty {
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at - at % FRAME_BYTES_MAX + FRAME_BYTES_MAX);
+            frames.push(at..end);
+            at = end;
+        }
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Situation = Situation {
+        oldest_dirty: None,
+        kernel_may_hold: None,
+        dirty_permille: 0,
+        flush_wanted: false,
+        lag: Duration::from_secs(1),
+        store_pause: None,
+    };
+
+    #[test]
+    fn decides_by_table() {
+        let ms = Duration::from_millis;
+        let cases = [
+            (QUIET, Action::Idle),
+            (Situation { oldest_dirty: Some(ms(200)), ..QUIET }, Action::Wait(ms(800))),
+            (Situation { oldest_dirty: Some(ms(1000)), ..QUIET }, Action::Seal),
+            (Situation { kernel_may_hold: Some(ms(300)), ..QUIET }, Action::Wait(ms(700))),
+            (Situation { kernel_may_hold: Some(ms(1500)), ..QUIET }, Action::Seal),
+            (Situation { flush_wanted: true, ..QUIET }, Action::Seal),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 500, ..QUIET }, Action::Seal),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, ..QUIET }, Action::SealWithoutKernel),
+            (Situation { oldest_dirty: Some(ms(5000)), store_pause: Some(ms(70)), ..QUIET }, Action::Wait(ms(70))),
+            (Situation { store_pause: Some(ms(70)), ..QUIET }, Action::Idle),
+        ];
+        for (situation, want) in cases {
+            assert_eq!(next(situation), want, "{situation:?}");
+        }
+    }
+
+    #[test]
+    fn frames_cover_exactly_and_are_aligned() {
+        let frames = frames(&[10..20, FRAME_BYTES_MAX - 5..3 * FRAME_BYTES_MAX + 1]);
+        assert_eq!(frames[0], 10..20);
+        assert_eq!(frames[1], FRAME_BYTES_MAX - 5..FRAME_BYTES_MAX);
+        assert_eq!(frames.last(), Some(&(3 * FRAME_BYTES_MAX..3 * FRAME_BYTES_MAX + 1)));
+        assert!(frames.windows(2).skip(1).all(|w| w[0].end == w[1].start));
+    }
+
+    #[test]
+    fn backoff_grows_to_half_a_minute() {
+        assert_eq!(backoff(0), Duration::from_millis(500));
+        assert_eq!(backoff(60), Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,157 @@
+//! What write-back tells others while it works: status, metrics and `flush` read it; nothing decides by it but the pause after
+//! a failure of the store.
+
+use crate::env::Env;
+use crate::types::{Fault, FaultKind, Seq, UnixNanos};
+use parking_lot::Mutex;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Shared between the loop, its uploads and whoever asks.
+#[derive(Debug)]
+pub struct Progress {
+    state: Mutex<State>,
+    cancelled: watch::Sender<bool>,
+    // Asked for every create: no lock.
+    over: AtomicBool,
+}
+
+/// A copy of what is known.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// Newest commit of this process or, before the first, of the log.
+    pub last_commit: Option<LastCommit>,
+    /// Set while the store does not take what it is asked to take.
+    pub store_trouble: Option<Trouble>,
+    /// Bytes of packs uploaded by this process.
+    pub uploaded_bytes: u64,
+    /// Commits by this process.
+    pub commits: u64,
+    /// Checkpoints by this process.
+    pub checkpoints: u64,
+    /// Another writer took the volume: nothing more will be committed from here.
+    pub fenced: Option<String>,
+    /// Write-back ended for another reason: nothing more will be committed from here.
+    pub failed: Option<String>,
+}
+
+/// The newest commit.
+#[derive(Debug, Clone, Copy)]
+pub struct LastCommit {
+    /// Its number.
+    pub seq: Seq,
+    /// The instant that it shows.
+    pub cut_time: UnixNanos,
+    /// Whether every tier is at that instant.
+    pub full: bool,
+}
+
+/// Why nothing is stored at the moment.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// Since when, by the wall clock.
+    pub since: UnixNanos,
+    /// The newest cause.
+    pub why: String,
+    /// Tries so far.
+    pub tries: u32,
+    /// Monotonic instant of the next try.
+    pub next_try: Duration,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), over: AtomicBool::new(false) }
+    }
+}
+
+impl Progress {
+    /// What is known now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+
+    /// Whether nothing more will be committed from here.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_failed(&self, fault: &Fault) {
+        self.state.lock().failed = Some(fault.to_string());
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Gives up whatever waits for the store: the process ends and the cache stays to be resumed.
+    pub fn cancel(&self) {
+        self.cancelled.send_replace(true);
+    }
+
+    /// Whether [`Self::cancel`] was called.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
+    pub(super) fn store_answered(&self) {
+        if let Some(trouble) = self.state.lock().store_trouble.take() {
+            tracing::info!(tries = trouble.tries, "the store answers again");
+        }
+    }
+
+    pub(super) fn store_failed(&self, env: &Env, fault: &Fault, pause: Duration) {
+        let mut state = self.state.lock();
+        let next_try = env.monotonic() + pause;
+        match &mut state.store_trouble {
+            Some(trouble) => {
+                trouble.tries += 1;
+                trouble.why = fault.to_string();
+                trouble.next_try = next_try;
+            }
+            None => {
+                tracing::warn!(%fault, "the store does not take what is written; it stays dirty here and is tried again");
+                state.store_trouble = Some(Trouble { since: env.now(), why: fault.to_string(), tries: 1, next_try });
+            }
+        }
+    }
+
+    pub(super) fn uploaded(&self, bytes: u64) {
+        self.state.lock().uploaded_bytes += bytes;
+    }
+
+    pub(super) fn committed(&self, last: LastCommit) {
+        let mut state = self.state.lock();
+        state.last_commit = Some(last);
+        state.commits += 1;
+    }
+
+    /// Before the first commit of this process: what the log says.
+    pub fn set_last_commit(&self, last: LastCommit) {
+        self.state.lock().last_commit = Some(last);
+    }
+
+    pub(super) fn checkpointed(&self) {
+        self.state.lock().checkpoints += 1;
+    }
+
+    pub(super) fn set_fenced(&self, by: &Fault) {
+        tracing::error!(fault = %by, "another writer has taken this volume: nothing more is committed from here, fsync fails, what was not committed stays in this cache");
+        self.state.lock().fenced = Some(by.to_string());
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Waits for `future` unless cancelled first.
+    pub(super) async fn cancelled_or<F: Future>(&self, future: F) -> Result<F::Output, Fault> {
+        let mut cancelled = self.cancelled.subscribe();
+        tokio::select! {
+            biased;
+            _ = cancelled.wait_for(|cancelled| *cancelled) => {
+                Err(Fault::new(FaultKind::Unknown, "given up: the driver is ending, what is not committed stays in the cache"))
+            }
+            output = future => Ok(output),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The loop of one volume: asks the plan, obeys, and answers those who wait for a commit.
+
+use super::checkpoint::Tail;
+use super::commit::{Committer, Done, blocking};
+use super::domain::Classifier;
+use super::plan::{self, Action, Situation};
+use super::progress::Progress;
+use crate::cache::{Cache, Head};
+use crate::env::Env;
+use crate::log::Writer;
+use crate::store::Objects;
+use crate::types::{Fault, FaultKind, Ino};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// What the kernel holds of files that are open for writing, and how to bring it in.
+pub trait KernelPages: Send + Sync + std::fmt::Debug {
+    /// Whether any file is open for writing, so that the kernel may hold bytes that the driver has not seen.
+    fn any(&self) -> bool;
+    /// Brings everything in, as of the call. For each file the size that the kernel knew before (protocol.md 6.2). Blocks.
+    fn bring_in(&self) -> Vec<(Ino, u64)>;
+}
+
+/// No kernel in front: everything written has arrived.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoKernel;
+
+impl KernelPages for NoKernel {
+    fn any(&self) -> bool {
+        false
+    }
+    fn bring_in(&self) -> Vec<(Ino, u64)> {
+        Vec::new()
+    }
+}
+
+/// What a volume gives to its write-back.
+#[derive(Debug)]
+pub struct Parts {
+    /// The incarnation's objects.
+    pub objects: Objects,
+    /// The local truth.
+    pub cache: Arc<Cache>,
+    /// The writer of the epoch in force.
+    pub writer: Writer,
+    /// The commits since the newest checkpoint.
+    pub tail: Tail,
+    /// To which tier a path belongs.
+    pub classifier: Classifier,
+    /// How old a change may become.
+    pub lag: Duration,
+    /// Bytes that may be dirty before new work is refused.
+    pub dirty_max: u64,
+}
+
+/// The handle of a volume's write-back: ask for a flush, ask how it goes.
+#[derive(Debug)]
+pub struct WriteBack {
+    env: Env,
+    cache: Arc<Cache>,
+    progress: Arc<Progress>,
+    wake: Notify,
+    inbox: Mutex<Inbox>,
+    kernel: Mutex<Arc<dyn KernelPages>>,
+    lag: Duration,
+    dirty_max: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    flushes: Vec<oneshot::Sender<Result<Option<Head>, String>>>,
+    drain: bool,
+    ended: Option<String>,
+}
+
+/// How the loop ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Everything is committed and the log has its `close`.
+    Closed,
+    /// Given up: what is not committed stays in the cache.
+    Cancelled,
+    /// Another writer has the volume, or the cache or store is damaged: nothing more is committed from here.
+    Failed(Fault),
+}
+
+impl WriteBack {
+    /// The handle, and the loop to be driven by whoever owns the volume.
+    #[must_use]
+    pub fn new(parts: Parts) -> (Arc<Self>, Loop) {
+        let Parts { objects, cache, writer, tail, classifier, lag, dirty_max } = parts;
+        let progress = Arc::new(Progress::default());
+        let handle = Arc::new(Self {
+            env: objects.env().clone(),
+            cache: Arc::clone(&cache),
+            progress: Arc::clone(&progress),
+            wake: Notify::new(),
+            inbox: Mutex::default(),
+            kernel: Mutex::new(Arc::new(NoKernel)),
+            lag,
+            dirty_max,
+        });
+        let kernel = Arc::new(NoKernel);
+        let committer =
+            Committer { objects, cache, kernel, progress, writer, classifier, tail, policy_recorded: false, checkpoint_unnamed: false };
+        let run = Loop { handle: Arc::clone(&handle), committer, kernel_seen: Duration::ZERO, failures: 0 };
+        (handle, run)
+    }
+
+    /// From now on pages of this mount are brought in before each seal.
+    pub fn mounted(&self, kernel: Arc<dyn KernelPages>) {
+        *self.kernel.lock() = kernel;
+    }
+
+    /// How it goes.
+    #[must_use]
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// How old a change may become before it is sealed.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        self.lag
+    }
+
+    /// Everything that was written before the call is in a full commit when this returns; its head. `None`: nothing was ever committed.
+    ///
+    /// # Errors
+    /// The loop ended before that; what was not committed stays in the cache.
+    pub async fn flush(&self) -> Result<Option<Head>, Fault> {
+        let (send, receive) = oneshot::channel();
+        {
+            let mut inbox = self.inbox.lock();
+            if let Some(why) = &inbox.ended {
+                return Err(Fault::new(FaultKind::Unknown, why.clone()));
+            }
+            inbox.flushes.push(send);
+        }
+        self.wake.notify_one();
+        match receive.await {
+            Ok(Ok(head)) => Ok(head),
+            Ok(Err(why)) => Err(Fault::new(FaultKind::Unknown, why)),
+            Err(_) => Err(Fault::new(FaultKind::Unknown, "write-back ended before everything was committed; the rest stays in the cache")),
+        }
+    }
+
+    /// Commits everything, appends `close`, and ends the loop. Nothing must be written any more.
+    pub fn drain(&self) {
+        self.inbox.lock().drain = true;
+        self.wake.notify_one();
+    }
+
+    /// Gives up whatever waits for the store and ends the loop; the cache stays to be resumed.
+    pub fn cancel(&self) {
+        self.progress.cancel();
+        self.wake.notify_one();
+    }
+}
+
+/// The loop itself.
+#[derive(Debug)]
+pub struct Loop {
+    handle: Arc<WriteBack>,
+    committer: Committer,
+    /// When the kernel's pages were last brought in.
+    kernel_seen: Duration,
+    /// In a row.
+    failures: u32,
+}
+
+impl Loop {
+    /// Runs until drained, cancelled or failed.
+    pub async fn run(mut self) -> Ended {
+        let ended = loop {
+            if self.handle.progress.is_cancelled() {
+                break Ended::Cancelled;
+            }
+            match self.step().await {
+                Ok(true) => self.failures = 0,
+                Ok(false) => break Ended::Closed,
+                Err(_) if self.handle.progress.is_cancelled() => break Ended::Cancelled,
+                // The disk, credentials or the store may come back: what was sealed is dirty again and is sealed anew.
+                Err(fault) if matches!(fault.kind, FaultKind::Local | FaultKind::Unknown | FaultKind::Denied | FaultKind::Full) => {
+                    let pause = plan::backoff(self.failures);
+                    self.failures += 1;
+                    self.handle.progress.store_failed(&self.handle.env, &fault, pause);
+                    if self.handle.progress.cancelled_or(self.handle.env.sleep(pause)).await.is_err() {
+                        break Ended::Cancelled;
+                    }
+                }
+                Err(fault) => break Ended::Failed(fault),
+            }
+        };
+        let why = match &ended {
+            Ended::Closed => "the volume is closed".to_owned(),
+            Ended::Cancelled => "write-back was given up; what is not committed stays in the cache".to_owned(),
+            Ended::Failed(fault) => {
+                self.handle.progress.set_failed(fault);
+                tracing::error!(%fault, "nothing more is committed from here; what is not committed stays in the cache");
+                fault.to_string()
+            }
+        };
+        let mut inbox = self.handle.inbox.lock();
+        inbox.ended = Some(why.clone());
+        for waiter in inbox.flushes.drain(..) {
+            let _ = waiter.send(Err(why.clone()));
+        }
+        drop(inbox);
+        ended
+    }
+
+    /// One decision. `false`: drained and closed.
+    async fn step(&mut self) -> Result<bool, Fault> {
+        let (wanted, drain) = {
+            let inbox = self.handle.inbox.lock();
+            (!inbox.flushes.is_empty(), inbox.drain)
+        };
+        let action = plan::next(self.situation(wanted || drain));
+        match action {
+            Action::Idle => self.rest(self.handle.lag / 2).await,
+            Action::Wait(duration) => self.rest(duration.min(self.handle.lag / 2)).await,
+            Action::Seal | Action::SealWithoutKernel => {
+                let flushes = std::mem::take(&mut self.handle.inbox.lock().flushes);
+                let with_kernel = action == Action::Seal;
+                self.committer.kernel = Arc::clone(&self.handle.kernel.lock());
+                let done = self.committer.commit(with_kernel).await;
+                self.kernel_seen = self.handle.env.monotonic();
+                let full = done.as_ref().is_ok_and(|done| done.full) && with_kernel;
+                self.answer(flushes, done, with_kernel)?;
+                if drain && full {
+                    return self.close().await.map(|()| false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tells those who waited, or lets them wait for the next commit.
+    fn answer(
+        &mut self,
+        flushes: Vec<oneshot::Sender<Result<Option<Head>, String>>>,
+        done: Result<Done, Fault>,
+        with_kernel: bool,
+    ) -> Result<(), Fault> {
+        match done {
+            Ok(done) if done.full && with_kernel => {
+                let head = self.handle.cache.head();
+                for waiter in flushes {
+                    let _ = waiter.send(Ok(head));
+                }
+            }
+            Ok(done) => {
+                self.handle.inbox.lock().flushes.extend(flushes);
+                if done.again {
+                    self.handle.wake.notify_one();
+                }
+            }
+            Err(fault) => {
+                self.handle.inbox.lock().flushes.extend(flushes);
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn situation(&self, flush_wanted: bool) -> Situation {
+        let handle = &self.handle;
+        let now = handle.env.monotonic();
+        let age = |at: i64| Duration::from_nanos(u64::try_from(handle.env.now().saturating_sub(at)).unwrap_or(0));
+        let kernel_may_hold = handle.kernel.lock().any().then(|| now.saturating_sub(self.kernel_seen));
+        Situation {
+            oldest_dirty: if handle.cache.changed() {
+                Some(handle.cache.oldest_dirty().map_or(handle.lag, age))
+            } else {
+                self.committer.checkpoint_unnamed.then_some(handle.lag)
+            },
+            kernel_may_hold,
+            dirty_permille: handle.cache.dirty_bytes().saturating_mul(1000) / handle.dirty_max.max(1),
+            flush_wanted,
+            lag: handle.lag,
+            store_pause: None,
+        }
+    }
+
+    /// Waits for something to happen. (What is dirty is put within `lag`, and that put finds a successor: protocol.md 1.10.)
+    async fn rest(&self, at_most: Duration) {
+        let sleep = self.handle.env.sleep(at_most.max(Duration::from_millis(10)));
+        tokio::select! {
+            () = sleep => {}
+            () = self.handle.wake.notified() => {}
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Fault> {
+        let prepared = self.committer.writer.prepare_close()?;
+        let head = self.committer.put(&prepared).await?;
+        let cache = Arc::clone(&self.handle.cache);
+        blocking(move || {
+            cache.set_head(head)?;
+            cache.set_intent(None)
+        })
+        .await
+    }
+}

@@ -1,0 +1,226 @@
+//! From a seal to stored extents: frozen content is read, cut into frames, put into packs that are uploaded side by side, or kept
+//! inline when it is little. Memory is bounded: at most [`PACKS_IN_FLIGHT`] packs and the one being filled.
+
+use super::plan;
+use super::progress::Progress;
+use crate::cache::{Cache, LocalExtent, Seal, SealedFile};
+use crate::format::codec;
+use crate::format::limits::INLINE_FRAMES_MAX;
+use crate::format::pack::{Builder, PackBytes};
+use crate::rpc;
+use crate::store::Objects;
+use crate::types::{Epoch, Fault, FaultKind, Hash};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Packs that are uploaded at the same time.
+const PACKS_IN_FLIGHT: usize = 4;
+
+/// What a commit says about contents.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    /// Table that the extents index, from 1.
+    pub(super) objects: Vec<rpc::ObjectRef>,
+    /// Extents of every changed file.
+    pub(super) files: Vec<rpc::ExtentChange>,
+    /// Frames that stand in the commit itself: codec byte and data.
+    pub(super) inline: Vec<Bytes>,
+    /// Their checksums.
+    pub(super) inline_checksums: Vec<u64>,
+    /// How many of `objects` this seal has uploaded itself, at the front of the table.
+    pub(super) uploaded: usize,
+}
+
+/// Puts one object, trying again until it is stored or the volume ends.
+pub(super) async fn put_until_stored(objects: &Objects, progress: &Progress, name: &str, bytes: &Bytes, hash: Hash) -> Result<(), Fault> {
+    let mut failures = 0;
+    loop {
+        match objects.create(name, bytes, hash).await {
+            Ok(()) => {
+                progress.store_answered();
+                return Ok(());
+            }
+            Err(fault) if fault.kind == FaultKind::Damaged => return Err(fault),
+            Err(fault) => {
+                let pause = plan::backoff(failures);
+                progress.store_failed(objects.env(), &fault, pause);
+                failures += 1;
+                progress.cancelled_or(objects.env().sleep(pause)).await?;
+            }
+        }
+    }
+}
+
+/// Uploads the contents of `seal`; every pack is stored when this returns.
+pub(super) async fn upload(
+    objects: &Objects,
+    cache: &Arc<Cache>,
+    seal: &Arc<Seal>,
+    epoch: Epoch,
+    progress: &Arc<Progress>,
+) -> Result<Stored, Fault> {
+    let (send, mut packs) = mpsc::channel::<PackBytes>(1);
+    let producer = {
+        let (objects, cache, seal) = (objects.clone(), cache.clone(), seal.clone());
+        tokio::task::spawn_blocking(move || Cutter::new(&objects, epoch, send).run(&cache, &seal))
+    };
+    let mut flying = FuturesUnordered::new();
+    let mut open = true;
+    while open || !flying.is_empty() {
+        tokio::select! {
+            pack = packs.recv(), if open && flying.len() < PACKS_IN_FLIGHT => match pack {
+                Some(pack) => flying.push(async move { put_pack(objects, progress, &pack).await }),
+                None => open = false,
+            },
+            Some(stored) = flying.next(), if !flying.is_empty() => stored?,
+        }
+    }
+    producer.await.map_err(|error| Fault::with(FaultKind::Local, "reading what was sealed did not end", error))?
+}
+
+/// Stores a pack.
+pub(super) async fn put_pack(objects: &Objects, progress: &Progress, pack: &PackBytes) -> Result<(), Fault> {
+    let name = crate::format::names::absolute(objects.incarnation(), &pack.object.name)
+        .map(|(_, name)| name)
+        .ok_or_else(|| Fault::new(FaultKind::Local, format!("`{}` is no pack's name", pack.object.name)))?;
+    let hash = Hash::from_slice(&pack.object.hash).ok_or_else(|| Fault::new(FaultKind::Local, format!("{name}: no hash")))?;
+    put_until_stored(objects, progress, &name, &pack.bytes, hash).await?;
+    progress.uploaded(pack.object.size);
+    Ok(())
+}
+
+/// Reads files in order and fills packs; runs on a blocking thread.
+struct Cutter<'a> {
+    objects: &'a Objects,
+    epoch: Epoch,
+    send: mpsc::Sender<PackBytes>,
+    builder: Builder,
+    /// Extents whose pack is not finished: (file index, extent index) by frame.
+    open: Vec<(usize, usize)>,
+    out: Stored,
+    shared: Vec<(usize, LocalExtent)>,
+    inline: bool,
+}
+
+impl<'a> Cutter<'a> {
+    fn new(objects: &'a Objects, epoch: Epoch, send: mpsc::Sender<PackBytes>) -> Self {
+        let builder = Builder::default();
+        Self { objects, epoch, send, builder, open: Vec::new(), out: Stored::default(), shared: Vec::new(), inline: false }
+    }
+
+    fn run(mut self, cache: &Cache, seal: &Seal) -> Result<Stored, Fault> {
+        self.inline = seal.dirty_bytes() <= plan::INLINE_BYTES_MAX;
+        let mut cursor = 0;
+        loop {
+            let files = seal.files(&mut cursor, 512)?;
+            if files.is_empty() {
+                break;
+            }
+            for file in files {
+                self.file(seal, file)?;
+            }
+        }
+        self.finish_pack()?;
+        self.out.uploaded = self.out.objects.len();
+        self.take_over_shared(cache)?;
+        Ok(self.out)
+    }
+
+    fn file(&mut self, seal: &Seal, file: SealedFile) -> Result<(), Fault> {
+        let cleared = file.cleared.iter().map(|r| rpc::Range { offset: r.start, length: r.end - r.start }).collect();
+        let index = self.out.files.len();
+        self.out.files.push(rpc::ExtentChange { ino: file.ino, cleared, extents: Vec::new() });
+        let mut content = Vec::new();
+        for range in plan::frames(&file.dirty) {
+            let length = range.end - range.start;
+            content.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
+            seal.read(file.ino, range.start, &mut content)?;
+            self.frame(index, range.start, &content)?;
+        }
+        self.shared.extend(file.shared.into_iter().map(|extent| (index, extent)));
+        Ok(())
+    }
+
+    fn frame(&mut self, file: usize, offset: u64, content: &[u8]) -> Result<(), Fault> {
+        let length = content.len();
+        let mut extent = rpc::Extent {
+            offset,
+            length: length as u64,
+            // Frames have at most FRAME_BYTES_MAX bytes.
+            plain_length: u32::try_from(length).unwrap_or(u32::MAX),
+            ..Default::default()
+        };
+        if self.inline && self.out.inline.len() < INLINE_FRAMES_MAX {
+            extent.frame = u32::try_from(self.out.inline.len()).unwrap_or(u32::MAX);
+            extent.checksum = codec::checksum(content);
+            self.out.inline_checksums.push(extent.checksum);
+            self.out.inline.push(codec::compress(content).into());
+            self.out.files[file].extents.push(extent);
+            return Ok(());
+        }
+        self.out.files[file].extents.push(extent);
+        self.open.push((file, self.out.files[file].extents.len() - 1));
+        self.builder.push(content)?;
+        if self.builder.size() as u64 >= plan::PACK_BYTES_TARGET {
+            self.finish_pack()?;
+        }
+        Ok(())
+    }
+
+    fn finish_pack(&mut self) -> Result<(), Fault> {
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        let builder = std::mem::take(&mut self.builder);
+        let name = self.objects.new_pack_name(self.epoch);
+        let pack = builder.finish(&name, self.epoch, self.objects.salt(), self.objects.sealer())?;
+        self.out.objects.push(pack.object.clone());
+        let object = u32::try_from(self.out.objects.len()).unwrap_or(u32::MAX);
+        for ((file, at), (number, frame)) in self.open.drain(..).zip(pack.frames.iter().enumerate()) {
+            let extent = &mut self.out.files[file].extents[at];
+            extent.object = object;
+            extent.frame = u32::try_from(number).unwrap_or(u32::MAX);
+            extent.stored_offset = frame.stored_offset;
+            extent.stored_length = frame.stored_length;
+            extent.checksum = frame.checksum;
+        }
+        self.send.blocking_send(pack).map_err(|_| Fault::new(FaultKind::Unknown, "the upload was given up"))
+    }
+
+    /// Extents that files took over from others name their old objects again.
+    fn take_over_shared(&mut self, cache: &Cache) -> Result<(), Fault> {
+        let mut known: HashMap<u64, u32> = HashMap::new();
+        for (file, shared) in std::mem::take(&mut self.shared) {
+            let object = match (shared.object, known.get(&shared.object)) {
+                (0, _) => 0,
+                (_, Some(index)) => *index,
+                (id, None) => {
+                    self.out.objects.push(cache.object(id)?);
+                    let index = u32::try_from(self.out.objects.len()).unwrap_or(u32::MAX);
+                    known.insert(id, index);
+                    index
+                }
+            };
+            self.out.files[file].extents.push(rpc::Extent {
+                offset: shared.offset,
+                length: shared.length,
+                object,
+                frame: shared.frame,
+                stored_offset: shared.stored_offset,
+                stored_length: shared.stored_length,
+                plain_length: shared.plain_length,
+                skip: shared.skip,
+                checksum: shared.checksum,
+                inline_seq: if object == 0 { shared.inline_seq } else { 0 },
+            });
+        }
+        for file in &mut self.out.files {
+            file.extents.sort_by_key(|extent| extent.offset);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,13 @@
+//! Seeded worlds around the log's own code: see `world`.
+
+mod bounds;
+pub mod bugs;
+pub mod engine;
+pub mod exec;
+pub mod janitor;
+pub mod node;
+pub mod oracle;
+pub mod store;
+pub mod tree;
+pub mod world;
+pub mod writing;

@@ -1,0 +1,483 @@
+//! What is true, tracked from the order in which the store applied things, and the invariants held against it at every step.
+
+use super::tree::{Tree, apply, holds};
+use bytes::Bytes;
+use holdfast::format::seal::{Cipher, Sealer, hash};
+use holdfast::format::{checkpoint, control, name, names, record, volume};
+use holdfast::log::{Phase, Tip};
+use holdfast::rpc::control_record::Kind as Control;
+use holdfast::rpc::log_record::Kind;
+use holdfast::rpc::{Claim, Commit, LogRecord};
+use holdfast::types::{CacheId, Epoch, Hash, Identity, Incarnation, Seq};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A record that is the first its number ever held.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    pub hash: Hash,
+    pub epoch: Epoch,
+    pub tree: Arc<Tree>,
+    pub base: Seq,
+    pub at: u64,
+    pub kind: &'static str,
+    cache: Bytes,
+    needs: Vec<String>,
+}
+
+/// One incarnation.
+#[derive(Debug)]
+pub struct Life {
+    pub sealer: Sealer,
+    pub records: BTreeMap<Seq, Truth>,
+    pub epoch: Epoch,
+    pub opened_at: BTreeMap<Epoch, u64>,
+    pub retired: BTreeSet<Seq>,
+    pub claims: BTreeMap<u64, Claim>,
+    pub attached: BTreeSet<String>,
+    pub purged: bool,
+    pub fenced: bool,
+    pub ghosts: u64,
+    retired_objects: BTreeSet<String>,
+    writer: Bytes,
+    closed: bool,
+    adopted: Vec<String>,
+    checkpoints: BTreeMap<Seq, Vec<String>>,
+    floors: BTreeMap<u64, u64>,
+    control: u64,
+}
+
+impl Life {
+    pub fn head(&self) -> Seq {
+        self.records.keys().next_back().copied().unwrap_or(0)
+    }
+}
+
+/// All that is true, and what was counted on the way.
+#[derive(Debug)]
+pub struct Oracle {
+    store_sealer: Sealer,
+    pub lives: BTreeMap<Incarnation, Life>,
+    // identity -> incarnations by number
+    pub names: BTreeMap<String, BTreeMap<u64, Incarnation>>,
+    refs: BTreeMap<String, u32>,
+    ever: BTreeMap<String, Hash>,
+    salts: BTreeMap<(String, [u8; 32]), Hash>,
+    /// How often something worth having in a world happened.
+    pub seen: BTreeMap<&'static str, u64>,
+}
+
+type Exists<'a> = &'a dyn Fn(&str) -> bool;
+type Get<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
+
+impl Oracle {
+    pub fn new(store_sealer: Sealer) -> Self {
+        Self {
+            store_sealer,
+            lives: BTreeMap::new(),
+            names: BTreeMap::new(),
+            refs: BTreeMap::new(),
+            ever: BTreeMap::new(),
+            salts: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn hold(&mut self, needs: &[String]) {
+        for name in needs {
+            *self.refs.entry(name.clone()).or_default() += 1;
+        }
+    }
+
+    fn release(&mut self, needs: &[String]) {
+        for name in needs {
+            if let Some(count) = self.refs.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.refs.remove(name);
+                }
+            }
+        }
+    }
+
+    /// An object was stored.
+    pub fn stored(&mut self, now: u64, name: &str, bytes: &Bytes, exists: Exists<'_>, get: Get<'_>) -> Result<(), String> {
+        let digest = hash(bytes);
+        if names::parse_pack(name).is_none() && bytes.len() > 52 && bytes.starts_with(b"HFO1") {
+            let salt: [u8; 32] = bytes[20..52].try_into().unwrap();
+            if *self.salts.entry((name.to_owned(), salt)).or_insert(digest) != digest {
+                return Err(format!("I6: {name} sealed twice with one key and nonce"));
+            }
+        }
+        if let Some((incarnation, seq)) = names::parse_commit(name) {
+            return self.record(now, incarnation, seq, bytes, exists, get);
+        }
+        if *self.ever.entry(name.to_owned()).or_insert(digest) != digest {
+            return Err(format!("I6: {name} was stored with two contents"));
+        }
+        if let Some((incarnation, number)) = names::parse_control(name) {
+            return self.control(incarnation, number, name, bytes);
+        }
+        if let Some((incarnation, "volume")) = names::parse_volume(name) {
+            let record = volume::decode(bytes, &self.store_sealer, name).map_err(|e| e.to_string())?;
+            let key: [u8; 32] = record.data_key.as_ref().try_into().unwrap();
+            let sealer = Sealer::new(Cipher::None, &key, self.store_sealer.store(), Some(incarnation));
+            self.lives.insert(incarnation, Life::new(sealer));
+        } else if let Some((identity, number)) = names::parse_name_record(name) {
+            return self.named(&identity, number, name, bytes);
+        } else if let Some((incarnation, seq)) = names::parse_checkpoint_index(name) {
+            let life = self.lives.get_mut(&incarnation).ok_or("a checkpoint of nothing")?;
+            let index = checkpoint::decode_index(bytes, &life.sealer, name).map_err(|e| e.to_string())?;
+            let parts = index.parts.iter().filter_map(|part| names::absolute(incarnation, &part.name)).map(|(_, name)| name);
+            life.checkpoints.insert(seq, parts.chain([name.to_owned()]).collect());
+            self.count("checkpoints");
+        }
+        Ok(())
+    }
+
+    fn named(&mut self, identity: &Identity, number: u64, name: &str, bytes: &Bytes) -> Result<(), String> {
+        let record = name::decode(bytes, &self.store_sealer, name).map_err(|e| e.to_string())?;
+        let incarnation = Incarnation::from_slice(&record.incarnation).unwrap();
+        let before = self.names.entry(identity.to_string()).or_default();
+        if let Some((last, previous)) = before.last_key_value() {
+            if number != last + 1 {
+                return Err(format!("I15: name record {number} of {identity} after {last}"));
+            }
+            if !self.lives[previous].fenced {
+                return Err(format!("I15: incarnation {number} of {identity} was made while the one before is not fenced"));
+            }
+        }
+        before.insert(number, incarnation);
+        self.count(if number == 1 { "created" } else { "re-created" });
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        now: u64,
+        incarnation: Incarnation,
+        seq: Seq,
+        bytes: &Bytes,
+        exists: Exists<'_>,
+        get: Get<'_>,
+    ) -> Result<(), String> {
+        let life = self.lives.get_mut(&incarnation).ok_or("a record of nothing")?;
+        let message = record::decode(bytes, &life.sealer, &names::commit(incarnation, seq)).map_err(|e| e.to_string())?;
+        if life.records.contains_key(&seq) {
+            life.ghosts += 1;
+            self.count("numbers refilled after they were freed");
+            return Ok(());
+        }
+        let head = life.head();
+        if seq != head + 1 {
+            return Err(format!("I1: record {seq} was stored while the log ends at {head}"));
+        }
+        let parent = life.records.get(&head).cloned();
+        if parent.as_ref().is_some_and(|parent| message.parent_hash != parent.hash.as_bytes()) {
+            return Err(format!("I1: record {seq} is not the child of record {head}"));
+        }
+        life.check_epoch(&message)?;
+        let before = parent.as_ref().map(|parent| Arc::clone(&parent.tree)).unwrap_or_default();
+        let base = parent.as_ref().map_or(0, |parent| parent.base);
+        let (tree, base, kind) = match message.kind.as_ref().unwrap() {
+            Kind::Commit(commit) => (Arc::new(apply(incarnation, &before, commit)), commit.checkpoint, "commit"),
+            Kind::Open(open) => (before, open.checkpoint, "open"),
+            Kind::Close(_) => (before, base, "close"),
+            Kind::Fence(_) => (before, base, "fence"),
+        };
+        if let Kind::Commit(commit) = message.kind.as_ref().unwrap() {
+            life.floors_hold(&tree, commit, seq)?;
+            check_delta(incarnation, commit, seq, &tree, get)?;
+        }
+        let mut needs: Vec<String> = tree.values().map(|(_, pack)| pack.clone()).collect();
+        needs.extend((base + 1..=seq).map(|n| names::commit(incarnation, n)));
+        if base > 0 {
+            let parts = life.checkpoints.get(&base).ok_or(format!("I5: record {seq} names checkpoint {base}, which is not there"))?;
+            if let Some(missing) = parts.iter().find(|part| !exists(part)) {
+                return Err(format!("I5: record {seq} names checkpoint {base}, whose {missing} is gone"));
+            }
+            needs.extend(parts.iter().cloned());
+        }
+        let previous = life.note(now, &message, incarnation);
+        let cache = match message.kind.as_ref() {
+            Some(Kind::Open(open)) => open.holder.as_ref().map(|holder| holder.cache_id.clone()).unwrap_or_default(),
+            _ => parent.map(|parent| parent.cache).unwrap_or_default(),
+        };
+        life.records.insert(seq, Truth { hash: hash(bytes), epoch: message.epoch, tree, base, at: now, kind, cache, needs: needs.clone() });
+        let (adopted, purged) = (life.adopted.clone(), life.purged);
+        if let Some(previous) = previous {
+            self.release(&previous);
+            self.hold(&adopted);
+            if let Some(missing) = adopted.iter().find(|pack| !exists(pack)) {
+                return Err(format!("I5: `open` {seq} adopts {missing}, which is not there"));
+            }
+            if !adopted.is_empty() {
+                self.count("adoptions");
+            }
+        }
+        if purged {
+            // Nobody is attached: what an unreachable holder still writes before the fence belongs to nobody.
+            self.lives.get_mut(&incarnation).unwrap().records.get_mut(&seq).unwrap().needs.clear();
+        } else {
+            self.hold(&needs);
+        }
+        self.count(kind);
+        Ok(())
+    }
+
+    fn control(&mut self, incarnation: Incarnation, number: u64, name: &str, bytes: &Bytes) -> Result<(), String> {
+        let life = self.lives.get_mut(&incarnation).ok_or("a control record of nothing")?;
+        let record = control::decode(bytes, &life.sealer, name).map_err(|e| e.to_string())?;
+        if number != life.control + 1 {
+            return Err(format!("control record {number} after {}", life.control));
+        }
+        life.control = number;
+        let mut free: Vec<Seq> = Vec::new();
+        let what = match record.kind.unwrap() {
+            Control::Claim(claim) => {
+                if life.retired.contains(&claim.seq) {
+                    return Err(format!("I5: claim {number} is on commit {}, which was retired before", claim.seq));
+                }
+                life.claims.insert(number, claim);
+                "claims"
+            }
+            Control::Release(release) => {
+                let claim = life.claims.remove(&release.claim);
+                if life.purged {
+                    free.extend(claim.map(|claim| claim.seq).filter(|seq| !life.claims.values().any(|claim| claim.seq == *seq)));
+                }
+                "releases"
+            }
+            Control::Retire(retire) => {
+                let fits = |seq: &&Seq| life.records.contains_key(*seq) && **seq < life.head() || life.purged;
+                if let Some(seq) = retire.seqs.iter().find(|seq| !fits(seq) || life.claims.values().any(|claim| claim.seq == **seq)) {
+                    return Err(format!("I5: retire {number} lists commit {seq}, which is claimed or the head"));
+                }
+                let purged = life.purged;
+                if purged && !life.fenced {
+                    return Err(format!("I1: retire {number} begins a purge, and the log can still be written"));
+                }
+                free.extend(retire.seqs.iter().filter(|seq| !life.retired.contains(seq)).filter(|_| !purged));
+                life.retired.extend(&retire.seqs);
+                life.retired_objects.extend(retire.objects.iter().cloned());
+                self.let_go(incarnation, &free);
+                let needed = retire.objects.iter().find(|name| self.refs.contains_key(*name));
+                if let Some(name) = needed {
+                    return Err(format!("I5: retire {number} lists {name}, which is needed"));
+                }
+                self.count("retirements");
+                return Ok(());
+            }
+            Control::Purge(purge) if purge.done => {
+                if let Some(uid) = life.attached.first() {
+                    return Err(format!("I17: the purge was done while {uid} is attached"));
+                }
+                life.purged = true;
+                let claimed: BTreeSet<Seq> = life.claims.values().map(|claim| claim.seq).collect();
+                free.extend(life.records.keys().filter(|seq| !claimed.contains(seq) && !life.retired.contains(seq)));
+                "purges"
+            }
+            Control::Attach(attach) => {
+                if life.purged {
+                    return Err(format!("I17: {} was attached to a purged volume", attach.claim_uid));
+                }
+                life.attached.insert(attach.claim_uid);
+                "attachments"
+            }
+            Control::Detach(detach) => {
+                if record.author != detach.claim_uid {
+                    return Err(format!("I17: deleting {} detached {}", record.author, detach.claim_uid));
+                }
+                life.attached.remove(&detach.claim_uid);
+                "detachments"
+            }
+            Control::Purge(_) | Control::Undo(_) | Control::Void(_) => "other control records",
+        };
+        self.let_go(incarnation, &free);
+        self.count(what);
+        Ok(())
+    }
+
+    fn let_go(&mut self, incarnation: Incarnation, seqs: &[Seq]) {
+        for seq in seqs {
+            let needs =
+                self.lives.get_mut(&incarnation).and_then(|life| life.records.get_mut(seq)).map(|truth| std::mem::take(&mut truth.needs));
+            self.release(&needs.unwrap_or_default());
+        }
+    }
+
+    /// An object was deleted.
+    pub fn deleted(&mut self, name: &str) -> Result<(), String> {
+        if let Some(count) = self.refs.get(name) {
+            return Err(format!("I5: {name} was deleted and {count} kept commits, claims or adoptions need it"));
+        }
+        let Some((incarnation, _)) = names::parse_volume(name) else { return Err(format!("{name} was deleted")) };
+        let life = &self.lives[&incarnation];
+        let listed = match names::parse_commit(name) {
+            Some((_, seq)) => life.retired.contains(&seq),
+            None => life.retired_objects.contains(name),
+        };
+        if !listed {
+            return Err(format!("protocol.md 2: {name} was deleted and no stored `retire` lists it"));
+        }
+        self.count(if names::parse_commit(name).is_some() { "numbers freed" } else { "objects deleted" });
+        Ok(())
+    }
+
+    /// Somebody believes that this record is in the log.
+    pub fn believed(&mut self, who: usize, incarnation: Incarnation, seq: Seq, hash: Hash) -> Result<(), String> {
+        match self.lives.get(&incarnation).and_then(|life| life.records.get(&seq)) {
+            Some(truth) if truth.hash == hash => Ok(()),
+            _ => Err(format!("I1: node {who} believes a record {seq} that is not the one of its number")),
+        }
+    }
+
+    /// Whether all that the log holds after `seq` was written by the epochs of this one cache.
+    pub fn only_own(&self, incarnation: Incarnation, seq: Seq, cache: CacheId) -> bool {
+        self.lives[&incarnation].records.range(seq + 1..).all(|(_, truth)| truth.cache == cache.as_bytes())
+    }
+
+    /// A writer's commit is acknowledged, and with it these values.
+    pub fn acknowledged(
+        &mut self,
+        who: usize,
+        incarnation: Incarnation,
+        seq: Seq,
+        hash: Hash,
+        values: &BTreeMap<u64, u64>,
+    ) -> Result<(), String> {
+        self.believed(who, incarnation, seq, hash)?;
+        let life = self.lives.get_mut(&incarnation).unwrap();
+        if life.fenced && life.records[&seq].at > life.records[&life.head()].at {
+            return Err(format!("I1: node {who} committed {seq} into a purged volume"));
+        }
+        let tree = Arc::clone(&life.records[&seq].tree);
+        for (key, value) in values {
+            if tree.get(key).is_none_or(|(shown, _)| shown < value) {
+                return Err(format!("I2: node {who} acknowledged {key}={value}, commit {seq} does not show it"));
+            }
+            let floor = life.floors.entry(*key).or_default();
+            *floor = (*floor).max(*value);
+        }
+        Ok(())
+    }
+
+    /// What a reader found the end of the log to be, and where it was when it began.
+    pub fn read_tip(&mut self, who: usize, incarnation: Incarnation, began: Seq, tip: &Tip) -> Result<(), String> {
+        let life = self.lives.get(&incarnation).ok_or("a log of nothing was read")?;
+        if tip.seq < began {
+            return Err(format!("I1: node {who} took {} for the end, which was {began} before it began", tip.seq));
+        }
+        if tip.seq == 0 {
+            return Ok(());
+        }
+        let Some(truth) = life.records.get(&tip.seq).filter(|truth| truth.hash == tip.hash) else {
+            return Err(format!("I1: node {who} took a record {} for the end that is not the one of its number", tip.seq));
+        };
+        let open = life.records.range(..=tip.seq).rev().find(|(_, truth)| truth.kind == "open").map(|(seq, _)| *seq);
+        let (phase, open) = match truth.kind {
+            "close" => (Phase::Closed, open),
+            "fence" => (Phase::Fenced, None),
+            _ => (Phase::Open, open),
+        };
+        let told = (tip.epoch, tip.checkpoint, tip.phase, tip.open.as_ref().map(|open| open.seq));
+        if told != (truth.epoch, truth.base, phase, open) {
+            return Err(format!("node {who} describes record {} as {told:?}, not {:?}", tip.seq, (truth.epoch, truth.base, phase, open)));
+        }
+        Ok(())
+    }
+}
+
+fn check_delta(incarnation: Incarnation, commit: &Commit, seq: Seq, tree: &Tree, get: Get<'_>) -> Result<(), String> {
+    for change in commit.delta.iter().flat_map(|delta| &delta.extents) {
+        let Some((value, pack)) = tree.get(&change.ino) else { continue };
+        match get(pack) {
+            None => return Err(format!("I5: commit {seq} of {incarnation} names {pack}, which is not there")),
+            Some(bytes) if !holds(&bytes, change.ino, *value) => {
+                return Err(format!("I6: commit {seq} names {pack} for {}={value}, which it does not hold", change.ino));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+impl Life {
+    fn new(sealer: Sealer) -> Self {
+        Self {
+            sealer,
+            records: BTreeMap::new(),
+            epoch: 0,
+            opened_at: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            claims: BTreeMap::new(),
+            attached: BTreeSet::new(),
+            purged: false,
+            fenced: false,
+            ghosts: 0,
+            retired_objects: BTreeSet::new(),
+            writer: Bytes::new(),
+            closed: false,
+            adopted: Vec::new(),
+            checkpoints: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            control: 0,
+        }
+    }
+
+    fn check_epoch(&self, message: &LogRecord) -> Result<(), String> {
+        let (seq, epoch) = (message.seq, message.epoch);
+        if self.fenced {
+            return Err(format!("I1: record {seq} was stored after the fence"));
+        }
+        let opens = matches!(message.kind, Some(Kind::Open(_) | Kind::Fence(_)));
+        if opens && epoch == self.epoch + 1 {
+            return Ok(());
+        }
+        if !opens && epoch == self.epoch && message.writer == self.writer && !self.closed {
+            return Ok(());
+        }
+        Err(format!("I1: record {seq} of epoch {epoch} while epoch {} is in force", self.epoch))
+    }
+
+    /// Takes the record's effect on the epoch in; gives the adoptions that end with it.
+    fn note(&mut self, now: u64, message: &LogRecord, incarnation: Incarnation) -> Option<Vec<String>> {
+        self.closed = matches!(message.kind, Some(Kind::Close(_)));
+        match message.kind.as_ref() {
+            Some(Kind::Open(open)) => {
+                self.epoch = message.epoch;
+                self.writer = message.writer.clone();
+                self.opened_at.insert(self.epoch, now);
+                let adopted = open.adopted.iter().filter_map(|object| names::absolute(incarnation, &object.name)).map(|(_, name)| name);
+                Some(std::mem::replace(&mut self.adopted, adopted.collect()))
+            }
+            Some(Kind::Fence(_)) => {
+                self.epoch = message.epoch;
+                self.fenced = true;
+                self.opened_at.insert(self.epoch, now);
+                Some(std::mem::take(&mut self.adopted))
+            }
+            _ => None,
+        }
+    }
+
+    fn floors_hold(&mut self, tree: &Tree, commit: &Commit, seq: Seq) -> Result<(), String> {
+        if commit.note == "restore" {
+            // An explicit restore: from now on what it shows is what was asked for.
+            for (key, floor) in &mut self.floors {
+                *floor = tree.get(key).map_or(0, |(value, _)| *value);
+            }
+        }
+        for (key, floor) in &self.floors {
+            let shown = tree.get(key).map_or(0, |(value, _)| *value);
+            if shown < *floor {
+                return Err(format!("I2: {key}={floor} was acknowledged, commit {seq} shows {shown}"));
+            }
+        }
+        Ok(())
+    }
+}

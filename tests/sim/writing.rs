@@ -1,0 +1,270 @@
+//! What a node does with the volume while it has it: upload, commit, checkpoint, restore, fill a clone.
+
+use super::bugs::Bug;
+use super::engine::{Pending, base_of, commit_of, put_checkpoint, reference, tree_at};
+use super::exec::SECOND;
+use super::node::{Node, Running, Stop};
+use super::tree::{PACK_SIZE, Tree, apply};
+use holdfast::format::names;
+use holdfast::log::control::Chain;
+use holdfast::log::{At, Prepared, Reader, Site};
+use holdfast::rpc::control_record::Kind as Control;
+use holdfast::rpc::{ObjectRef, Release};
+use holdfast::types::{Hash, Incarnation};
+use std::collections::BTreeMap;
+
+impl Node {
+    /// I7: what is clean may go; its commit must be in the log, readable, and recorded here.
+    pub(super) fn evict(&self, running: &Running) {
+        let (head, durable) = {
+            let disk = self.disk.lock();
+            (disk.live.as_ref().unwrap().head, disk.durable.as_ref().map(|cache| cache.head))
+        };
+        let cache = self.cache();
+        let oracle = self.kit.world.oracle.lock();
+        let life = &oracle.lives[&running.found.incarnation];
+        let fenced = life.opened_at.get(&(running.writer.epoch() + 1)).copied();
+        if life.purged || fenced.is_some_and(|fenced| self.kit.sim.now() - fenced >= super::janitor::GRACE) {
+            return;
+        }
+        let truth = life.records.get(&head.seq).filter(|truth| truth.hash == head.hash);
+        let wrong = cache.tree.iter().find(|(key, value)| {
+            !cache.dirty.contains_key(key)
+                && truth.is_none_or(|truth| truth.tree.get(key) != Some(value) || self.kit.world.bytes(&value.1).is_none())
+        });
+        drop(oracle);
+        if wrong.is_some() || durable != Some(head) {
+            self.kit.sim.violate(format!("I7: node {} evicts {wrong:?} at {}, durable {durable:?}", self.kit.id, head.seq));
+        }
+    }
+
+    pub(super) async fn commit(&self, running: &mut Running) -> Result<(), Stop> {
+        let frozen = self.cache().dirty;
+        if frozen.is_empty() {
+            return Ok(());
+        }
+        let mut changes: BTreeMap<u64, (u64, ObjectRef)> = BTreeMap::new();
+        let mut fresh = BTreeMap::new();
+        let usable: Vec<ObjectRef> = running.writer.nameable().unnamed().cloned().collect();
+        for (key, value) in &frozen {
+            // An upload of this or an adopted epoch is used again as long as its content is what is dirty.
+            match self.cache().unnamed.iter().find(|(object, entries)| entries.get(key) == Some(value) && usable.contains(object)) {
+                Some((object, _)) => drop(changes.insert(*key, (*value, object.clone()))),
+                None => drop(fresh.insert(*key, *value)),
+            }
+        }
+        for entries in halves(fresh, self.kit.sim.permille(300)) {
+            let Some(object) = self.upload(running, &entries).await? else { return Ok(()) };
+            changes.extend(entries.into_iter().map(|(key, value)| (key, (value, object.clone()))));
+        }
+        let commit = commit_of(&changes, "");
+        let site = running.reader.site().clone();
+        let tree = self.cache().tree;
+        let named = |name: &str| {
+            let absolute = names::absolute(site.incarnation(), name).map(|(_, name)| name).unwrap_or_default();
+            tree.values().any(|(_, pack)| *pack == absolute)
+        };
+        let unnamed: Vec<ObjectRef> = changes.values().map(|(_, object)| object.clone()).collect();
+        let approved = running.writer.nameable().approve(commit.clone(), &named);
+        let approved = approved.inspect_err(|error| self.kit.sim.violate(format!("{error}: {unnamed:?}")))?;
+        let prepared = running.writer.prepare(approved)?;
+        self.put(running, prepared, frozen, commit).await?;
+        if running.writer.head().seq >= running.last_checkpoint + self.habits.checkpoint_every {
+            self.checkpoint(running).await?;
+        }
+        Ok(())
+    }
+
+    async fn upload(&self, running: &mut Running, entries: &BTreeMap<u64, u64>) -> Result<Option<ObjectRef>, Stop> {
+        running.packs = running.packs.max(running.writer.head().seq * 4) + u64::from(self.kit.bug != Bug::ReusePackName);
+        let (object, name, bytes) = self.kit.pack(running.reader.site(), running.writer.epoch(), running.packs, entries);
+        self.with(|cache| cache.unnamed.push((object.clone(), entries.clone())));
+        self.make_durable_sometimes();
+        if self.kit.put_pack(&name, &bytes).await.is_none() {
+            // It may land yet, but nothing of it is used; only an adoption may find it.
+            self.kit.pause(SECOND, 5 * SECOND).await;
+            return Ok(None);
+        }
+        running.writer.nameable().uploaded(object.clone())?;
+        // A process often ends between an upload and its commit here: that is what adoptions are for.
+        if self.kit.sim.permille(20) { Err(Stop::Exit) } else { Ok(Some(object)) }
+    }
+
+    fn make_durable_sometimes(&self) {
+        if self.kit.sim.permille(500) {
+            self.make_durable();
+        }
+    }
+
+    /// Intent, put, resolve.
+    async fn put(
+        &self,
+        running: &mut Running,
+        prepared: Prepared,
+        frozen: BTreeMap<u64, u64>,
+        commit: holdfast::rpc::Commit,
+    ) -> Result<(), Stop> {
+        let pending = Pending { intent: prepared.intent().clone(), frozen: frozen.clone(), commit: commit.clone() };
+        if self.kit.bug != Bug::SkipIntent {
+            self.with(|cache| cache.intent = Some(pending));
+        }
+        if self.kit.bug != Bug::PutBeforeDurable {
+            self.make_durable();
+        }
+        if self.kit.bug == Bug::CleanBeforeResolved {
+            self.with(|cache| cache.tree = apply(cache.found.incarnation, &cache.tree, &commit));
+            self.with(|cache| cache.dirty.clear());
+            self.evict(running);
+        }
+        let head = loop {
+            if self.kit.bug == Bug::Recut {
+                // Past the writer's bookkeeping: one try, then something else under the same number.
+                let name = running.reader.site().record_name(prepared.seq());
+                if self.kit.store.put_if_absent(&name, prepared.intent().bytes.clone()).await.is_err() {
+                    running.writer.abandon(&prepared)?;
+                    self.with(|cache| cache.intent = None);
+                    return Ok(());
+                }
+            }
+            let result = running.writer.put(&prepared).await;
+            if let Some(head) = self.outcome(running, result.map(Some))? {
+                break head;
+            }
+            self.kit.pause(SECOND, 20 * SECOND).await;
+        };
+        let incarnation = running.found.incarnation;
+        self.with(|cache| {
+            cache.tree = apply(incarnation, &cache.tree, &commit);
+            cache.head = head;
+            cache.intent = None;
+            cache.dirty.retain(|key, value| frozen.get(key) != Some(value));
+            let named: Vec<&ObjectRef> = commit.delta.iter().flat_map(|delta| &delta.objects).collect();
+            cache.unnamed.retain(|(object, _)| !named.contains(&object));
+        });
+        self.make_durable();
+        running.last_check = self.kit.sim.now();
+        let cache = self.cache();
+        let mut oracle = self.kit.world.oracle.lock();
+        let acked = oracle.acknowledged(self.kit.id, incarnation, head.seq, head.hash, &frozen);
+        let same = acked.is_ok() && *oracle.lives[&incarnation].records[&head.seq].tree == cache.tree;
+        drop(oracle);
+        self.kit.check(acked);
+        if !same {
+            self.kit.sim.violate(format!("I9: node {} shows something else than commit {}", self.kit.id, head.seq));
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&self, running: &mut Running) -> Result<(), Stop> {
+        if let Err(error) = running.writer.verify_newest().await {
+            self.unforeseen("verify", &error);
+            return Ok(());
+        }
+        let cache = self.cache();
+        let previous = running.writer.checkpoint();
+        let site = running.reader.site().clone();
+        match put_checkpoint(&self.kit, &site, running.writer.head(), &cache.tree, &cache.opens, previous).await {
+            Ok(Some(seq)) => {
+                running.writer.name_checkpoint(seq);
+                running.last_checkpoint = seq;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                // A fenced writer may find the checkpoint that it shares with gone.
+                if running.writer.check_fenced().await.is_ok() {
+                    self.unforeseen("checkpoint", &error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An explicit restore by reference: claim, commit that names what the claim holds, release.
+    pub(super) async fn restore(&self, running: &mut Running) -> Result<(), Stop> {
+        if !self.cache().dirty.is_empty() || self.cache().head.seq < 3 {
+            return Ok(());
+        }
+        let site = running.reader.site().clone();
+        let seq = self.kit.sim.between(1, self.cache().head.seq - 1);
+        let claim = match self.claim(&site, seq, "pin", "restore").await {
+            Ok(claim) => claim,
+            Err(error) => {
+                self.unforeseen("claim", &error);
+                return Ok(());
+            }
+        };
+        let At::Record(record) = running.reader.at(seq).await? else {
+            self.kit.sim.violate(format!("I5: commit {seq} is claimed and not there"));
+            return Err(Stop::Exit);
+        };
+        let Some(base) = base_of(&running.reader, seq).await? else { return Err(Stop::Exit) };
+        let read = tree_at(&running.reader, seq, record.hash, base).await.inspect_err(|error| self.unforeseen("restore", error))?;
+        let Some((tree, _)) = read else {
+            self.kit.sim.violate(format!("I5: commit {seq} is claimed and cannot be read"));
+            return Err(Stop::Exit);
+        };
+        self.commit_tree(running, &tree, "restore").await?;
+        self.kit.world.oracle.lock().count("restores");
+        self.release(&site, claim).await;
+        Ok(())
+    }
+
+    async fn release(&self, site: &Site, claim: u64) {
+        if let Ok(mut chain) = Chain::read(site.clone()).await {
+            let result = chain.append("controller", self.kit.sim.store_time(), &|_| Ok(Control::Release(Release { claim }))).await;
+            drop(result);
+        }
+    }
+
+    /// A commit that names packs which a claim holds.
+    async fn commit_tree(&self, running: &mut Running, tree: &Tree, note: &str) -> Result<(), Stop> {
+        let incarnation = running.found.incarnation;
+        let changes: BTreeMap<u64, (u64, ObjectRef)> =
+            tree.iter().map(|(key, (value, pack))| (*key, (*value, reference(incarnation, pack, PACK_SIZE as u64)))).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let commit = commit_of(&changes, note);
+        let nameable = running.writer.nameable();
+        nameable.claimed(changes.values().map(|(_, object)| object.name.clone()));
+        let approved = nameable.approve(commit.clone(), &|_| false)?;
+        let prepared = running.writer.prepare(approved)?;
+        let frozen = changes.iter().map(|(key, (value, _))| (*key, *value)).collect();
+        self.put(running, prepared, frozen, commit).await?;
+        running.writer.nameable().unclaimed();
+        Ok(())
+    }
+
+    /// A clone's first commit names its origin's packs, which the claim in the origin's chain holds.
+    pub(super) async fn fill_clone(&self, running: &mut Running) -> Result<(), Stop> {
+        let Some(origin) = running.found.volume.origin.clone() else { return Ok(()) };
+        if !self.cache().tree.is_empty() {
+            return Ok(());
+        }
+        let incarnation = Incarnation::from_slice(&origin.incarnation).unwrap();
+        let key: [u8; 32] = origin.data_key.as_ref().try_into().unwrap();
+        let reader = Reader::new(self.kit.site_of(incarnation, &key));
+        let Some(base) = base_of(&reader, origin.seq).await? else {
+            self.kit.sim.violate(format!("I5: record {} of a clone's origin is gone", origin.seq));
+            return Err(Stop::Exit);
+        };
+        let hash = Hash::from_slice(&origin.commit_hash).unwrap();
+        let read = tree_at(&reader, origin.seq, hash, base).await.inspect_err(|error| self.unforeseen("clone", error))?;
+        let Some((tree, _)) = read else {
+            self.kit.sim.violate(format!("I5: record {} of a clone's origin cannot be read", origin.seq));
+            return Err(Stop::Exit);
+        };
+        self.commit_tree(running, &tree, "").await
+    }
+}
+
+fn halves(entries: BTreeMap<u64, u64>, split: bool) -> Vec<BTreeMap<u64, u64>> {
+    if entries.is_empty() {
+        return Vec::new();
+    }
+    if !split || entries.len() < 2 {
+        return vec![entries];
+    }
+    let (left, right) = entries.into_iter().partition(|(key, _)| key % 2 == 0);
+    [left, right].into_iter().filter(|half: &BTreeMap<u64, u64>| !half.is_empty()).collect()
+}

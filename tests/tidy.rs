@@ -1,0 +1,70 @@
+//! The code and the documents look at their own shape: the house's module table, sizes, names, paths and words.
+//!
+//! Every rule is a pure function with a test of its own on small strings, so that a rule that stopped seeing anything is noticed.
+//! What may exceed a limit stands in `tests/tidy/allow.txt` with its reason; the limits there only ever go down.
+#![allow(clippy::expect_used, reason = "a tree that cannot be read is a failed test")]
+
+#[path = "tidy/lexer.rs"]
+mod lexer;
+#[path = "tidy/rules.rs"]
+mod rules;
+#[path = "tidy/shape.rs"]
+mod shape;
+
+use rules::{Allow, Tree};
+use std::path::Path;
+
+fn report(title: &str, findings: Vec<String>) {
+    assert!(findings.is_empty(), "{title}:\n  {}\n", findings.join("\n  "));
+}
+
+fn tree() -> Tree {
+    Tree::read(Path::new(env!("CARGO_MANIFEST_DIR")))
+}
+
+#[test]
+fn modules_depend_only_downwards() {
+    let tree = tree();
+    report("a module refers to its own level or above (levels: tests/tidy/shape.rs)", rules::upward_edges(&tree, &Allow::read(&tree)));
+}
+
+#[test]
+fn each_foreign_crate_has_one_home() {
+    report("a crate is used outside the one module that owns it", rules::foreign_crates(&tree()));
+}
+
+#[test]
+fn each_file_says_what_it_is_for_and_is_compiled() {
+    report("a file has no head (`//!`) or no `mod` line declares it", rules::heads_and_orphans(&tree()));
+}
+
+#[test]
+fn files_and_functions_stay_small() {
+    let tree = tree();
+    report("too long, or tests/tidy/allow.txt can be lowered", rules::sizes(&tree, &mut Allow::read(&tree)));
+}
+
+#[test]
+fn every_path_named_in_a_document_exists() {
+    report("a document names a path that is not there", rules::document_paths(&tree()));
+}
+
+#[test]
+fn every_promise_has_a_test_that_quotes_it() {
+    report("SEMANTICS.md promises what no test holds", rules::unquoted_promises(&tree()));
+}
+
+#[test]
+fn every_failpoint_has_a_test_and_every_armed_one_exists() {
+    report("failpoints and tests disagree", rules::failpoints(&tree()));
+}
+
+#[test]
+fn every_ignored_test_says_why() {
+    report("`#[ignore]` without a reason", rules::ignores(&tree()));
+}
+
+#[test]
+fn banned_words_stay_out() {
+    report("a banned word", rules::banned_words(&tree()));
+}
