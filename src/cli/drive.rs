@@ -173,7 +173,8 @@ async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, res
         let base = reader_cache(&context.settings.cache_of(&args.volume), context.env.random());
         return Volume::open_reader(&books, &args.volume, CacheOptions::new(base), at, run, &waiting).await;
     }
-    let cache = CacheOptions { bytes_max: context.settings.capacity.unwrap_or(1 << 50), ..CacheOptions::new(cache_dir(context, args)) };
+    let mut cache = CacheOptions::new(cache_dir(context, args));
+    cache.bytes_max = context.settings.capacity.unwrap_or(1 << 50);
     let sizes = sizes(&context.settings, &cache.dir)?;
     if resumed {
         let params = late_params(context, args, counters, cache.clone(), sizes);
