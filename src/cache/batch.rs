@@ -234,7 +234,7 @@ impl Cache {
         if files.len() > self.options.hot_inodes {
             files.retain(|_, file| {
                 Arc::strong_count(file) > 1
-                    || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some() || c.local)
+                    || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some() || c.spare.is_some() || c.local)
             });
         }
     }

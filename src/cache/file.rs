@@ -56,6 +56,8 @@ pub(super) struct Frozen {
 pub(super) struct Content {
     pub(super) size: u64,
     pub(super) slot: Option<u64>,
+    /// Given to it, and said by no record yet: the operation that asked for it failed.
+    pub(super) spare: Option<u64>,
     pub(super) present: Pages,
     pub(super) dirty: Pages,
     /// Bytes that became holes since the last commit.
@@ -212,7 +214,10 @@ impl Content {
     /// Carries out what a record says of the content.
     pub(super) fn apply(&mut self, effect: &Effect) {
         match effect {
-            Effect::Slot { slot, .. } => self.slot = Some(*slot),
+            Effect::Slot { slot, .. } => {
+                self.slot = Some(*slot);
+                self.spare = None;
+            }
             Effect::Dirtied { range, .. } => {
                 self.dirtied(range.clone());
                 self.unsynced.insert(range.clone());

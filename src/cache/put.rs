@@ -41,14 +41,17 @@ impl Cache {
         lsn
     }
 
-    /// The data file, with a slot when it has none yet.
+    /// The data file, with a slot when it has none yet. It counts as the file's with its record only: a failed operation drops its
+    /// effects, and a slot that no record names would be another file's after a crash.
     pub(super) fn slot_file(&self, ino: Ino, content: &mut Content, effects: &mut Vec<Effect>) -> Result<Arc<File>, CacheError> {
         let slot = match content.slot {
             Some(slot) => slot,
             None => {
-                let slot = self.slots.allocate();
-                content.slot = Some(slot);
-                effects.push(Effect::Slot { ino, slot });
+                let slot = *content.spare.get_or_insert_with(|| self.slots.allocate());
+                let effect = Effect::Slot { ino, slot };
+                if !effects.contains(&effect) {
+                    effects.push(effect);
+                }
                 slot
             }
         };

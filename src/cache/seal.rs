@@ -398,6 +398,9 @@ impl Cache {
         let mut content = file.inner.lock();
         content.dead = true;
         self.totals.tell(&mut content);
+        if let Some(spare) = content.spare.take() {
+            self.slots.release(spare, lsn);
+        }
         if content.frozen.is_none()
             && let Some(slot) = content.slot.take()
         {

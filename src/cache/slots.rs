@@ -120,10 +120,11 @@ impl Slots {
             return Ok(Arc::clone(file));
         }
         let path = self.path(slot);
-        if inner.shards.insert(slot as u8)
+        if !inner.shards.contains(&(slot as u8))
             && let Some(parent) = path.parent()
         {
             fs::create_dir_all(parent).map_err(CacheError::io("data directory"))?;
+            inner.shards.insert(slot as u8);
         }
         let open = |create| OpenOptions::new().read(true).write(true).create(create).truncate(false).open(&path);
         let file = match open(false) {

@@ -356,7 +356,11 @@ pub(super) fn drop_inode(cache: &Cache, meta: &mut Meta, ino: Ino, is_file: bool
         cache.freeze_for(file, &mut file.inner.lock(), meta.epoch)?;
     }
     meta.drop_inode(cache, ino)?;
-    if let Some(slot) = file.as_ref().and_then(|file| file.inner.lock().slot) {
+    let slot = |file: &Arc<DataFile>| {
+        let content = file.inner.lock();
+        content.slot.or(content.spare)
+    };
+    if let Some(slot) = file.as_ref().and_then(slot) {
         meta.write()?.prepare_cached("INSERT OR IGNORE INTO free_slots VALUES(?1)")?.execute([slot as i64])?;
     }
     Ok(file)
