@@ -232,10 +232,7 @@ impl Cache {
     fn cool(&self) {
         let mut files = self.files.lock();
         if files.len() > self.options.hot_inodes {
-            files.retain(|_, file| {
-                Arc::strong_count(file) > 1
-                    || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some() || c.spare.is_some() || c.local)
-            });
+            files.retain(|_, file| Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|content| content.stays()));
         }
     }
 }

@@ -105,6 +105,8 @@ pub(super) struct Content {
     pub(super) dead: bool,
     /// Classified as in no tier that is captured.
     pub(super) local: bool,
+    /// Its inode has no name: no commit takes it.
+    pub(super) unnamed: bool,
     pub(super) used: i64,
     pub(super) told: Told,
 
@@ -143,6 +145,11 @@ impl Content {
                 set.iter().for_each(|range| self.unsynced.insert(range));
             }
         }
+    }
+
+    /// Whether it holds what `meta.db` does not.
+    pub(super) fn stays(&self) -> bool {
+        self.pending || self.frozen.is_some() || self.error.is_some() || self.spare.is_some() || self.local || self.unnamed
     }
 
     /// Whether anything of it is in no commit and in no seal.
