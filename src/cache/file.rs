@@ -36,6 +36,21 @@ pub(super) struct Told {
     pub(super) size: u64,
 }
 
+/// What the kernel is known to have sent of a file's bytes at a flip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// All: nobody has it open for writing.
+    All,
+    /// All that it had up to this size, before the flip.
+    Upto(u64),
+    /// Nobody asked.
+    Unknown,
+}
+
+// So many seals in a row without the kernel cut a file at one place. Then it is taken whole: what keeps the gap open may be that
+// the dirty limit is reached, and what lies behind the gap is what reached it.
+const CUTS: u32 = 8;
+
 /// What a file has frozen for a seal.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
@@ -84,7 +99,9 @@ pub(super) struct Content {
     pub(super) synced_size: u64,
     /// No seal will cut the file below this.
     pub(super) settled: u64,
-    /// Bytes written above it: for the prefix rule.
+    /// Where the last seals without the kernel cut it, and how many did.
+    pub(super) cut: (u64, u32),
+    /// Bytes written above `settled`: for the prefix rule.
     pub(super) appended: RangeSet,
     /// Pages of the data file that hold space and no truth.
     pub(super) stale: RangeSet,
@@ -321,9 +338,15 @@ impl Content {
         }
     }
 
-    /// Freezes what changed. `kernel`: the size that the kernel had before the flip, when it has the file open for writing.
-    pub(super) fn freeze(&mut self, seal: u64, kernel: Option<u64>) {
-        let size = self.captured_size(kernel);
+    /// Freezes what changed.
+    pub(super) fn freeze(&mut self, seal: u64, sent: Sent) {
+        let mut size = self.captured_size(sent);
+        let again = if self.cut.0 == size { self.cut.1 } else { 0 };
+        self.cut = if sent == Sent::Unknown && size < self.size { (size, again + 1) } else { (0, 0) };
+        if self.cut.1 > CUTS {
+            size = self.size;
+            self.cut = (0, 0);
+        }
         let dirty = clipped(self.dirty.set(), 0..ceil(size));
         let rest = if size < self.size { clipped(self.dirty.set(), floor(size)..u64::MAX) } else { RangeSet::new() };
         // What was shared above the captured size is of a later commit, as what was written there.
@@ -349,9 +372,13 @@ impl Content {
     }
 
     /// Protocol 6.2: an append-only file is a prefix of its writes in every commit.
-    fn captured_size(&self, kernel: Option<u64>) -> u64 {
-        let Some(kernel) = kernel else { return self.size };
-        let base = kernel.max(self.synced_size);
+    fn captured_size(&self, sent: Sent) -> u64 {
+        let kernel = match sent {
+            Sent::All => return self.size,
+            Sent::Upto(size) => size,
+            Sent::Unknown => 0,
+        };
+        let base = kernel.max(self.synced_size).max(self.settled);
         if base >= self.size {
             return self.size;
         }
