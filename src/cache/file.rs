@@ -110,8 +110,10 @@ pub(super) struct Content {
     pub(super) frozen_for: u64,
     /// The epoch in which it was last put on the list of changed files.
     pub(super) listed: u64,
-    /// Bytes that the cache's disk refused.
+    /// Bytes that the cache's disk refused, or lost.
     pub(super) error: Option<(i32, RangeSet)>,
+    /// Pages of a flush that failed: to be written once more before the next one.
+    pub(super) redo: RangeSet,
     /// The newest record applied to it.
     pub(super) lsn: u64,
     /// It is on the list of files to be encoded at the next batch.
@@ -160,6 +162,31 @@ impl Content {
             let (_, set) = self.syncing.swap_remove(at);
             if !done {
                 set.iter().for_each(|range| self.unsynced.insert(range));
+            }
+        }
+    }
+
+    /// A flush failed. The kernel may count the pages as clean from here on, and a later flush succeed without them: fsync reports
+    /// them until they are written anew, and the next flush writes first what the page cache still has of them.
+    pub(super) fn flush_failed(&mut self, errno: i32) {
+        let lost = self.volatile();
+        if lost.is_empty() {
+            return;
+        }
+        let error = self.error.get_or_insert((errno, RangeSet::new()));
+        error.0 = errno;
+        for range in lost.iter() {
+            error.1.insert(range.clone());
+            self.redo.insert(range);
+        }
+    }
+
+    /// What was lost of these pages does not matter any more.
+    pub(super) fn replaced(&mut self, pages: ByteRange) {
+        if let Some((_, lost)) = &mut self.error {
+            lost.remove(pages);
+            if lost.is_empty() {
+                self.error = None;
             }
         }
     }
@@ -270,7 +297,8 @@ impl Content {
         self.unsynced.remove(pages.clone());
         self.unproven.remove(pages.clone());
         self.extents.clear(pages.clone());
-        self.cleared.insert(pages);
+        self.cleared.insert(pages.clone());
+        self.replaced(pages);
     }
 
     /// Cuts or extends. Zeros of the gap are written by the caller before.

@@ -124,12 +124,7 @@ impl Cache {
         if let Err(error) = result {
             return Err(self.write_failed(content, pages, error));
         }
-        if let Some((_, lost)) = &mut content.error {
-            lost.remove(pages);
-            if lost.is_empty() {
-                content.error = None;
-            }
-        }
+        content.replaced(pages);
         effects.push(Effect::Wrote { ino: file.ino, range });
         Ok(())
     }
