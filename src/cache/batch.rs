@@ -185,11 +185,20 @@ impl Cache {
     fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
         let written: Vec<&Encoded> = encoded.iter().filter(|entry| entry.unflushed && entry.slot.is_some()).collect();
         if written.len() > FEW_FILES {
+            for entry in &written {
+                self.redo(&entry.file)?;
+            }
             let dir = File::open(&self.dir).map_err(CacheError::io("cache directory"))?;
-            return self.disk.sync(Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?)).map_err(CacheError::io("data files"));
+            return self.disk.sync(Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?)).map_err(|error| {
+                // It may be any of them.
+                for entry in &written {
+                    entry.file.inner.lock().flush_failed(error.raw_os_error().unwrap_or(libc::EIO));
+                }
+                CacheError::io("data files")(error)
+            });
         }
         for entry in &written {
-            self.sync_slot(entry.slot)?;
+            self.flush_file(&entry.file, entry.slot)?;
         }
         if written.is_empty() || self.options.no_sync { Ok(()) } else { self.slots.sync_entries() }
     }
@@ -232,10 +241,7 @@ impl Cache {
     fn cool(&self) {
         let mut files = self.files.lock();
         if files.len() > self.options.hot_inodes {
-            files.retain(|_, file| {
-                Arc::strong_count(file) > 1
-                    || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some() || c.local)
-            });
+            files.retain(|_, file| Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|content| content.stays()));
         }
     }
 }

@@ -12,7 +12,7 @@ use super::space::Totals;
 use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
 use super::{Cache, CacheOptions, Replies, die, recover};
 use crate::env::Env;
-use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Nonce, ROOT, StoreId};
+use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Ino, Nonce, ROOT, StoreId};
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -302,6 +302,13 @@ impl Cache {
             }
         }
         meta.changed = changed;
+        let orphans = {
+            let mut statement = meta.db.prepare("SELECT ino FROM inodes WHERE nlink=0 AND (mode & 61440)=32768")?;
+            statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?.collect::<Result<Vec<Ino>, _>>()?
+        };
+        for ino in orphans {
+            self.name_content(&mut meta, ino, true, None)?;
+        }
         drop(meta);
         if self.changed() {
             self.totals.changed(|| self.env.now());

@@ -41,14 +41,17 @@ impl Cache {
         lsn
     }
 
-    /// The data file, with a slot when it has none yet.
+    /// The data file, with a slot when it has none yet. It counts as the file's with its record only: a failed operation drops its
+    /// effects, and a slot that no record names would be another file's after a crash.
     pub(super) fn slot_file(&self, ino: Ino, content: &mut Content, effects: &mut Vec<Effect>) -> Result<Arc<File>, CacheError> {
         let slot = match content.slot {
             Some(slot) => slot,
             None => {
-                let slot = self.slots.allocate();
-                content.slot = Some(slot);
-                effects.push(Effect::Slot { ino, slot });
+                let slot = *content.spare.get_or_insert_with(|| self.slots.allocate());
+                let effect = Effect::Slot { ino, slot };
+                if !effects.contains(&effect) {
+                    effects.push(effect);
+                }
                 slot
             }
         };
@@ -121,12 +124,7 @@ impl Cache {
         if let Err(error) = result {
             return Err(self.write_failed(content, pages, error));
         }
-        if let Some((_, lost)) = &mut content.error {
-            lost.remove(pages);
-            if lost.is_empty() {
-                content.error = None;
-            }
-        }
+        content.replaced(pages);
         effects.push(Effect::Wrote { ino: file.ino, range });
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! an operation, freezes it; whoever first changes a row after the flip keeps the old one in the spool.
 
 use super::db::Stamped;
-use super::file::{Content, DataFile};
+use super::file::{Content, DataFile, Sent};
 use super::meta::{Changed, Key, Meta, parts};
 use super::spool::{Kept, Spool};
 use super::types::{CacheError, Change, Cut, Space};
@@ -33,7 +33,8 @@ pub(super) struct Flip {
     // Files changed in an epoch, by its parity.
     listed: [Mutex<Vec<Ino>>; 2],
     points: Mutex<HashMap<Ino, u64>>,
-    frozen_points: Mutex<HashMap<Ino, u64>>,
+    // Of files open for writing at the flip.
+    sent: Mutex<HashMap<Ino, Sent>>,
     pub(super) cuts: AtomicU64,
     // One seal at a time.
     pub(super) busy: AtomicBool,
@@ -134,8 +135,8 @@ impl Cache {
     }
 
     fn freeze(&self, file: &Arc<DataFile>, content: &mut Content, sealing: u64) {
-        let kernel = self.seal.frozen_points.lock().get(&file.ino).copied();
-        content.freeze(sealing, kernel);
+        let sent = self.seal.sent.lock().get(&file.ino).copied().unwrap_or(Sent::All);
+        content.freeze(sealing, sent);
         if content.is_changed() {
             self.list(file, content, sealing + 1);
         }
@@ -195,7 +196,10 @@ impl Cache {
         meta.sealing = epoch;
         meta.spool = Some(spool);
         meta.moved = Changed::default();
-        *self.seal.frozen_points.lock() = std::mem::take(&mut *self.seal.points.lock());
+        // Nobody asked the kernel about these, or it was before they were opened. What it had sent at earlier seals is settled.
+        let mut sent: HashMap<Ino, Sent> = self.writable_open().into_iter().map(|ino| (ino, Sent::Unknown)).collect();
+        sent.extend(self.seal.points.lock().drain().map(|(ino, size)| (ino, Sent::Upto(size))));
+        *self.seal.sent.lock() = sent;
         {
             let _candidates = self.seal.candidates.lock();
             self.seal.spooling.store(epoch, Ordering::SeqCst);
@@ -398,6 +402,9 @@ impl Cache {
         let mut content = file.inner.lock();
         content.dead = true;
         self.totals.tell(&mut content);
+        if let Some(spare) = content.spare.take() {
+            self.slots.release(spare, lsn);
+        }
         if content.frozen.is_none()
             && let Some(slot) = content.slot.take()
         {
