@@ -12,6 +12,7 @@ use super::pages::{Extents, Pages, ceil, clipped, floor, inward, outward, withou
 use super::types::LocalExtent;
 use crate::types::{ByteRange, Ino, PAGE, RangeSet};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,7 +64,10 @@ pub(super) struct Frozen {
     pub(super) shared: RangeSet,
     pub(super) shared_extents: Vec<LocalExtent>,
     pub(super) resized: bool,
+    /// The seal's shadow file, once something of this file is in it.
     pub(super) shadow: Option<Arc<File>>,
+    /// Where in it: runs of `copied`, by their start, with their end and their place.
+    pub(super) places: BTreeMap<u64, (u64, u64)>,
 }
 
 /// See the module's head.
@@ -133,6 +137,32 @@ pub(super) struct Content {
     pub(super) unproven: RangeSet,
     /// Recovery only: the size that is proven.
     pub(super) proven_size: u64,
+}
+
+impl Frozen {
+    /// A run was copied to a place in the shadow file.
+    pub(super) fn copy(&mut self, run: ByteRange, place: u64) {
+        self.copied.insert(run.clone());
+        if let Some((start, (end, before))) = self.places.range_mut(..run.start).next_back()
+            && *end == run.start
+            && *before + (*end - *start) == place
+        {
+            *end = run.end;
+        } else {
+            self.places.insert(run.start, (run.end, place));
+        }
+    }
+
+    /// The copied parts of `range`, each with its place in the shadow file.
+    pub(super) fn copies(&self, range: &ByteRange) -> Vec<(ByteRange, u64)> {
+        let first = self.places.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        let runs = self.places.range(first..range.end.max(first));
+        let clip = runs.map(|(start, (end, place))| {
+            let from = (*start).max(range.start);
+            (from..(*end).min(range.end), place + (from - start))
+        });
+        clip.filter(|(part, _)| part.start < part.end).collect()
+    }
 }
 
 impl DataFile {
@@ -392,6 +422,7 @@ impl Content {
             shared_extents,
             resized: self.resized,
             shadow: None,
+            places: BTreeMap::new(),
         });
         self.resized = size < self.size;
         self.frozen_for = seal;

@@ -267,7 +267,7 @@ impl Cache {
         self.pend(&file, &mut content);
         for part in taken.iter() {
             let pages = outward(&part);
-            self.save_frozen(ino, &mut content, &pages)?;
+            self.save_frozen(&mut content, &pages)?;
             let at = (part.start - missing.range.start) as usize;
             let write = |bytes: &[u8], at| data.write_all_at(bytes, at).map_err(CacheError::io("data file"));
             write(&bytes[at..at + length(&part) as usize], part.start)?;

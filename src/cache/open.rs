@@ -1,6 +1,6 @@
 //! Making and opening a cache directory, and its small values.
 
-use super::batch::Batch;
+use super::batch::{Batch, WAL_BYTES_MAX};
 use super::codec::{Reader, Writer};
 use super::db::{self, get_number, get_state, put_number, put_state};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
@@ -231,7 +231,8 @@ impl Cache {
         };
         let slots = Slots::new(&dir.join("data"), free, get_number(&db, "next_slot")?);
         let checkpointer = Connection::open(dir.join("meta.db"))?;
-        let batch = Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, last: env.monotonic(), durable: 0 };
+        let batch =
+            Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, wal_max: WAL_BYTES_MAX, last: env.monotonic(), durable: 0 };
         let head = get_state(&db, "head")?.and_then(|bytes| decode_head(&bytes));
         let mut replies = Replies::default();
         if let Some(saved) = get_state(&db, "replies")? {

@@ -15,6 +15,8 @@ use crate::rpc;
 use crate::types::{Domain, Ino};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -36,8 +38,37 @@ pub(super) struct Flip {
     // Of files open for writing at the flip.
     sent: Mutex<HashMap<Ino, Sent>>,
     pub(super) cuts: AtomicU64,
+    pub(super) shadow: Shadow,
     // One seal at a time.
     pub(super) busy: AtomicBool,
+}
+
+/// Where the old content of frozen pages goes that are overwritten: one file for a seal, as there may be very many overwritten files.
+#[derive(Debug, Default)]
+pub(super) struct Shadow(Mutex<Option<(Arc<File>, u64)>>);
+
+impl Shadow {
+    /// Room for so many bytes: the file, and the place in it.
+    pub(super) fn reserve(&self, dir: &Path, bytes: u64) -> Result<(Arc<File>, u64), CacheError> {
+        let mut shadow = self.0.lock();
+        if shadow.is_none() {
+            let path = dir.join("copies").join("shadow");
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+            let file = open.map_err(CacheError::io("copies"))?;
+            // It ends with its last descriptor.
+            std::fs::remove_file(&path).map_err(CacheError::io("copies"))?;
+            *shadow = Some((Arc::new(file), 0));
+        }
+        let Some((file, end)) = &mut *shadow else { return Err(CacheError::Invalid("a shadow file that was just made")) };
+        let place = *end;
+        *end += bytes;
+        Ok((Arc::clone(file), place))
+    }
+
+    /// The seal ended.
+    pub(super) fn end(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 /// An operation's stay in its epoch.

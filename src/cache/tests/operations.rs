@@ -73,6 +73,27 @@ fn a_failed_flush_is_not_believed_later() {
 }
 
 #[test]
+fn the_log_of_meta_db_is_emptied_under_load() {
+    let mut lab = Lab::new();
+    lab.cache.batch.lock().wal_max = 1 << 20;
+    let wal = |lab: &Lab| std::fs::metadata(lab.dir.join("meta.db-wal")).unwrap().len();
+    let (mut most, mut emptied) = (0, 0);
+    for n in 0..1200 {
+        lab.file(format!("a name of some length, so that it takes room {n}").as_bytes());
+        if n % 4 == 0 {
+            let before = wal(&lab);
+            lab.cache.apply_batch().unwrap();
+            emptied += u32::from(wal(&lab) < before);
+            most = most.max(wal(&lab));
+        }
+    }
+    assert!(emptied > 1 && most < 2 << 20, "{most} bytes, emptied {emptied} times");
+    lab.check();
+    lab.crash();
+    lab.check();
+}
+
+#[test]
 fn cookies_are_never_used_twice() {
     let mut lab = Lab::new();
     lab.file(b"a");

@@ -31,6 +31,35 @@ fn a_seal_is_the_state_at_the_flip() {
 }
 
 #[test]
+fn overwritten_files_of_a_seal_share_a_descriptor() {
+    let mut lab = Lab::new();
+    let files: Vec<Ino> = (0..40).map(|n| lab.file(format!("f{n}").as_bytes())).collect();
+    for round in 1..4u8 {
+        for ino in &files {
+            lab.write(*ino, 0, &[round; 30_000]);
+        }
+        let sealing = lab.begin_seal();
+        // In runs that meet, out of order, and in part.
+        for page in [3u64, 4, 1, 2, 6, 0] {
+            for ino in &files {
+                lab.write(*ino, page * 4096 + 10, &[100 + round + page as u8; 3000]);
+            }
+        }
+        let copies = lab.dir.join("copies");
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        assert_eq!(open.filter(|file| file.starts_with(&copies)).count(), 1);
+        if round == 2 {
+            lab.cache.abandon(sealing.seal).unwrap()
+        } else {
+            lab.commit(sealing)
+        }
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        assert_eq!(open.filter(|file| file.starts_with(&copies)).count(), 0);
+        lab.check();
+    }
+}
+
+#[test]
 fn a_seal_given_up_is_dirty_again() {
     let mut lab = Lab::new();
     let a = lab.file(b"a");
