@@ -207,7 +207,6 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<(), Fault> {
     mount::unmount(dir, lazy)
 }
 
-// A driver that died between mounting and handing the descriptor to its holder has left a mount that nobody can serve.
 /// Whether a mount could lie at the options' directory, before anything is started or made for it. A dead mount of the same volume
 /// is taken away.
 ///
@@ -220,6 +219,7 @@ pub fn check_place(options: &MountOptions) -> Result<(), Fault> {
     MountPoint { dir, source: &source, read_only: *read_only, over_files: *over_files, suid: *suid, devices: *devices }.check()
 }
 
+// A driver that died between mounting and handing the descriptor to its holder has left a mount that nobody can serve.
 fn detach_dead_mount(options: &MountOptions) -> Result<(), Fault> {
     let source = mount::source_name(&options.identity);
     let ours = find(&options.dir)?.is_some_and(|mounted| mounted.identity() == Some(&source));
