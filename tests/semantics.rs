@@ -14,6 +14,16 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// A process that ends with its test, whatever becomes of that.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).expect("a path has no NUL")
 }
@@ -159,6 +169,10 @@ fn inode_numbers_stay() {
     assert_eq!(number(mounted.as_ref(), "kept"), kept);
     mounted.flush();
     mounted.lose();
+    if !harness::is_fuse() {
+        // A copied directory has other numbers: the stand-in shows no more than the way to here.
+        return;
+    }
     assert_eq!(number(mounted.as_ref(), "kept"), kept);
     for n in 0..50 {
         fs::write(mounted.root().join(n.to_string()), "").expect("create");
@@ -284,15 +298,18 @@ fn an_fsync_holds_up_its_own_file_alone() {
     let mounted = mounted("s17");
     let root = mounted.root().to_owned();
     let busy = "import os, sys\nf = open(sys.argv[1], 'wb', buffering=0)\nwhile True:\n  f.write(b'x' * 100000); os.fsync(f.fileno())";
-    let mut child =
-        Command::new("python3").args(["-c", busy]).arg(root.join("busy")).stdin(Stdio::null()).spawn().expect("a process that syncs");
+    let child = Command::new("python3").args(["-c", busy]).arg(root.join("busy")).stdin(Stdio::null()).spawn();
+    let mut child = Killed(child.expect("a process that syncs"));
+    while !fs::metadata(root.join("busy")).is_ok_and(|meta| meta.len() > 0) {
+        assert!(child.0.try_wait().expect("a child's status").is_none(), "the process that syncs ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     for n in 0..200 {
         fs::write(root.join(format!("other-{n}")), "x").expect("another file is written meanwhile");
         fs::rename(root.join(format!("other-{n}")), root.join("other")).expect("and renamed");
     }
     fs::rename(root.join("busy"), root.join("renamed")).expect("its own rename waits, and is done");
-    assert!(child.try_wait().expect("a child's status").is_none(), "the process that syncs ended by itself");
-    child.kill().expect("kill");
-    child.wait().expect("wait");
+    assert!(child.0.try_wait().expect("a child's status").is_none(), "the process that syncs ended by itself");
+    drop(child);
     assert!(fs::metadata(root.join("renamed")).expect("stat").len() >= 100_000);
 }
