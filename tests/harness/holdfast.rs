@@ -137,10 +137,9 @@ impl Holdfast {
 
     fn reader(&self, arguments: &[&str]) -> String {
         let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/holdfast_reader.py");
-        let store = self.store.strip_prefix("file://").unwrap_or(&self.store).to_owned();
-        let mut all =
-            vec![reader.display().to_string(), "--store".to_owned(), store, "--recovery-key".to_owned(), self.key().display().to_string()];
-        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let (reader, store, key) = (reader.display().to_string(), self.objects.display().to_string(), self.key().display().to_string());
+        let mut all = vec![reader.as_str(), "--store", &store, "--recovery-key", &key];
+        all.extend(arguments);
         run("/usr/bin/python3", all)
     }
 }
