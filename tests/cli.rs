@@ -128,9 +128,9 @@ fn golden(name: &str) {
     for line in expected.lines() {
         if let Some(command) = line.strip_prefix("$ ") {
             played += &session.play(command);
-        } else if line.starts_with('#') || line.is_empty() {
-            // Remarks and blank lines stand before commands only.
-            writeln!(played, "{line}").unwrap();
+        } else if line.starts_with('#') {
+            // A blank line stands before each remark but the first; all others are what a command said.
+            write!(played, "{}{line}\n", if played.is_empty() { "" } else { "\n" }).unwrap();
         }
     }
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -221,7 +221,7 @@ fn log_lines_are_json_when_asked_and_never_on_standard_output() {
     }
 }
 
-/// What scripts rely on is written down: docs/command.md names every command, setting, variable and exit code.
+/// What scripts rely on is written down: docs/command.md names every command, setting, variable, exit code and metric.
 #[test]
 fn page_about_the_command_is_whole() {
     let page = include_str!("../docs/command.md");
@@ -231,6 +231,9 @@ fn page_about_the_command_is_whole() {
     for kind in holdfast::cli::exit::KINDS {
         let (code, word) = (holdfast::cli::exit::code(kind), holdfast::cli::exit::word(kind));
         assert!(page.contains(&format!("| {code} | `{word}` |")), "{word}");
+    }
+    for metric in holdfast::telemetry::names::ALL {
+        assert!(page.contains(&format!("| `{}` |", metric.name)), "{}", metric.name);
     }
     fn commands(command: &clap::Command, path: &str, page: &str) {
         for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {

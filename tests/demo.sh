@@ -82,12 +82,8 @@ ls -1 "$lab" | grep -v -e before -e status.json | sed 's/^/     /'
 say "4. Another machine asks for the volume by its name"
 machine second
 start=$EPOCHREALTIME
-<<<<<<< HEAD
-show "$holdfast" mount --take-over photos "$lab/second/photos" --store "file://$lab/store" --recovery-key "$lab/recovery.key"
-=======
 # The first machine did not say goodbye: that it is gone for good is for a person to say.
 show "$holdfast" mount photos "$lab/second/photos" --store "file://$lab/store" --recovery-key "$lab/recovery.key" --take-over
->>>>>>> w-tid
 ls "$lab/second/photos" >/dev/null
 echo "     usable after $(since "$start")"
 start=$EPOCHREALTIME

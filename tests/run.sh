@@ -22,11 +22,11 @@ part_unit() { cargo test --quiet --lib --bins; }
 part_model() { suite format model; }
 part_store() { suite store; }
 part_sim() { suite sim; }
-part_fuse() { THREADS=1 suite fuse; }
+part_fuse() { THREADS=1 suite fuse semantics; }
 part_posix() { THREADS=1 suite posix; }
 part_crash() { THREADS=1 suite crash bad_days; }
 part_cli() { THREADS=1 suite cli; }
-part_apps() { THREADS=1 suite semantics apps; }
+part_apps() { THREADS=1 suite apps; }
 # Two commands a person would give, and every workload of the benchmarks once, so that neither rots.
 part_demo() { HOLDFAST="$PWD/target/debug/holdfast" DEMO_FILES=300 tests/demo.sh; }
 part_bench() { cargo bench --quiet --profile dev --bench speed -- --smoke --systems ext4,bare,holdfast-file,holdfast-s3; }

@@ -224,7 +224,6 @@ fn decode_optional(r: &mut Reader<'_>) -> Option<Option<Vec<u8>>> {
     }
 }
 
-#[allow(clippy::too_many_lines, reason = "one arm per effect, mirrored below")]
 fn encode_effect(w: &mut Writer, effect: &Effect) {
     match effect {
         Effect::Inode(row) => {
@@ -270,6 +269,13 @@ fn encode_effect(w: &mut Writer, effect: &Effect) {
             w.bytes(key.as_bytes());
             encode_optional(w, value.as_deref());
         }
+        _ => encode_content(w, effect),
+    }
+}
+
+// The effects on content.
+fn encode_content(w: &mut Writer, effect: &Effect) {
+    match effect {
         Effect::Slot { ino, slot } => {
             w.u64(8);
             w.u64(*ino);
@@ -315,6 +321,7 @@ fn encode_effect(w: &mut Writer, effect: &Effect) {
                 encode_extent(w, extent);
             }
         }
+        _ => {}
     }
 }
 

@@ -103,14 +103,15 @@ impl Loader {
 
     /// Counts links, checks the tree, and makes it all durable with its head.
     pub fn finish(mut self, head: Head, next_inode: Ino, next_cookie: u64) -> Result<(), CacheError> {
-        // Cookies are per directory: the next one follows from the names.
-        let _ = next_cookie;
         self.index()?;
         let cache = Arc::clone(&self.cache);
         {
             let mut meta = cache.meta.lock();
             let db = meta.write()?;
             db.execute_batch(COUNT)?;
+            // A cookie of a removed name must not come back: a reader of the directory may stand there.
+            let last = next_cookie.saturating_sub(1) as i64;
+            db.execute("UPDATE inodes SET cookies=MAX(cookies,?1) WHERE (mode & 61440)=16384", [last])?;
             let dangling = "SELECT n.ino FROM names n LEFT JOIN inodes i ON i.ino=n.ino LEFT JOIN inodes d ON d.ino=n.dir
                             WHERE i.ino IS NULL OR d.ino IS NULL OR (d.mode & 61440)<>16384 LIMIT 1";
             if db.prepare(dangling)?.exists([])? {
@@ -124,6 +125,8 @@ impl Loader {
             db::put_state(db, "head", Some(&open::encode_head(&head)))?;
             meta.count = count as u64;
             meta.next_inode = meta.next_inode.max(next_inode);
+            let most: i64 = db_max_cookie(&meta.db)?;
+            meta.next_cookie = meta.next_cookie.max(most as u64 + 1);
             meta.forget_all();
             cache.totals.bytes.store(bytes as u64, Ordering::Relaxed);
             cache.totals.oldest.store(0, Ordering::Relaxed);
@@ -150,6 +153,10 @@ UPDATE inodes SET nlink=2 + (SELECT COUNT(*) FROM names n JOIN inodes i ON i.ino
 DELETE FROM extents WHERE ino IN (SELECT ino FROM inodes WHERE nlink=0);
 DELETE FROM inodes WHERE nlink=0;
 ";
+
+fn db_max_cookie(db: &Connection) -> Result<i64, CacheError> {
+    Ok(db.query_row("SELECT COALESCE(MAX(cookies),0) FROM inodes", [], |row| row.get(0))?)
+}
 
 fn ids(db: &Connection, objects: &[rpc::ObjectRef]) -> Result<Vec<ObjectId>, CacheError> {
     objects.iter().map(|object| object_id(db, object)).collect()

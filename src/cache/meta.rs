@@ -1,11 +1,11 @@
 //! Metadata: hot rows in memory before `meta.db`. A change is made here and logged; it reaches SQLite with the next flush of what
 //! is pending, so that a row changed often is written once, and a file made and removed in between never.
 
-use super::Cache;
 use super::db::{self, CAPTURED, MAYBE, NameRow, Sql, Stamped};
 use super::effect::InodeRow;
 use super::spool::Spool;
 use super::types::CacheError;
+use super::{Cache, die};
 use crate::types::{Attr, Ino};
 use lru::LruCache;
 use rusqlite::Connection;
@@ -82,6 +82,8 @@ pub(super) struct Meta {
     pub(super) held_files: Vec<Ino>,
     pub(super) count: u64,
     pub(super) next_inode: u64,
+    /// Above every cookie given out in any directory.
+    pub(super) next_cookie: u64,
 }
 
 impl Meta {
@@ -106,6 +108,7 @@ impl Meta {
             held_files: Vec::new(),
             count: 0,
             next_inode: 0,
+            next_cookie: 1,
         }
     }
 
@@ -114,13 +117,17 @@ impl Meta {
         if !self.in_transaction {
             self.db.execute_batch("BEGIN IMMEDIATE")?;
             self.in_transaction = true;
+        } else if self.db.is_autocommit() {
+            // After a full disk or an I/O error SQLite rolls the whole transaction back by itself. What it held is in the log alone:
+            // going on would move the place where replay begins past it.
+            die("meta.db gave up what was not committed", &"SQLite rolled its transaction back");
         }
         Ok(&self.db)
     }
 
     pub(super) fn commit(&mut self) -> Sql<()> {
         if self.in_transaction {
-            self.db.execute_batch("COMMIT")?;
+            self.db.execute_batch("COMMIT").map_err(|error| -> CacheError { die("meta.db cannot be committed", &error) })?;
             self.in_transaction = false;
         }
         Ok(())
@@ -128,6 +135,11 @@ impl Meta {
 
     /// Brings everything pending into the open transaction.
     pub(super) fn flush(&mut self) -> Sql<()> {
+        // Rows left over would be pending for ever, and replay begin after them.
+        self.flush_rows().map_err(|error| -> CacheError { die("meta.db does not take what changed", &error) })
+    }
+
+    fn flush_rows(&mut self) -> Sql<()> {
         if self.pending_inodes.is_empty() && self.pending_names.is_empty() {
             return Ok(());
         }
@@ -229,18 +241,26 @@ impl Meta {
         Ok(())
     }
 
+    /// Keeps what a seal has frozen of an inode before it changes. It asks the content for its size: whoever changes an inode while
+    /// holding that lock calls this before taking it.
+    pub(super) fn keep(&mut self, cache: &Cache, ino: Ino) -> Sql<()> {
+        let Some(stamp) = self.row(ino)?.map(|row| row.stamp) else { return Ok(()) };
+        let frozen = self.sealing != 0 && stamp <= self.sealing && stamp != self.epoch;
+        let kept = match &self.spool {
+            Some(spool) if frozen => spool.has_inode(ino)?,
+            _ => true,
+        };
+        if kept { Ok(()) } else { self.spool_inode(cache, ino) }
+    }
+
     /// An inode about to be changed: what a seal has frozen of it is kept first.
     pub(super) fn change(&mut self, cache: &Cache, ino: Ino) -> Sql<&mut Hot> {
         let Some(hot) = self.hot(ino)? else { return Err(CacheError::NoInode(ino)) };
         let (stamp, flags) = (hot.inode.stamp, hot.inode.flags);
         if stamp != self.epoch {
-            if self.sealing != 0 && stamp <= self.sealing {
-                if self.spool.is_some() {
-                    self.spool_inode(cache, ino)?;
-                }
-                if stamp > self.resolved {
-                    self.moved.inodes.push(ino);
-                }
+            self.keep(cache, ino)?;
+            if self.sealing != 0 && stamp <= self.sealing && stamp > self.resolved {
+                self.moved.inodes.push(ino);
             }
             self.changed.inodes.push(ino);
         }

@@ -1,6 +1,6 @@
 //! Making and opening a cache directory, and its small values.
 
-use super::batch::Batch;
+use super::batch::{Batch, WAL_BYTES_MAX};
 use super::codec::{Reader, Writer};
 use super::db::{self, get_number, get_state, put_number, put_state};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
@@ -12,7 +12,7 @@ use super::space::Totals;
 use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
 use super::{Cache, CacheOptions, Replies, die, recover};
 use crate::env::Env;
-use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Nonce, ROOT, StoreId};
+use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Ino, Nonce, ROOT, StoreId};
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -128,7 +128,8 @@ impl Cache {
         db.execute_batch("BEGIN")?;
         put_state(&db, "origin", Some(&encode_origin(origin)))?;
         put_state(&db, "boot", Some(&boot_id(&options)?))?;
-        for (key, value) in [("log_bytes", size), ("generation", 1), ("epoch", 1), ("next_inode", 2), ("next_slot", 1)] {
+        for (key, value) in [("log_bytes", size), ("generation", 1), ("epoch", 1), ("next_inode", 2), ("next_slot", 1), ("next_cookie", 1)]
+        {
             put_number(&db, key, value)?;
         }
         for key in ["replay_lsn", "replay_at", "meta_lsn", "resolved", "cuts", "boots", "clean"] {
@@ -230,7 +231,8 @@ impl Cache {
         };
         let slots = Slots::new(&dir.join("data"), free, get_number(&db, "next_slot")?);
         let checkpointer = Connection::open(dir.join("meta.db"))?;
-        let batch = Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, last: env.monotonic() };
+        let batch =
+            Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, wal_max: WAL_BYTES_MAX, last: env.monotonic(), durable: 0 };
         let head = get_state(&db, "head")?.and_then(|bytes| decode_head(&bytes));
         let mut replies = Replies::default();
         if let Some(saved) = get_state(&db, "replies")? {
@@ -247,6 +249,7 @@ impl Cache {
         meta.epoch = get_number(&meta.db, "epoch")? + 1;
         meta.resolved = get_number(&meta.db, "resolved")?;
         meta.next_inode = get_number(&meta.db, "next_inode")?;
+        meta.next_cookie = get_number(&meta.db, "next_cookie")?;
         meta.count = meta.db.query_row("SELECT COUNT(*) FROM inodes", [], |row| row.get::<_, i64>(0))? as u64;
         if get_state(&meta.db, "intent")?.is_some() {
             // What was about to be committed may have been: the end of such a row must be said.
@@ -300,6 +303,13 @@ impl Cache {
             }
         }
         meta.changed = changed;
+        let orphans = {
+            let mut statement = meta.db.prepare("SELECT ino FROM inodes WHERE nlink=0 AND (mode & 61440)=32768")?;
+            statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?.collect::<Result<Vec<Ino>, _>>()?
+        };
+        for ino in orphans {
+            self.name_content(&mut meta, ino, true, None)?;
+        }
         drop(meta);
         if self.changed() {
             self.totals.changed(|| self.env.now());

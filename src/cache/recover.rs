@@ -76,6 +76,7 @@ impl Replay<'_> {
             Effect::Inode(row) => {
                 let ino = row.attr.ino;
                 meta.next_inode = meta.next_inode.max(ino + 1);
+                meta.next_cookie = meta.next_cookie.max(row.cookies + 1);
                 if meta.row(ino)?.is_none() {
                     return meta.add(row.clone());
                 }
@@ -221,8 +222,9 @@ impl Content {
             self.present.remove(range.clone());
             self.unsynced.remove(range.clone());
             self.suspect.remove(range.clone());
-            // Perhaps of another file, and then not yet committed here: said once more does no harm.
-            let stored: Vec<_> = self.extents.within(range.clone()).map(|e| outward(&e.range())).collect();
+            // Perhaps of another file, and then not yet committed here: said once more does no harm. Inline ones are never shared, and
+            // the commit that holds them may lie before the newest checkpoint: they must not be said again.
+            let stored: Vec<_> = self.extents.within(range.clone()).filter(|e| e.object != 0).map(|e| outward(&e.range())).collect();
             stored.into_iter().for_each(|pages| self.shared.insert(pages));
             self.stale.insert(range);
         }

@@ -8,7 +8,7 @@ use super::seal::Seal;
 use super::types::{CacheError, Head, LocalExtent, ObjectId, Resolved};
 use super::{Cache, open};
 use crate::rpc;
-use crate::types::Seq;
+use crate::types::{PAGE, Seq};
 use prost::Message;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::atomic::Ordering;
@@ -30,7 +30,7 @@ pub(super) fn local_extent(e: &rpc::Extent, ids: &[ObjectId], seq: Seq) -> Resul
         0 => 0,
         n => *ids.get(n as usize - 1).ok_or(CacheError::Invalid("an extent names an object that its table does not have"))?,
     };
-    if !e.offset.is_multiple_of(crate::types::PAGE) || e.length == 0 {
+    if !e.offset.is_multiple_of(PAGE) || e.length == 0 {
         return Err(CacheError::Invalid("an extent does not begin at a page or is empty"));
     }
     Ok(LocalExtent {
@@ -61,7 +61,7 @@ impl Content {
                 continue;
             }
             for part in self.cleared.gaps(range) {
-                if let Some(clip) = extent.clip(&part).filter(|clip| clip.offset % crate::types::PAGE == 0) {
+                if let Some(clip) = extent.clip(&part).filter(|clip| clip.offset.is_multiple_of(PAGE)) {
                     self.extents.put(clip);
                 }
             }
@@ -106,6 +106,7 @@ impl Cache {
         self.apply_locked(&mut batch)?;
         *self.head.lock() = Some(head);
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
+        self.seal.shadow.end();
         self.seal.busy.store(false, Ordering::SeqCst);
         Ok(())
     }
@@ -158,6 +159,7 @@ impl Cache {
         }
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
         drop(meta);
+        self.seal.shadow.end();
         self.seal.busy.store(false, Ordering::SeqCst);
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! an operation, freezes it; whoever first changes a row after the flip keeps the old one in the spool.
 
 use super::db::Stamped;
-use super::file::{Content, DataFile};
+use super::file::{Content, DataFile, Sent};
 use super::meta::{Changed, Key, Meta, parts};
 use super::spool::{Kept, Spool};
 use super::types::{CacheError, Change, Cut, Space};
@@ -15,6 +15,8 @@ use crate::rpc;
 use crate::types::{Domain, Ino};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -33,10 +35,40 @@ pub(super) struct Flip {
     // Files changed in an epoch, by its parity.
     listed: [Mutex<Vec<Ino>>; 2],
     points: Mutex<HashMap<Ino, u64>>,
-    frozen_points: Mutex<HashMap<Ino, u64>>,
+    // Of files open for writing at the flip.
+    sent: Mutex<HashMap<Ino, Sent>>,
     pub(super) cuts: AtomicU64,
+    pub(super) shadow: Shadow,
     // One seal at a time.
     pub(super) busy: AtomicBool,
+}
+
+/// Where the old content of frozen pages goes that are overwritten: one file for a seal, as there may be very many overwritten files.
+#[derive(Debug, Default)]
+pub(super) struct Shadow(Mutex<Option<(Arc<File>, u64)>>);
+
+impl Shadow {
+    /// Room for so many bytes: the file, and the place in it.
+    pub(super) fn reserve(&self, dir: &Path, bytes: u64) -> Result<(Arc<File>, u64), CacheError> {
+        let mut shadow = self.0.lock();
+        if shadow.is_none() {
+            let path = dir.join("copies").join("shadow");
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+            let file = open.map_err(CacheError::io("copies"))?;
+            // It ends with its last descriptor.
+            std::fs::remove_file(&path).map_err(CacheError::io("copies"))?;
+            *shadow = Some((Arc::new(file), 0));
+        }
+        let Some((file, end)) = &mut *shadow else { return Err(CacheError::Invalid("a shadow file that was just made")) };
+        let place = *end;
+        *end += bytes;
+        Ok((Arc::clone(file), place))
+    }
+
+    /// The seal ended.
+    pub(super) fn end(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 /// An operation's stay in its epoch.
@@ -98,6 +130,7 @@ pub struct Seal {
     pub(super) frozen: Changed,
     pub(super) frozen_files: Vec<Ino>,
     pub(super) next_inode: Ino,
+    pub(super) next_cookie: u64,
     pub(super) totals: Space,
     pub(super) empty: bool,
     pub(super) dirty: u64,
@@ -133,8 +166,8 @@ impl Cache {
     }
 
     fn freeze(&self, file: &Arc<DataFile>, content: &mut Content, sealing: u64) {
-        let kernel = self.seal.frozen_points.lock().get(&file.ino).copied();
-        content.freeze(sealing, kernel);
+        let sent = self.seal.sent.lock().get(&file.ino).copied().unwrap_or(Sent::All);
+        content.freeze(sealing, sent);
         if content.is_changed() {
             self.list(file, content, sealing + 1);
         }
@@ -194,7 +227,10 @@ impl Cache {
         meta.sealing = epoch;
         meta.spool = Some(spool);
         meta.moved = Changed::default();
-        *self.seal.frozen_points.lock() = std::mem::take(&mut *self.seal.points.lock());
+        // Nobody asked the kernel about these, or it was before they were opened. What it had sent at earlier seals is settled.
+        let mut sent: HashMap<Ino, Sent> = self.writable_open().into_iter().map(|ino| (ino, Sent::Unknown)).collect();
+        sent.extend(self.seal.points.lock().drain().map(|(ino, size)| (ino, Sent::Upto(size))));
+        *self.seal.sent.lock() = sent;
         {
             let _candidates = self.seal.candidates.lock();
             self.seal.spooling.store(epoch, Ordering::SeqCst);
@@ -205,7 +241,7 @@ impl Cache {
         self.seal.epoch.store(epoch + 1, Ordering::SeqCst);
         let cut = Cut { number: self.seal.cuts.fetch_add(1, Ordering::SeqCst) + 1, time: self.env.now() };
         let totals = View { cache: self, meta: &mut meta }.space();
-        let next_inode = meta.next_inode;
+        let (next_inode, next_cookie) = (meta.next_inode, meta.next_cookie);
         drop(meta);
         let seal = Seal {
             cache: Arc::clone(self),
@@ -217,6 +253,7 @@ impl Cache {
             frozen,
             frozen_files,
             next_inode,
+            next_cookie,
             totals,
             empty: false,
             dirty: 0,
@@ -396,6 +433,9 @@ impl Cache {
         let mut content = file.inner.lock();
         content.dead = true;
         self.totals.tell(&mut content);
+        if let Some(spare) = content.spare.take() {
+            self.slots.release(spare, lsn);
+        }
         if content.frozen.is_none()
             && let Some(slot) = content.slot.take()
         {

@@ -74,14 +74,22 @@ impl Slots {
         self.inner.lock().limbo.push((lsn, slot));
     }
 
-    /// Empties and frees the slots whose end is durable.
-    pub(super) fn settle(&self, durable: u64) -> Result<(), CacheError> {
-        let ready: Vec<u64> = {
+    /// Empties and frees up to `most` slots whose end is durable; tells whether there are more.
+    pub(super) fn settle(&self, durable: u64, most: usize) -> Result<bool, CacheError> {
+        let mut ready = Vec::new();
+        let more = {
             let mut inner = self.inner.lock();
-            let (ready, rest) = inner.limbo.iter().partition(|(lsn, _)| *lsn <= durable);
-            inner.limbo = rest;
-            let ready: Vec<(u64, u64)> = ready;
-            ready.into_iter().map(|(_, slot)| slot).collect()
+            let mut more = false;
+            inner.limbo.retain(|(lsn, slot)| {
+                let due = *lsn <= durable;
+                let take = due && ready.len() < most;
+                more |= due && !take;
+                if take {
+                    ready.push(*slot);
+                }
+                !take
+            });
+            more
         };
         for slot in ready {
             // A slot that never had data has no file.
@@ -90,7 +98,7 @@ impl Slots {
             }
             self.inner.lock().free.push(slot);
         }
-        Ok(())
+        Ok(more)
     }
 
     pub(super) fn take_taken(&self) -> Vec<u64> {
@@ -112,10 +120,11 @@ impl Slots {
             return Ok(Arc::clone(file));
         }
         let path = self.path(slot);
-        if inner.shards.insert(slot as u8)
+        if !inner.shards.contains(&(slot as u8))
             && let Some(parent) = path.parent()
         {
             fs::create_dir_all(parent).map_err(CacheError::io("data directory"))?;
+            inner.shards.insert(slot as u8);
         }
         let open = |create| OpenOptions::new().read(true).write(true).create(create).truncate(false).open(&path);
         let file = match open(false) {
@@ -136,11 +145,12 @@ impl Slots {
         if new.is_empty() {
             return Ok(());
         }
-        for shard in new {
-            let dir = self.dir.join(format!("{shard:02x}"));
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("data directory"))?;
+        let shards = new.iter().map(|shard| self.dir.join(format!("{shard:02x}")));
+        let result = shards.chain([self.dir.clone()]).try_for_each(|dir| File::open(dir).and_then(|dir| dir.sync_all()));
+        if result.is_err() {
+            self.inner.lock().new_in.extend(new);
         }
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("data directory"))
+        result.map_err(CacheError::io("data directory"))
     }
 }
 

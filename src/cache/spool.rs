@@ -8,6 +8,9 @@ use prost::Message;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 
+/// Names, each with its directory.
+pub(super) type Names = Vec<(Ino, Vec<u8>)>;
+
 /// A frozen inode.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
@@ -51,6 +54,10 @@ impl Spool {
             kept.orphan
         ])?;
         Ok(())
+    }
+
+    pub(super) fn has_inode(&self, ino: Ino) -> Sql<bool> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM inodes WHERE ino=?1")?.exists([ino as i64])?)
     }
 
     pub(super) fn inode(&self, ino: Ino) -> Sql<Option<Kept>> {
@@ -117,7 +124,7 @@ impl Spool {
     }
 
     /// What is held: it goes back to the changed.
-    pub(super) fn held(&self) -> Sql<(Vec<Ino>, Vec<(Ino, Vec<u8>)>)> {
+    pub(super) fn held(&self) -> Sql<(Vec<Ino>, Names)> {
         let mut statement = self.db.prepare("SELECT ino FROM inodes WHERE taken=0")?;
         let inodes = statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?.collect::<Result<_, _>>()?;
         let mut statement = self.db.prepare("SELECT dir,name FROM names WHERE taken=0")?;
@@ -136,7 +143,7 @@ impl Spool {
     }
 
     /// A held name that a commit holds with another meaning is removed there.
-    pub(super) fn remove_held_names(&mut self) -> Sql<Vec<(Ino, Vec<u8>)>> {
+    pub(super) fn remove_held_names(&mut self) -> Sql<Names> {
         self.db.execute("INSERT INTO gone_names(dir,name) SELECT dir,name FROM names WHERE taken=0 AND said=1", [])?;
         let mut statement = self.db.prepare("SELECT dir,name FROM names WHERE taken=0 AND said=1")?;
         let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?;

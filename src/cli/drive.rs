@@ -36,6 +36,7 @@ pub(super) fn run(context: &Context, args: &MountArgs, dir: PathBuf) -> Result<E
 }
 
 async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option<Holder>, held: Option<Held>) -> Result<Exit, Fault> {
+    raise_descriptor_limit();
     let counters = Arc::new(Counters::default());
     let resumed = held.is_some();
     let volume = open(context, args, &counters, resumed).await?;
@@ -89,6 +90,21 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
     server.close().await;
     ended?;
     closed.map(|_| Exit::Done)
+}
+
+/// One descriptor for each file that is in use or frozen: the usual soft limit of 1,024 would fail writes.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain numbers in a buffer of the right type.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "the limit of open files could not be raised");
+    }
 }
 
 /// Until the mount is gone, whoever took it away. A first signal unmounts and drains, a second one gives the drain up.
@@ -157,7 +173,8 @@ async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, res
         let base = reader_cache(&context.settings.cache_of(&args.volume), context.env.random());
         return Volume::open_reader(&books, &args.volume, CacheOptions::new(base), at, run, &waiting).await;
     }
-    let cache = CacheOptions { bytes_max: context.settings.capacity.unwrap_or(1 << 50), ..CacheOptions::new(cache_dir(context, args)) };
+    let mut cache = CacheOptions::new(cache_dir(context, args));
+    cache.bytes_max = context.settings.capacity.unwrap_or(1 << 50);
     let sizes = sizes(&context.settings, &cache.dir)?;
     if resumed {
         let params = late_params(context, args, counters, cache.clone(), sizes);
@@ -261,7 +278,7 @@ async fn resolve_at(context: &Context, books: &Books, args: &MountArgs, text: &s
     let now = context.now();
     let entry = match at::parse(text, &now).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))? {
         At::Seq(seq) => {
-            history::entry(&reader, seq).await?.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("there is no commit {seq}")))?
+            history::commit(&reader, seq).await?.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("there is no commit {seq}")))?
         }
         At::Time(time) => history::at_time(&reader, i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)).await?,
     };

@@ -88,7 +88,7 @@ impl Answer for Shown {
         writeln!(out, "{}: {} records, {}", self.volume, self.newest, self.state)?;
         for line in &self.records {
             let time = line.time.parse().map_or_else(|_| line.time.clone(), |time| at::show(time, &zone));
-            write!(out, "{:>8}  {time}  {:<6}", line.record, line.what)?;
+            write!(out, "{:>8}  {time}  {}", line.record, line.what)?;
             match (line.inodes, line.bytes, line.uploaded, &line.host) {
                 (Some(inodes), Some(bytes), uploaded, _) => {
                     let partial = if line.full == Some(false) { ", not all tiers" } else { "" };

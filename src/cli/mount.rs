@@ -12,7 +12,7 @@ use super::drive;
 use super::exit::Exit;
 use super::unlock::{self, KeyArgs};
 use crate::cli::context::Context;
-use crate::fuse::{HoldOptions, hold};
+use crate::fuse::{HoldOptions, MountOptions, check_place, hold};
 use crate::types::{Fault, FaultKind, Identity};
 use clap::Args;
 use clap::builder::FalseyValueParser;
@@ -25,6 +25,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// What to mount, where and how.
 #[derive(Debug, Clone, Args)]
@@ -53,8 +54,15 @@ pub struct MountArgs {
     /// Threads that answer the kernel
     #[arg(long, default_value_t = 4, value_name = "N", env = "HOLDFAST_THREADS", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: u16,
+    /// A driver that died twice within this many seconds is started again only after them
+    #[arg(long, value_name = "SECONDS", env = "HOLDFAST_CALM", hide = true, value_parser = seconds)]
+    pub(super) calm: Option<u64>,
     #[command(flatten)]
     pub(super) key: KeyArgs,
+}
+
+fn seconds(text: &str) -> Result<u64, std::num::ParseIntError> {
+    text.strip_suffix('s').unwrap_or(text).parse()
 }
 
 /// For the driver's and the holder's hidden commands: the same arguments.
@@ -67,7 +75,7 @@ pub struct InnerArgs {
 /// The user's command.
 pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     let dir = absolute(&args.dir)?;
-    check(context, args)?;
+    check(context, args, &dir)?;
     // The one store that a mount makes by itself, and only where nobody named a store.
     if context.settings.store_is_default {
         super::store::init::make_embedded(context)?;
@@ -90,38 +98,41 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     }
     let mut holder = command.spawn()?;
     drop(command);
-    let usable = wait_until_usable(context, ready, &mut log)?;
+    let mut seen = String::new();
+    let usable = wait_until_usable(context, ready, &mut log, &mut seen)?;
     if usable {
         context.say(&format!("{} is mounted at {}; log: {}", args.volume, dir.display(), log_path.display()));
         return Ok(Exit::Done);
     }
     let status = holder.wait()?;
+    // Why it failed is said by the holder's last line, behind the end of its pipe.
+    relay(context, &mut log, &mut seen)?;
     let code = u8::try_from(status.code().unwrap_or(13)).unwrap_or(13);
     Ok(Exit::Code(if code == 0 { 13 } else { code }))
 }
 
 /// Everything that can be told before a process is started.
-fn check(context: &Context, args: &MountArgs) -> Result<(), Fault> {
+fn check(context: &Context, args: &MountArgs, dir: &Path) -> Result<(), Fault> {
     context.settings.read_policy()?;
     unlock::url(&context.settings)?;
     if let Some(at) = &args.at {
         super::at::parse(at, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
     }
-    Ok(())
+    // Last: it may take a dead mount away.
+    check_place(&MountOptions { read_only: args.read_only, over_files: args.over_files, ..MountOptions::new(dir, args.volume.as_str()) })
 }
 
 /// Relays what the driver tells a person (`holdfast: ...`) until the mount is usable or will not be.
-fn wait_until_usable(context: &Context, ready: OwnedFd, log: &mut File) -> Result<bool, Fault> {
+fn wait_until_usable(context: &Context, ready: OwnedFd, log: &mut File, seen: &mut String) -> Result<bool, Fault> {
     let mut ready = File::from(ready);
-    let mut seen = String::new();
     loop {
         let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
         let came = poll(&mut fds, PollTimeout::from(200u16)).unwrap_or(0) > 0;
-        relay(context, log, &mut seen)?;
+        relay(context, log, seen)?;
         if came {
             let mut byte = [0];
             let usable = ready.read(&mut byte)? == 1;
-            relay(context, log, &mut seen)?;
+            relay(context, log, seen)?;
             return Ok(usable);
         }
     }
@@ -154,7 +165,7 @@ pub(super) fn run_hold(context: &Context, args: &MountArgs) -> Result<Exit, Faul
     });
     // SAFETY: as above; a failed duplication is -1 and is passed over.
     let ready = ready.filter(|fd| *fd >= 0).map(|fd| unsafe { File::from_raw_fd(fd) });
-    let code = hold(&context.env, HoldOptions { socket, command, ready, calm: crate::fuse::CALM })?;
+    let code = hold(&context.env, HoldOptions { socket, command, ready, calm: args.calm.map_or(crate::fuse::CALM, Duration::from_secs) })?;
     Ok(Exit::Code(u8::try_from(code).unwrap_or(13)))
 }
 

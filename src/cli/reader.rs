@@ -35,7 +35,7 @@ impl Reading {
         let asked = at.map(|text| at::parse(text, &now).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))).transpose()?;
         let entry = match &asked {
             None => history::newest(&self.reader).await?,
-            Some(At::Seq(seq)) => history::entry(&self.reader, *seq).await?.ok_or_else(|| {
+            Some(At::Seq(seq)) => history::commit(&self.reader, *seq).await?.ok_or_else(|| {
                 Fault::new(FaultKind::NotFound, format!("volume {} has no commit {seq}; `holdfast history` lists them", self.volume))
             })?,
             Some(At::Time(time)) => history::at_time(&self.reader, i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)).await?,

@@ -17,6 +17,9 @@ const HANDLE_TYPE: i32 = 0x81;
 /// A write stamps its file when it begins: one that began this long before a flush may have gone on after it.
 const RECENT: UnixNanos = 30_000_000_000;
 
+/// Files whose last flush is remembered.
+const KNOWN_MAX: usize = 64 << 10;
+
 #[repr(C)]
 struct Handle {
     bytes: u32,
@@ -107,17 +110,13 @@ impl ByHandle {
         }
         let (_, flushed) = Self::flush(root, ino);
         if flushed.is_ok() {
-            self.flushed.lock().insert(ino, (view, now));
+            let mut known = self.flushed.lock();
+            if known.len() > KNOWN_MAX {
+                // Most are closed by now; the others are flushed once more.
+                known.clear();
+            }
+            known.insert(ino, (view, now));
         }
         (Some(view.size), flushed)
-    }
-
-    /// Forgets flushes of files that nobody has open for writing any more.
-    pub(super) fn keep_only(&self, open: &[Ino]) {
-        let mut flushed = self.flushed.lock();
-        if flushed.len() > open.len() {
-            let open: std::collections::HashSet<_> = open.iter().collect();
-            flushed.retain(|ino, _| open.contains(ino));
-        }
     }
 }

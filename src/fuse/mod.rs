@@ -5,8 +5,8 @@
 //! | `mount.rs` | mount(2), the table of mounts, the kernel's knobs |
 //! | `session.rs` | INIT, and taking a live connection over |
 //! | `shell.rs`, `work.rs` | the handlers, and what of them may have to wait |
-//! | `kernel.rs` | the mount seen from outside, by handle: what the kernel still holds |
-//! | `holder.rs` | the second holder of the descriptor, which restarts the driver |
+//! | `kernel.rs`, `outside.rs` | the mount seen from outside, by handle: what the kernel still holds |
+//! | `holder/` | the second holder of the descriptor, which restarts the driver and uses the mount for it |
 //! | `errno.rs`, `attr.rs` | words |
 
 mod attr;
@@ -15,6 +15,7 @@ mod errno;
 mod holder;
 mod kernel;
 mod mount;
+mod outside;
 mod pool;
 mod session;
 mod shell;
@@ -29,13 +30,14 @@ use crate::types::{Fault, FaultKind, Ino};
 use crate::volume::Posix;
 use crate::writeback::KernelPages;
 use mount::MountPoint;
+use outside::Outside;
 use parking_lot::Mutex;
 use shell::Shell;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use work::Work;
+use work::{Hands, Work};
 
 /// Key of the connection's number in the cache's state.
 const CONNECTION: &str = "fuse.connection";
@@ -103,12 +105,16 @@ impl Mount {
             suid: options.suid,
             devices: options.devices,
         };
-        let work = Arc::new(Work::new(Arc::clone(posix), env.clone(), &options.dir, connection, None, options.threads));
+        let hands = match holder {
+            Some(holder) => Hands::Holder(holder.clone()),
+            None => Hands::Own(Outside::new(&options.dir, env.clone())),
+        };
+        let work = Arc::new(Work::new(Arc::clone(posix), env.clone(), hands, connection, None, options.threads));
         let device = point.mount()?;
         let begun = session::begin(Shell::new(Arc::clone(&work)), device, options.threads).and_then(|session| {
             let init = work.init().ok_or_else(|| Fault::new(FaultKind::Local, "the kernel sent no INIT"))?;
             if let Some(holder) = holder {
-                holder.keep(session.as_fd(), init)?;
+                holder.keep(session.as_fd(), init, &options.dir)?;
             }
             Ok(session)
         });
@@ -137,7 +143,8 @@ impl Mount {
         if !held.init.can_resend() {
             tracing::warn!("this kernel (before 6.9) cannot send requests again: those under way at the crash end with an error");
         }
-        let work = Arc::new(Work::new(Arc::clone(posix), env.clone(), &options.dir, connection, Some(held.init), options.threads));
+        let hands = Hands::Holder(held.holder.clone());
+        let work = Arc::new(Work::new(Arc::clone(posix), env.clone(), hands, connection, Some(held.init), options.threads));
         let session = session::resume(Shell::new(Arc::clone(&work)), &held.device, held.init, options.threads)?;
         Self::serve(options, work, session)
     }
@@ -188,7 +195,7 @@ impl Mount {
     /// # Errors
     /// It is in use.
     pub fn unmount(&self, lazy: bool) -> Result<(), Fault> {
-        self.work.when_closed(|| mount::unmount(&self.options.dir, lazy))
+        self.work.unmount(lazy)?.map_err(|errno| mount::unmount_refused(&self.options.dir, errno))
     }
 }
 
@@ -200,11 +207,23 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<(), Fault> {
     mount::unmount(dir, lazy)
 }
 
+/// Whether a mount could lie at the options' directory, before anything is started or made for it. A dead mount of the same volume
+/// is taken away.
+///
+/// # Errors
+/// Says what is in the way, and what to do.
+pub fn check_place(options: &MountOptions) -> Result<(), Fault> {
+    detach_dead_mount(options)?;
+    let MountOptions { dir, read_only, over_files, suid, devices, .. } = options;
+    let source = mount::source_name(&options.identity);
+    MountPoint { dir, source: &source, read_only: *read_only, over_files: *over_files, suid: *suid, devices: *devices }.check()
+}
+
 // A driver that died between mounting and handing the descriptor to its holder has left a mount that nobody can serve.
 fn detach_dead_mount(options: &MountOptions) -> Result<(), Fault> {
-    let dead = std::fs::metadata(&options.dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
-    let ours = || find(&options.dir).is_ok_and(|found| found.is_some_and(|m| m.identity() == Some(&mount::source_name(&options.identity))));
-    if dead && ours() {
+    let source = mount::source_name(&options.identity);
+    let ours = find(&options.dir)?.is_some_and(|mounted| mounted.identity() == Some(&source));
+    if ours && std::fs::metadata(&options.dir).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)) {
         tracing::warn!(dir = %options.dir.display(), "taking away a dead mount of this volume");
         mount::unmount(&options.dir, true)?;
     }

@@ -9,6 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The file system's type in the table of mounts.
 pub const TYPE: &str = "fuse.holdfast";
@@ -19,6 +20,10 @@ const SOURCE: &str = "holdfast:";
 const READ_AHEAD_KIB: u64 = 1024;
 /// Acknowledged bytes the kernel may hold for this mount (protocol.md 7.5).
 const KERNEL_SHARE: u64 = 64 << 20;
+
+/// How often, and how long apart, unmounting what is in use is tried again.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a directory is to be mounted.
 #[derive(Debug, Clone)]
@@ -33,28 +38,24 @@ pub(super) struct MountPoint<'a> {
 
 impl MountPoint<'_> {
     /// Refuses with the reason and the next step, before anything is changed.
-    fn check(&self) -> Result<(), Fault> {
+    pub(super) fn check(&self) -> Result<(), Fault> {
         let dir = self.dir.display();
         let refuse = |kind, why: String| Err(Fault::new(kind, why));
+        // The table first: looking at a mount asks whoever serves it, who may not answer.
+        if let Some(mounted) = find(self.dir)? {
+            let message = format!(
+                "{dir} is mounted already (by {}): unmount it first (`umount {dir}`, or `umount -l {dir}` if it is dead), or choose another",
+                mounted.source
+            );
+            return refuse(FaultKind::Busy, message);
+        }
         match std::fs::metadata(self.dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return refuse(FaultKind::NotFound, format!("{dir} does not exist: create it first"));
             }
-            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-                return refuse(
-                    FaultKind::Busy,
-                    format!("{dir} is a dead FUSE mount, whose driver and holder are gone: `umount -l {dir}`, then mount again"),
-                );
-            }
             Err(error) => return Err(Fault::with(FaultKind::Local, format!("cannot look at {dir}"), error)),
             Ok(meta) if !meta.is_dir() => return refuse(FaultKind::Invalid, format!("{dir} is not a directory")),
             Ok(_) => {}
-        }
-        if let Some(mounted) = find(self.dir)? {
-            return refuse(
-                FaultKind::Busy,
-                format!("{dir} is mounted already (by {}): unmount it first, or choose another", mounted.source),
-            );
         }
         let occupied =
             std::fs::read_dir(self.dir).map_err(|e| Fault::with(FaultKind::Local, format!("cannot list {dir}"), e))?.next().is_some();
@@ -107,20 +108,37 @@ fn open_device() -> Result<OwnedFd, Fault> {
     })
 }
 
-/// Unmounts. `lazy`: takes it out of the tree now, and for good when its last user is gone.
+/// Why unmounting was refused, and what to do.
+pub(super) fn unmount_refused(dir: &Path, errno: Errno) -> Fault {
+    let shown = dir.display();
+    match errno {
+        Errno::EBUSY => Fault::with(
+            FaultKind::Busy,
+            format!("{shown} is in use: end what has files or its working directory in it (`fuser -vm {shown}`)"),
+            errno,
+        ),
+        Errno::EINVAL => Fault::with(FaultKind::NotFound, format!("{shown} is not mounted"), errno),
+        Errno::EPERM => Fault::with(FaultKind::Denied, format!("not allowed to unmount {shown}: CAP_SYS_ADMIN is needed"), errno),
+        _ => Fault::with(FaultKind::Local, format!("cannot unmount {shown}"), errno),
+    }
+}
+
+/// Unmounts from this process: not to be called by a driver that has a holder.
 pub(super) fn unmount(dir: &Path, lazy: bool) -> Result<(), Fault> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     flags.set(MntFlags::MNT_DETACH, lazy);
-    umount2(dir, flags).map_err(|errno| match errno {
-        Errno::EBUSY => Fault::with(
-            FaultKind::Busy,
-            format!("{} is in use: end what has files or its working directory in it (`fuser -vm {0}`)", dir.display()),
-            errno,
-        ),
-        Errno::EINVAL => Fault::with(FaultKind::NotFound, format!("{} is not mounted", dir.display()), errno),
-        Errno::EPERM => Fault::with(FaultKind::Denied, format!("not allowed to unmount {}: CAP_SYS_ADMIN is needed", dir.display()), errno),
-        _ => Fault::with(FaultKind::Local, format!("cannot unmount {}", dir.display()), errno),
-    })
+    let mut tries = BUSY_TRIES;
+    loop {
+        match umount2(dir, flags) {
+            Ok(()) => return Ok(()),
+            // Perhaps only by the driver's own look at its open files.
+            Err(Errno::EBUSY) if tries > 0 => {
+                tries -= 1;
+                super::pool::pause(BUSY_PAUSE);
+            }
+            Err(errno) => return Err(unmount_refused(dir, errno)),
+        }
+    }
 }
 
 /// One line of the table of mounts.

@@ -68,8 +68,7 @@ impl Pool {
     /// As `run`, not before `delay` has passed.
     pub(super) fn run_after(&self, delay: Duration, job: impl FnOnce() + Send + 'static) {
         self.run(move || {
-            let (lock, never) = (Mutex::new(()), Condvar::new());
-            never.wait_for(&mut lock.lock(), delay);
+            pause(delay);
             job();
         });
     }
@@ -79,6 +78,12 @@ impl Pool {
         self.shared.state.lock().closed = true;
         self.shared.work.notify_all();
     }
+}
+
+/// Waits on a thread that has nothing else to do.
+pub(super) fn pause(duration: Duration) {
+    let (lock, never) = (Mutex::new(()), Condvar::new());
+    never.wait_for(&mut lock.lock(), duration);
 }
 
 impl Shared {

@@ -5,17 +5,18 @@
 
 use super::attr::{FOREVER, GENERATION, to_fuser};
 use super::errno::errno;
-use super::kernel::ByHandle;
+use super::holder::Holder;
+use super::outside::{Open, Outside};
 use super::pool::Pool;
 use super::session::Init;
 use crate::env::Env;
-use crate::types::{ByteRange, Ino};
+use crate::types::{ByteRange, Fault, Ino};
 use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
 use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use nix::errno::Errno;
+use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -32,9 +33,7 @@ thread_local! {
 /// One connection's volume, pools and state.
 pub(super) struct Work {
     posix: Arc<Posix>,
-    kernel: ByHandle,
-    // Held while the mount is opened from here: it cannot be unmounted meanwhile.
-    outside: RwLock<()>,
+    hands: Hands,
     env: Env,
     connection: u64,
     init: Mutex<Option<Init>>,
@@ -48,11 +47,10 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(posix: Arc<Posix>, env: Env, dir: &Path, connection: u64, init: Option<Init>, threads: usize) -> Self {
+    pub(super) fn new(posix: Arc<Posix>, env: Env, hands: Hands, connection: u64, init: Option<Init>, threads: usize) -> Self {
         Self {
             posix,
-            kernel: ByHandle::new(dir),
-            outside: RwLock::new(()),
+            hands,
             env,
             connection,
             init: Mutex::new(init),
@@ -86,12 +84,6 @@ impl Work {
         self.env.failpoint("fuse.after_change_before_reply");
     }
 
-    /// Runs `unmount` while nothing here has the mount open.
-    pub(super) fn when_closed<R>(&self, unmount: impl FnOnce() -> R) -> R {
-        let _closed = self.outside.write();
-        unmount()
-    }
-
     pub(super) fn close(&self) {
         for pool in [&self.fetches, &self.flushes, &self.syncs, &self.delays] {
             pool.close();
@@ -105,30 +97,31 @@ impl Work {
     /// Brings in what the kernel holds of every file open for writing, with the size it had before (protocol.md 6.2).
     pub(super) fn bring_in(&self) -> Vec<(Ino, u64)> {
         let open = self.posix.writable_open();
-        self.kernel.keep_only(&open);
         if open.is_empty() {
             return Vec::new();
         }
-        let _outside = self.outside.read();
-        let root = match self.kernel.root() {
-            Ok(root) => root,
-            Err(error) => {
-                tracing::warn!(%error, "the kernel's bytes cannot be brought in: the mount does not open");
-                return Vec::new();
-            }
+        let brought = match &self.hands {
+            Hands::Own(outside) => outside.bring_in(&open).map_err(Fault::from),
+            Hands::Holder(holder) => holder.bring_in(&open),
         };
-        let mut points = Vec::with_capacity(open.len());
-        for ino in open {
-            let (size, flushed) = self.kernel.bring_in(&root, ino, self.env.now());
-            if let Err(error) = flushed {
-                // A WRITE that failed is known by its own error, kept for fsync; a file closed since is nothing to flush.
-                if error.raw_os_error() != Some(libc::ESTALE) {
-                    tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in");
-                }
+        let brought = brought.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the kernel holds cannot be brought in: it comes when the kernel sends it, within half a minute");
+            Vec::new()
+        });
+        for file in &brought {
+            // A WRITE that failed is known by its own error, kept for fsync; a file that is gone is nothing to flush.
+            if !matches!(file.errno, 0 | libc::ESTALE) {
+                tracing::warn!(ino = file.ino, errno = file.errno, "the kernel's bytes of a file could not all be brought in");
             }
-            points.extend(size.map(|size| (ino, size)));
         }
-        points
+        brought.iter().filter_map(|file| file.size.map(|size| (file.ino, size))).collect()
+    }
+
+    pub(super) fn unmount(&self, lazy: bool) -> Result<Result<(), Errno>, Fault> {
+        match &self.hands {
+            Hands::Own(outside) => Ok(outside.unmount(lazy)),
+            Hands::Holder(holder) => holder.unmount(lazy),
+        }
     }
 
     pub(super) fn read(self: &Arc<Self>, ino: Ino, offset: u64, len: usize, reply: ReplyData) {
@@ -270,23 +263,38 @@ impl Work {
         }
     }
 
-    // Returns what is to be closed after the reply.
-    fn flush_before(&self, inodes: &[Ino]) -> (Vec<OwnedFd>, RwLockReadGuard<'_, ()>) {
-        let outside = self.outside.read();
+    // Returns what is to be closed after the reply. A file closed meanwhile holds nothing back.
+    fn flush_before(&self, inodes: &[Ino]) -> Vec<Flushed<'_>> {
         let mut open = Vec::new();
-        let mut flush = |ino: Ino| -> std::io::Result<()> {
-            let root = self.kernel.root()?;
-            let (fd, flushed) = ByHandle::flush(&root, ino);
-            open.extend(fd);
-            flushed
-        };
-        for ino in inodes {
-            if let Err(error) = flush(*ino) {
+        for ino in inodes.iter().filter(|ino| self.posix.is_writable_open(**ino)) {
+            let flushed = match &self.hands {
+                Hands::Own(outside) => {
+                    let (flushed, file) = outside.flush(*ino);
+                    open.push(Flushed::Own { _file: file });
+                    flushed.map_err(Fault::from)
+                }
+                Hands::Holder(holder) => holder.flush(*ino).map(|line| open.push(Flushed::Line { _line: line })),
+            };
+            if let Err(error) = flushed {
                 tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in before an operation on it");
             }
         }
-        (open, outside)
+        open
     }
+}
+
+/// Whose thread uses the mount from outside.
+#[derive(Debug)]
+pub(super) enum Hands {
+    /// This process's, as there is no holder. Killed meanwhile, it could not end before somebody aborts the connection.
+    Own(Outside),
+    /// The holder's.
+    Holder(Holder),
+}
+
+enum Flushed<'a> {
+    Own { _file: Open<'a> },
+    Line { _line: OwnedFd },
 }
 
 fn done(result: Result<(), PosixError>, reply: ReplyEmpty) {

@@ -73,6 +73,14 @@ pub async fn list(reader: &Reader, before: Option<Seq>, limit: usize) -> Result<
     Ok(History { tip, entries })
 }
 
+/// The commit of this number; `None`: there is none, or the number is of a record that is no commit.
+///
+/// # Errors
+/// As [`entry`].
+pub async fn commit(reader: &Reader, seq: Seq) -> Result<Option<Entry>, Fault> {
+    Ok(entry(reader, seq).await?.filter(|entry| matches!(entry.what, What::Commit { .. })))
+}
+
 /// The record of a number; `None`: retired, or none yet.
 ///
 /// # Errors

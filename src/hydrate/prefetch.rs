@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Files asked for at once from the cache's list.
 const BATCH: usize = 256;
 /// Bytes of one file fetched in one step, so that a large one does not hold up what else changed.
-const STEP_BYTES: u64 = 32 << 20;
+const STEP_BYTES: u64 = 4 << 20;
 
 /// What prefetch may use, asked again before every step.
 pub trait Prefetch: Send + Sync {
@@ -48,6 +48,11 @@ pub async fn prefetch(cache: &Arc<Cache>, fetcher: &Fetcher, limits: &dyn Prefet
                     }
                     // Removed meanwhile.
                     Err(fault) if fault.kind == FaultKind::NotFound => break,
+                    // The store is away: what is read meanwhile waits by itself.
+                    Err(fault) if fault.kind == FaultKind::Unknown => {
+                        fetcher.pause().await;
+                        continue;
+                    }
                     Err(fault) => return Err(fault),
                 }
                 at = end;

@@ -59,6 +59,12 @@ pub enum LogError {
         /// The log's.
         log: Seq,
     },
+    /// While this was opening, somebody else opened the log: whoever decides about takeovers decides again.
+    #[error("record {seq}: somebody else opened the log at this moment")]
+    Held {
+        /// The number of the other `open`.
+        seq: Seq,
+    },
     /// A commit names an object that protocol.md 3 does not allow it to name.
     #[error("{object} may not be named by a commit: {why}")]
     NotNameable {
@@ -119,7 +125,7 @@ impl LogError {
             Self::Damaged { .. } | Self::Untrusted { .. } => FaultKind::Damaged,
             Self::Fenced { .. } => FaultKind::Fenced,
             Self::Purged { .. } => FaultKind::NotFound,
-            Self::Diverged { .. } => FaultKind::Busy,
+            Self::Diverged { .. } | Self::Held { .. } => FaultKind::Busy,
             Self::NotNameable { .. } | Self::Control(_) | Self::Format(_) => FaultKind::Invalid,
             Self::Retired { .. } => FaultKind::Stale,
             Self::TooNew(_) => FaultKind::TooNew,

@@ -132,12 +132,28 @@ impl Writer {
     /// # Errors
     /// [`LogError::Purged`], [`LogError::Diverged`] (the cache is to be set aside; nothing was appended), damage by name, or no answer.
     pub async fn open(site: Site, params: WriterParams) -> Result<(Self, OpenReport), LogError> {
+        Self::open_if(site, params, &|_| true).await
+    }
+
+    /// As [`Self::open`], asking `may_open` about every end of the log that the `open` would be appended to: somebody may have opened it
+    /// since the caller looked.
+    ///
+    /// # Errors
+    /// [`LogError::Held`] when it says no; the rest as [`Self::open`].
+    pub async fn open_if(
+        site: Site,
+        params: WriterParams,
+        may_open: &(dyn Fn(&Tip) -> bool + Sync),
+    ) -> Result<(Self, OpenReport), LogError> {
         let reader = Reader::new(site);
         let mut hint = params.hint;
         loop {
             let tip = reader.tip(hint).await?;
             if tip.phase == Phase::Fenced {
                 return Err(LogError::Purged { incarnation: reader.site().incarnation });
+            }
+            if !may_open(&tip) {
+                return Err(LogError::Held { seq: tip.open.as_ref().map_or(tip.seq, |open| open.seq) });
             }
             let (intent, opens) = reconcile(&reader, &tip, params.cache.as_ref()).await?;
             let adopted = adoptable(&reader, &tip, &params, intent).await?;

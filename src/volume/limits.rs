@@ -1,6 +1,6 @@
 //! The limits of a volume, and what is done at them (protocol.md 7.5): WRITEs are delayed, what can be refused is refused.
 
-use super::live::LateProgress;
+use super::late::LateProgress;
 use super::ops::{Admission, Gate, PosixError};
 use crate::cache::{Cache, Space};
 use std::sync::Arc;
@@ -38,8 +38,8 @@ impl Limits {
 
 impl Gate for Limits {
     fn admit(&self, what: Admission) -> Result<(), PosixError> {
-        if self.late.fenced() {
-            return Err(if what == Admission::Sync { PosixError::Io } else { PosixError::Fenced });
+        if self.late.is_over() {
+            return Err(if what == Admission::Sync { PosixError::Io } else { PosixError::ReadOnly });
         }
         match what {
             // A success would be no lie: fsync makes bytes durable here whatever the store does.
@@ -47,6 +47,10 @@ impl Gate for Limits {
             Admission::Create | Admission::OpenForWriting | Admission::Grow if self.dirty_permille() >= 1000 => Err(PosixError::NoSpace),
             Admission::Create | Admission::OpenForWriting | Admission::Grow => Ok(()),
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.late.is_cancelled()
     }
 
     fn delay(&self) -> Option<Duration> {

@@ -3,6 +3,7 @@
 //! A fresh mount opens first and serves then. A resumed one serves at once from its cache (protocol.md 1.2) and opens the log beside it:
 //! until its `open` is stored it commits nothing, and reads of absent bytes wait.
 
+use super::late::{BlockingFetch, Engine, Late, LateProgress};
 use super::limits::{Limits, Sizes};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
 use super::ops::{Fetch, Gate, NoLimits, Options, Posix};
@@ -18,7 +19,7 @@ use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
 use crate::writeback::{Classifier, Ended, KernelPages, LastCommit, Parts, State, WriteBack};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -36,15 +37,6 @@ pub enum HydrateMode {
     Metadata,
 }
 
-/// The part of a volume that needs the store.
-#[derive(Debug)]
-struct Engine {
-    fetcher: Arc<Fetcher>,
-    /// Absent for a reader.
-    writeback: Option<Arc<WriteBack>>,
-    run: Mutex<Option<JoinHandle<Ended>>>,
-}
-
 /// A live volume.
 #[derive(Debug)]
 pub struct Volume {
@@ -59,55 +51,6 @@ pub struct Volume {
     sizes: Sizes,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// The engine, as soon as there is one.
-#[derive(Debug, Default)]
-struct Late {
-    engine: OnceLock<Engine>,
-    ready: watch::Sender<bool>,
-}
-
-impl Late {
-    fn set(&self, engine: Engine) {
-        if self.engine.set(engine).is_ok() {
-            self.ready.send_replace(true);
-        }
-    }
-
-    async fn get(&self) -> Option<&Engine> {
-        self.ready.subscribe().wait_for(|ready| *ready).await.ok()?;
-        self.engine.get()
-    }
-}
-
-/// Fetches for the operations, from threads that may wait.
-#[derive(Debug)]
-struct BlockingFetch {
-    late: Arc<Late>,
-    cache: Arc<Cache>,
-    env: Env,
-    patience: Duration,
-    runtime: Handle,
-}
-
-impl Fetch for BlockingFetch {
-    fn fetch(&self, ino: Ino, ranges: &[ByteRange]) -> Result<(), Fault> {
-        let size = self.cache.view(|view| view.attr(ino))?.map_or(0, |attr| attr.size);
-        self.runtime.block_on(async {
-            let engine = tokio::select! {
-                engine = self.late.get() => engine,
-                () = self.env.sleep(self.patience) => None,
-            };
-            let Some(engine) = engine else {
-                return Err(Fault::new(FaultKind::Unknown, "the store has not answered since the driver was restarted"));
-            };
-            for range in ranges {
-                engine.fetcher.fetch(ino, range.clone(), size).await?;
-            }
-            Ok(())
-        })
-    }
 }
 
 /// How a volume runs.
@@ -160,14 +103,22 @@ impl Volume {
         let task = tokio::spawn(async move {
             let opened = async {
                 let params = params.await?;
-                let opened = open::open_with(&params, local, &|_| {}).await?;
-                Ok::<_, Fault>((params, opened))
+                loop {
+                    match open::open_with(&params, Arc::clone(&local), &|_| {}).await {
+                        Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) => {
+                            tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
+                            later.env.sleep(Duration::from_secs(5)).await;
+                        }
+                        done => return done.map(|opened| (params, opened)),
+                    }
+                }
             };
             match opened.await {
                 Ok((params, opened)) => later.start(&params, opened, run),
                 Err(fault) => {
                     tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
                     later.report.lock().failed = Some(fault.to_string());
+                    later.engine.fail();
                 }
             }
         });
@@ -373,6 +324,12 @@ impl Volume {
         self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or(Duration::ZERO, |writeback| writeback.lag())
     }
 
+    /// Stored objects that were found damaged or missing since the start, by name.
+    #[must_use]
+    pub fn damage(&self) -> Vec<String> {
+        self.engine.engine.get().map(|engine| engine.fetcher.damage()).unwrap_or_default()
+    }
+
     /// The limits in force.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -470,16 +427,6 @@ enum Flavor {
     Fresh,
     Resumed,
     Reader,
-}
-
-/// Whether the writer was fenced, once there is one.
-#[derive(Debug)]
-pub(super) struct LateProgress(Arc<Late>);
-
-impl LateProgress {
-    pub(super) fn fenced(&self) -> bool {
-        self.0.engine.get().and_then(|engine| engine.writeback.as_ref()).is_some_and(|writeback| writeback.progress().is_fenced())
-    }
 }
 
 /// The objects and the log of a volume that must exist.

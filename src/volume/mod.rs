@@ -4,10 +4,12 @@
 //! ops      one method per operation over the cache, without the kernel
 //! open     whose volume it is; whether the cache goes on; what a fresh one is filled with
 //! live     the tasks of a volume: write-back, prefetch, upkeep; flush and close
+//! late     the part that needs the store, which a resumed mount has only later
 //! limits   what is refused or slowed, and when
 //! source   from the log to what hydrate and write-back begin with
 //! ```
 
+mod late;
 mod limits;
 mod live;
 mod open;

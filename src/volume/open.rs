@@ -97,16 +97,20 @@ pub(super) async fn look_up(books: &Books, identity: &Identity, waiting: &(dyn F
 pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
     let place = place(params, waiting).await?;
     let mut report = Report { created: place.created, ..Report::default() };
-    let mut cache = existing_cache(params, place.objects.incarnation(), &mut report).await?;
-    check_holder(params, &place.tip, cache.as_ref())?;
+    let Existing { mut cache, own } = existing_cache(params, place.objects.incarnation(), &mut report).await?;
+    check_holder(params, &place.tip, own)?;
     loop {
         let cache_id = cache.as_ref().map_or_else(|| CacheId(params.books.env.random()), |cache| cache.origin().cache_id);
-        match Writer::open(place.site.clone(), writer_params(params, &place.tip, cache_id, cache.as_ref())?).await {
+        let may_open = |tip: &Tip| check_holder(params, tip, own).is_ok();
+        match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, cache.as_ref())?, &may_open).await {
             Ok((writer, opened)) => {
                 return match cache {
                     Some(cache) => go_on(place.objects, cache, writer, opened, report).await,
                     None => fill(params, place, writer, opened.before, cache_id, report).await,
                 };
+            }
+            Err(LogError::Held { .. }) => {
+                check_holder(params, &place.reader.tip(Hint::default()).await?, own)?;
             }
             Err(error @ LogError::Diverged { .. }) => {
                 let Some(stale) = cache.take() else { return Err(error.into()) };
@@ -124,7 +128,7 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
 pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
     let place = place(params, waiting).await?;
     let cache_id = cache.origin().cache_id;
-    check_holder(params, &place.tip, Some(&cache))?;
+    check_holder(params, &place.tip, Some(cache_id))?;
     let (writer, opened) = Writer::open(place.site, writer_params(params, &place.tip, cache_id, Some(&cache))?).await?;
     go_on(place.objects, cache, writer, opened, Report::default()).await
 }
@@ -164,10 +168,18 @@ pub(super) fn data_sealer(books: &Books, found: &Found) -> Result<Sealer, Fault>
     Ok(Sealer::new(books.sealer.cipher(), &key, books.sealer.store(), Some(found.incarnation)))
 }
 
+/// What was found in the cache directory.
+struct Existing {
+    /// The cache that goes on.
+    cache: Option<Arc<Cache>>,
+    /// The cache whose lock we hold: an `open` in the log that names it is our own.
+    own: Option<CacheId>,
+}
+
 /// The cache directory's cache if it is of this life of this volume. One of an earlier life is set aside; one of another volume is refused.
-async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &mut Report) -> Result<Option<Arc<Cache>>, Fault> {
+async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &mut Report) -> Result<Existing, Fault> {
     if !Cache::exists(&params.cache.dir) {
-        return Ok(None);
+        return Ok(Existing { cache: None, own: None });
     }
     let (env, options) = (params.books.env.clone(), params.cache.clone());
     let (cache, recovered) = on_thread(move || Cache::open(env, options)).await?;
@@ -183,27 +195,28 @@ async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &
         cache.close()?;
         drop(cache);
         report.set_aside = Some(set_aside(&params.cache.dir, &params.books.env)?);
-        return Ok(None);
+        return Ok(Existing { cache: None, own: None });
     }
+    let own = Some(origin.cache_id);
     if cache.head().is_none() {
-        // Its hydrate never ended: nothing in it was ever shown to anybody.
+        // Its hydrate never ended: nothing in it was ever shown to anybody. The `open` in the log may be its own.
         cache.close()?;
         drop(cache);
         report.set_aside = Some(set_aside(&params.cache.dir, &params.books.env)?);
-        return Ok(None);
+        return Ok(Existing { cache: None, own });
     }
     tracing::info!(?recovered, "the cache of an earlier mount goes on");
-    Ok(Some(cache))
+    Ok(Existing { cache: Some(cache), own })
 }
 
 /// Outside Kubernetes a person decides about a log that its holder did not close, unless the holder was this very cache, whose lock we hold.
-fn check_holder(params: &OpenParams, tip: &Tip, cache: Option<&Arc<Cache>>) -> Result<(), Fault> {
+fn check_holder(params: &OpenParams, tip: &Tip, own: Option<CacheId>) -> Result<(), Fault> {
     if tip.phase != Phase::Open || params.take_over {
         return Ok(());
     }
     let Some(Kind::Open(open)) = tip.open.as_ref().and_then(|record| record.record.kind.as_ref()) else { return Ok(()) };
     let Some(holder) = &open.holder else { return Ok(()) };
-    if cache.is_some_and(|cache| holder.cache_id == cache.origin().cache_id.as_bytes()[..]) {
+    if own.is_some_and(|own| holder.cache_id == own.as_bytes()[..]) {
         return Ok(());
     }
     Err(Fault::new(

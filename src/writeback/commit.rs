@@ -82,6 +82,8 @@ impl Committer {
     }
 
     async fn seal(&mut self) -> Result<Arc<Seal>, Fault> {
+        // What is frozen is no longer among the changed: its age must not be forgotten while the store does not take it.
+        self.progress.set_sealed(self.cache.oldest_dirty());
         let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
         let (classifier, seal) = blocking(move || {
             classifier.begin();
@@ -106,7 +108,12 @@ impl Committer {
                 self.checkpoint_unnamed = false;
                 self.policy_recorded = true;
                 if plan::checkpoint_due(self.tail.commits(), self.tail.bytes()) {
-                    self.checkpoint(head, &commit).await?;
+                    match self.checkpoint(head, &commit).await {
+                        Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) && !self.progress.is_cancelled() => {
+                            tracing::warn!(%fault, "no checkpoint yet: the next commit tries again");
+                        }
+                        done => done?,
+                    }
                 }
                 Ok(())
             }
@@ -150,11 +157,16 @@ impl Committer {
         let intent =
             cache::Intent { seq: intent.seq, epoch: intent.epoch, nonce: intent.nonce, hash: intent.hash, bytes: intent.bytes.to_vec() };
         let cache = Arc::clone(&self.cache);
-        blocking(move || cache.set_intent(Some(&intent))).await?;
+        if let Err(fault) = blocking(move || cache.set_intent(Some(&intent))).await {
+            // Never put: the number is free for the next attempt.
+            self.writer.abandon(prepared)?;
+            return Err(fault);
+        }
         self.objects.env().failpoint("writeback.after_intent_before_put");
         let mut failures = 0;
         loop {
-            match self.progress.cancelled_or(self.writer.put(prepared)).await? {
+            let what = format!("commits/{}", prepared.seq());
+            match self.progress.watched(self.objects.env(), &what, self.writer.put(prepared)).await? {
                 Ok(head) => {
                     self.progress.store_answered();
                     self.objects.env().failpoint("writeback.after_put_before_resolve");
@@ -172,16 +184,26 @@ impl Committer {
     }
 
     async fn resolve(&mut self, seal: Arc<Seal>, head: cache::Head, stored: Stored) -> Result<(), Fault> {
+        self.progress.set_sealed(None);
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
         let resolved = Resolved { objects: stored.objects, files: stored.files };
-        blocking(move || cache.resolve(seal, head, resolved)).await
+        // The commit is in the log and this cache does not know it: only a successor, which reads both, can tell what is clean.
+        blocking(move || cache.resolve(seal, head, resolved)).await.map_err(|fault| {
+            Fault::with(
+                FaultKind::Damaged,
+                format!("commit {} is stored and the cache could not take it over; mount again", head.seq),
+                fault,
+            )
+        })
     }
 
     async fn abandon(&self, seal: Arc<Seal>) -> Result<(), Fault> {
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
-        blocking(move || cache.abandon(seal)).await
+        let abandoned = blocking(move || cache.abandon(seal)).await;
+        self.progress.set_sealed(None);
+        abandoned
     }
 
     fn commit_message(&self, seal: &Seal, seq: Seq) -> rpc::Commit {
@@ -252,12 +274,12 @@ impl Committer {
 
 /// The metadata of a seal as a delta without extents.
 fn delta_rows(seal: &Seal) -> Result<rpc::Delta, CacheError> {
-    let mut delta = rpc::Delta { next_inode: seal.next_inode(), ..Default::default() };
+    let mut delta = rpc::Delta { next_inode: seal.next_inode(), next_cookie: seal.next_cookie(), ..Default::default() };
     collect(|cursor| seal.removed_names(cursor, ROWS), &mut delta.removed_names)?;
     collect(|cursor| seal.removed_inodes(cursor, ROWS), &mut delta.removed_inodes)?;
     collect(|cursor| seal.inodes(cursor, ROWS), &mut delta.inodes)?;
     collect(|cursor| seal.names(cursor, ROWS), &mut delta.names)?;
-    delta.next_cookie = delta.names.iter().map(|name| name.cookie + 1).max().unwrap_or(0);
+
     Ok(delta)
 }
 

@@ -105,7 +105,7 @@ impl WriteBack {
         let kernel = Arc::new(NoKernel);
         let committer =
             Committer { objects, cache, kernel, progress, writer, classifier, tail, policy_recorded: false, checkpoint_unnamed: false };
-        let run = Loop { handle: Arc::clone(&handle), committer, kernel_seen: Duration::ZERO };
+        let run = Loop { handle: Arc::clone(&handle), committer, kernel_seen: Duration::ZERO, failures: 0 };
         (handle, run)
     }
 
@@ -167,6 +167,8 @@ pub struct Loop {
     committer: Committer,
     /// When the kernel's pages were last brought in.
     kernel_seen: Duration,
+    /// In a row.
+    failures: u32,
 }
 
 impl Loop {
@@ -177,9 +179,18 @@ impl Loop {
                 break Ended::Cancelled;
             }
             match self.step().await {
-                Ok(true) => {}
+                Ok(true) => self.failures = 0,
                 Ok(false) => break Ended::Closed,
                 Err(_) if self.handle.progress.is_cancelled() => break Ended::Cancelled,
+                // The disk, credentials or the store may come back: what was sealed is dirty again and is sealed anew.
+                Err(fault) if matches!(fault.kind, FaultKind::Local | FaultKind::Unknown | FaultKind::Denied | FaultKind::Full) => {
+                    let pause = plan::backoff(self.failures);
+                    self.failures += 1;
+                    self.handle.progress.store_failed(&self.handle.env, &fault, pause);
+                    if self.handle.progress.cancelled_or(self.handle.env.sleep(pause)).await.is_err() {
+                        break Ended::Cancelled;
+                    }
+                }
                 Err(fault) => break Ended::Failed(fault),
             }
         };
@@ -187,6 +198,7 @@ impl Loop {
             Ended::Closed => "the volume is closed".to_owned(),
             Ended::Cancelled => "write-back was given up; what is not committed stays in the cache".to_owned(),
             Ended::Failed(fault) => {
+                self.handle.progress.set_failed(fault);
                 tracing::error!(%fault, "nothing more is committed from here; what is not committed stays in the cache");
                 fault.to_string()
             }

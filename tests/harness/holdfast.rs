@@ -20,6 +20,7 @@ pub(crate) struct Holdfast {
     objects: PathBuf,
     server: Option<S3Server>,
     volume: String,
+    arguments: Vec<String>,
     machine: u32,
     root: PathBuf,
     /// The process that holds the mount; the driver is its child.
@@ -29,6 +30,11 @@ pub(crate) struct Holdfast {
 impl Holdfast {
     /// A new store and an empty volume on it: on a real S3 server of its own, or with `HOLDFAST_TEST_STORE=file` in a directory.
     pub(crate) fn new(name: &str) -> Self {
+        Self::with(name, &[])
+    }
+
+    /// As [`Self::new`], mounted with further arguments.
+    pub(crate) fn with(name: &str, arguments: &[&str]) -> Self {
         let lab = lab();
         let (server, store, objects) = match std::env::var("HOLDFAST_TEST_STORE").as_deref() {
             Ok("file") => {
@@ -42,7 +48,18 @@ impl Holdfast {
             }
             Ok(unknown) => panic!("HOLDFAST_TEST_STORE={unknown}: s3 or file"),
         };
-        let mut new = Self { root: PathBuf::new(), lab, store, objects, server, volume: format!("test/{name}"), machine: 0, holder: None };
+        let owned = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut new = Self {
+            root: PathBuf::new(),
+            lab,
+            store,
+            objects,
+            server,
+            volume: format!("test/{name}"),
+            arguments: owned,
+            machine: 0,
+            holder: None,
+        };
         new.command(&["store", "init", "--recovery-file", &new.key().display().to_string()]);
         new.start_machine(false);
         new
@@ -104,7 +121,7 @@ impl Holdfast {
     fn mount(&mut self, take_over: bool) {
         let log = File::options().create(true).append(true).open(self.home().join("log")).expect("a log file");
         let mut command = self.prepare(&["mount", &self.volume]);
-        command.arg(&self.root).arg("--foreground").args(take_over.then_some("--take-over"));
+        command.arg(&self.root).arg("--foreground").args(take_over.then_some("--take-over")).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         let mut holder = command.spawn().expect("holdfast starts");
         let began = Instant::now();
@@ -137,9 +154,10 @@ impl Holdfast {
 
     fn reader(&self, arguments: &[&str]) -> String {
         let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/holdfast_reader.py");
-        let (reader, store, key) = (reader.display().to_string(), self.objects.display().to_string(), self.key().display().to_string());
-        let mut all = vec![reader.as_str(), "--store", &store, "--recovery-key", &key];
-        all.extend(arguments);
+        let store = self.objects.display().to_string();
+        let mut all =
+            vec![reader.display().to_string(), "--store".to_owned(), store, "--recovery-key".to_owned(), self.key().display().to_string()];
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         run("/usr/bin/python3", all)
     }
 }

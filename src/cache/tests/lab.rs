@@ -470,7 +470,6 @@ impl Committed {
 }
 
 /// The environment with one failpoint that copies the cache's directory: what a kill there would leave.
-
 pub(super) fn snapshot_at(point: &str, n: u64, from: PathBuf, to: PathBuf) -> Env {
     struct Clock;
     impl crate::env::Clock for Clock {

@@ -3,6 +3,7 @@
 
 mod crash;
 mod lab;
+mod load;
 mod model;
 mod operations;
 mod power;

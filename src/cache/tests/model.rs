@@ -198,7 +198,7 @@ fn run_content(lab: &mut Lab, sealing: &mut Option<Sealing>, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn the_cache_is_a_file_system(ops in prop::collection::vec(op(), 1..120)) {

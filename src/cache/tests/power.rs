@@ -27,6 +27,7 @@ fn attach(lab: &mut Lab, durable: &Path) {
             Synced::Slot(slot) => copy(&PathBuf::from(format!("data/{:02x}/{slot:x}", slot as u8))),
             Synced::DataFiles => copy_dir(&live.join("data"), &durable.join("data")),
         }
+        Ok(())
     })));
 }
 
@@ -174,7 +175,7 @@ fn step(lab: &mut Lab, sealing: &mut Option<Sealing>, history: &mut History, op:
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn power_loss_keeps_what_was_synced(ops in prop::collection::vec(op(), 1..100), seed in any::<u64>()) {

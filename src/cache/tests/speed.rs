@@ -16,7 +16,7 @@ fn speed() {
     let cache = Cache::create(Env::real(), options, &origin()).unwrap();
     let time = |what: &str, n: u32, f: &mut dyn FnMut(u32)| {
         let start = Instant::now();
-        (0..n).for_each(|i| f(i));
+        (0..n).for_each(&mut *f);
         println!("{what:40} {:9.2} us", start.elapsed().as_secs_f64() * 1e6 / f64::from(n));
     };
     let mut inos = Vec::new();
@@ -80,4 +80,5 @@ fn speed() {
             .unwrap();
     });
     time("batch", 1, &mut |_| cache.apply_batch().unwrap());
+    time("tick", 1, &mut |_| cache.tick().unwrap());
 }

@@ -74,9 +74,11 @@ pub(super) fn run(context: &Context, args: &InitArgs) -> Result<Exit, Fault> {
             "the id of a new store is not known before it is made: leave `store-id` out of the URL",
         ));
     }
-    let store = open(&url, &context.env, &OpenOptions { may_create: true, ..OpenOptions::default() })?;
-    context.run(check_place(&*store, &url, &context.env))?;
+    // To look, nothing is made: not even the directory, should nobody confirm the recovery key.
+    let looking = open(&url, &context.env, &OpenOptions::default())?;
+    context.run(check_place(&*looking, &url, &context.env))?;
     let recovery = if args.unencrypted { None } else { Some(keep_recovery(context, args.recovery_file.as_deref())?) };
+    let store = open(&url, &context.env, &OpenOptions { may_create: true, ..OpenOptions::default() })?;
     let made = context.run(make(&*store, &url, &context.settings, &context.env, recovery.as_ref()));
     if let (Err(_), Some(path)) = (&made, &args.recovery_file) {
         context.say(&format!("The recovery key in {} may open nothing: see `holdfast key test-recovery`.", path.display()));

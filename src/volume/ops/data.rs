@@ -3,7 +3,7 @@
 use super::attrs::without_privileges;
 use super::{Admission, Caller, Counters, Posix, PosixError, Result};
 use crate::cache::{CopyOutcome, ReadOutcome, SavedReply, Whence, WriteOutcome};
-use crate::types::{Attr, ByteRange, FILE_SIZE_MAX, Ino};
+use crate::types::{Attr, ByteRange, FILE_SIZE_MAX, FaultKind, Ino};
 
 /// How often a read tries again after a fetch: eviction may take the bytes away in between.
 const FETCHES_MAX: usize = 16;
@@ -103,8 +103,15 @@ impl Posix {
     /// # Errors
     /// As `write`; `Io` when the rest of its page cannot be had.
     pub fn write_waiting(&self, caller: &Caller, ino: Ino, offset: u64, data: &[u8], drop_privileges: bool) -> Result<()> {
-        self.waiting(ino, || self.try_write(caller, ino, offset, data, drop_privileges))
-            .inspect_err(|error| self.lose(ino, offset, data.len(), *error))
+        // The application was told long ago that this write succeeded: a store that is away delays it and never fails it.
+        let outcome = loop {
+            match self.waiting(ino, || self.try_write(caller, ino, offset, data, drop_privileges)) {
+                Err(PosixError::Unreachable) if !self.gate.is_closing() => {}
+                Err(PosixError::Unreachable) => break Err(PosixError::Io),
+                outcome => break outcome,
+            }
+        };
+        outcome.inspect_err(|error| self.lose(ino, offset, data.len(), *error))
     }
 
     fn try_write(&self, caller: &Caller, ino: Ino, offset: u64, data: &[u8], drop_privileges: bool) -> Result<Written> {
@@ -269,7 +276,7 @@ impl Posix {
                     Counters::add(&self.counters.fetches, 1);
                     self.fetch.fetch(ino, &ranges).map_err(|error| {
                         tracing::warn!(ino, ?ranges, error = &error as &dyn std::error::Error, "bytes could not be fetched");
-                        PosixError::Io
+                        if error.kind == FaultKind::Unknown { PosixError::Unreachable } else { PosixError::Io }
                     })?;
                 }
             }

@@ -63,6 +63,9 @@ pub enum PosixError {
     /// The disk, the store or stored bytes failed; the log says which.
     #[error("input/output error")]
     Io,
+    /// The bytes are not here and the store did not give them in time; later it may.
+    #[error("the store did not answer in time")]
+    Unreachable,
     /// This volume was taken over or closed: nothing may change any more.
     #[error("the volume is fenced")]
     Fenced,

@@ -72,6 +72,10 @@ pub trait Gate: Send + Sync {
     fn delay(&self) -> Option<Duration> {
         None
     }
+    /// Whether what waits for the store is given up now.
+    fn is_closing(&self) -> bool {
+        false
+    }
     /// The numbers of `statfs`, from those of the cache.
     fn space(&self, cache: Space) -> Space {
         cache

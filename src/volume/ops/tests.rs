@@ -23,7 +23,9 @@ struct Volume {
 }
 
 fn options(dir: &std::path::Path) -> CacheOptions {
-    CacheOptions { log_bytes: 4 << 20, any_file_system: true, no_sync: true, ..CacheOptions::new(dir.join("cache")) }
+    let mut options = CacheOptions::new(dir.join("cache"));
+    (options.log_bytes, options.any_file_system, options.no_sync) = (4 << 20, true, true);
+    options
 }
 
 fn posix(dir: &std::path::Path, cache: Arc<Cache>, gate: Arc<dyn Gate>, resumed: bool) -> Posix {

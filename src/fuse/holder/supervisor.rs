@@ -1,13 +1,7 @@
-//! The second holder of a mount's descriptor, which is also the driver's supervisor (protocol.md 8.1).
-//!
-//! `hold` runs as its own small process, the parent of the driver. It never reads the device and never answers a request:
-//! it keeps the connection alive while no driver runs, hands it to the next driver with what INIT agreed on, and starts
-//! that next driver. It ends with the driver when the mount was let go in order, or when the mount is gone.
-//!
-//! Talk over a Unix socket that only the same user may connect to, one message and one answer per connection, each a JSON
-//! text in one packet; the descriptor travels beside it.
+//! The holder's process: keeps the descriptor, starts drivers, passes signals on.
 
-use super::session::Init;
+use super::service::Hands;
+use super::{HOLDER_VARIABLE, Init, Message, receive, send};
 use crate::env::Env;
 use crate::types::{Fault, FaultKind};
 use nix::errno::Errno;
@@ -15,144 +9,20 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
-    getsockopt, listen, recvmsg, sendmsg, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt, listen, socket, sockopt};
 use nix::unistd::{Pid, geteuid};
-use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::io::{IoSlice, IoSliceMut, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-/// The environment variable by which a driver finds its holder.
-pub const HOLDER_VARIABLE: &str = "HOLDFAST_HOLDER";
 /// [`HoldOptions::calm`] as it should be.
 pub const CALM: Duration = Duration::from_secs(60);
 /// How often a holder without a driver looks whether the mount still exists.
 const LOOK: Duration = Duration::from_secs(1);
-const MESSAGE_MAX: usize = 4096;
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Message {
-    /// To the holder: keep this descriptor.
-    Keep(Init),
-    /// To the holder: what do you keep?
-    Take,
-    /// To the holder: the mount is gone in order.
-    LetGo,
-    /// From the holder: this descriptor.
-    Kept(Init),
-    /// From the holder: nothing is kept.
-    Nothing,
-    /// From the holder: so be it.
-    Done,
-}
-
-/// A live mount, as a successor gets it.
-#[derive(Debug)]
-pub struct Held {
-    pub(super) device: OwnedFd,
-    pub(super) init: Init,
-}
-
-/// A driver's line to its holder.
-#[derive(Debug, Clone)]
-pub struct Holder {
-    socket: PathBuf,
-}
-
-impl Holder {
-    /// The holder that listens there.
-    #[must_use]
-    pub fn at(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
-    }
-
-    /// The holder that started this process, if one did.
-    #[must_use]
-    pub fn from_environment() -> Option<Self> {
-        std::env::var_os(HOLDER_VARIABLE).map(Self::at)
-    }
-
-    /// The live mount that the driver before this one has left, if any.
-    ///
-    /// # Errors
-    /// The holder does not answer.
-    pub fn take(&self) -> Result<Option<Held>, Fault> {
-        match self.ask(&Message::Take, None)? {
-            (Message::Kept(init), Some(device)) => Ok(Some(Held { device, init })),
-            (Message::Nothing, _) => Ok(None),
-            (other, _) => Err(self.confused(&other)),
-        }
-    }
-
-    pub(super) fn keep(&self, device: BorrowedFd<'_>, init: Init) -> Result<(), Fault> {
-        self.ask_done(&Message::Keep(init), Some(device))
-    }
-
-    /// Says that the mount is gone in order: the holder ends when this process does.
-    ///
-    /// # Errors
-    /// The holder does not answer.
-    pub fn let_go(&self) -> Result<(), Fault> {
-        self.ask_done(&Message::LetGo, None)
-    }
-
-    fn ask_done(&self, message: &Message, device: Option<BorrowedFd<'_>>) -> Result<(), Fault> {
-        match self.ask(message, device)? {
-            (Message::Done, _) => Ok(()),
-            (other, _) => Err(self.confused(&other)),
-        }
-    }
-
-    fn ask(&self, message: &Message, device: Option<BorrowedFd<'_>>) -> Result<(Message, Option<OwnedFd>), Fault> {
-        let failed =
-            |errno: Errno| Fault::with(FaultKind::Local, format!("the mount's holder at {} does not answer", self.socket.display()), errno);
-        let stream = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
-        let address = UnixAddr::new(&self.socket).map_err(failed)?;
-        connect(stream.as_raw_fd(), &address).map_err(failed)?;
-        send(stream.as_fd(), message, device).map_err(failed)?;
-        receive(stream.as_fd()).map_err(failed)
-    }
-
-    fn confused(&self, message: &Message) -> Fault {
-        Fault::new(
-            FaultKind::Local,
-            format!("the mount's holder at {} answered {message:?}: is it another version?", self.socket.display()),
-        )
-    }
-}
-
-fn send(stream: BorrowedFd<'_>, message: &Message, device: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    let text = serde_json::to_vec(message).map_err(|_| Errno::EINVAL)?;
-    let fds: Vec<_> = device.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
-    sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
-}
-
-fn receive(stream: BorrowedFd<'_>) -> Result<(Message, Option<OwnedFd>), Errno> {
-    let mut bytes = [0; MESSAGE_MAX];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let got = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let mut device = None;
-    for message in got.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = message {
-            // SAFETY: the kernel has just made these descriptors for this process.
-            device = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
-        }
-    }
-    let length = got.bytes;
-    let message = serde_json::from_slice(bytes.get(..length).ok_or(Errno::EMSGSIZE)?).map_err(|_| Errno::EPROTO)?;
-    Ok((message, device))
-}
 
 /// What a holder does.
 #[derive(Debug)]
@@ -216,12 +86,19 @@ fn listen_at(path: &Path) -> Result<OwnedFd, Fault> {
     Ok(listener)
 }
 
+struct Kept {
+    device: OwnedFd,
+    init: Init,
+    dir: Vec<u8>,
+    hands: Option<Hands>,
+}
+
 struct Supervisor {
     env: Env,
     options: HoldOptions,
     listener: OwnedFd,
     signals: SignalFd,
-    held: Option<Held>,
+    held: Option<Kept>,
     let_go: bool,
     // A signal asked for the end.
     ended: bool,
@@ -257,7 +134,12 @@ impl Supervisor {
     fn start(&self) -> Result<Child, Fault> {
         let refused = || Fault::new(FaultKind::Invalid, "no driver to be started");
         let (program, arguments) = self.options.command.split_first().ok_or_else(refused)?;
-        Command::new(program)
+        let mut command = Command::new(program);
+        // SAFETY: sigprocmask is async-signal-safe. Our mask would be inherited, and the driver deaf to those who ask it to end.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || SigSet::empty().thread_set_mask().map_err(Into::into));
+        }
+        command
             .args(arguments)
             .env(HOLDER_VARIABLE, &self.options.socket)
             .spawn()
@@ -361,14 +243,8 @@ impl Supervisor {
                 Some(held) => send(stream.as_fd(), &Message::Kept(held.init), Some(held.device.as_fd())),
                 None => send(stream.as_fd(), &Message::Nothing, None),
             },
-            (Message::Keep(init), Some(device)) => {
-                self.held = Some(Held { device, init });
-                self.let_go = false;
-                if let Some(mut ready) = self.options.ready.take()
-                    && let Err(error) = ready.write_all(b"1")
-                {
-                    tracing::debug!(%error, "nobody waits for the mount any more");
-                }
+            (Message::Keep { init, dir }, Some(device)) => {
+                self.keep(Kept { device, init, dir, hands: None });
                 send(stream.as_fd(), &Message::Done, None)
             }
             (Message::LetGo, _) => {
@@ -376,7 +252,36 @@ impl Supervisor {
                 self.let_go = true;
                 send(stream.as_fd(), &Message::Done, None)
             }
-            (Message::Keep(_) | Message::Kept(_) | Message::Nothing | Message::Done, _) => Err(Errno::EPROTO),
+            (asked @ (Message::Flush(_) | Message::BringIn(_) | Message::Unmount { .. }), _) => self.hand_over(&asked, stream.as_fd()),
+            (
+                Message::Keep { .. } | Message::Kept(_) | Message::Nothing | Message::Done | Message::Failed(_) | Message::BroughtIn(_),
+                _,
+            ) => Err(Errno::EPROTO),
+        }
+    }
+
+    // To the process that uses the mount, which is started when it is first needed, and again should it have died.
+    fn hand_over(&mut self, asked: &Message, stream: BorrowedFd<'_>) -> Result<(), Errno> {
+        let Some(held) = &mut self.held else { return Err(Errno::ENOTCONN) };
+        if let Some(hands) = &held.hands
+            && hands.pass(asked, stream).is_ok()
+        {
+            return Ok(());
+        }
+        let inherited = [self.listener.as_fd(), self.signals.as_fd(), held.device.as_fd()];
+        let hands = Hands::start(&held.dir, &self.env, &inherited)?;
+        let passed = hands.pass(asked, stream);
+        held.hands = Some(hands);
+        passed
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        self.held = Some(kept);
+        self.let_go = false;
+        if let Some(mut ready) = self.options.ready.take()
+            && let Err(error) = ready.write_all(b"1")
+        {
+            tracing::debug!(%error, "nobody waits for the mount any more");
         }
     }
 

@@ -1,0 +1,61 @@
+//! Everything around a volume that goes wrong one day, through the command: what it says, how it ends, and that nothing is lost.
+//! A clock that is set back is a case of the simulation: here it would be the clock of the whole machine. Needs root and /dev/fuse.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_methods, reason = "tests against the real world")]
+
+#[path = "bad_days/days.rs"]
+mod days;
+mod harness;
+#[path = "crash/rig.rs"]
+mod rig;
+#[path = "bad_days/store.rs"]
+mod store;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Content that only this counter gives, and that no compressor shortens.
+fn content(n: u64, length: usize) -> Vec<u8> {
+    let mut state = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn errno<T>(result: std::io::Result<T>) -> i32 {
+    result.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
+}
+
+/// Asks until there is an answer.
+#[track_caller]
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(began.elapsed() < rig::PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The packs of a `file://` store.
+fn packs(store: &Path) -> Vec<PathBuf> {
+    let (mut found, mut pending) = (Vec::new(), vec![store.to_owned()]);
+    while let Some(directory) = pending.pop() {
+        for entry in std::fs::read_dir(directory).expect("list").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.parent().and_then(Path::file_name).is_some_and(|name| name == "packs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,170 @@
+//! A real driver dies at every failpoint of the engine, under writers who must only feel a pause. Then everything they were told
+//! succeeded is there: here, and on another machine that has the store and the key alone.
+//!
+//! `a_name_without_a_test` keeps the list complete. Needs root and /dev/fuse.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_methods, reason = "tests against the real world")]
+
+mod harness;
+#[path = "crash/rig.rs"]
+mod rig;
+#[path = "crash/work.rs"]
+mod work;
+
+use rig::{Mount, Rig};
+use std::path::PathBuf;
+use std::process::Command;
+use work::Work;
+
+/// What leads the driver to the place.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Ordinary writes and flushes.
+    Writes,
+    /// The same, but making the cache passes the place too: the first passages are let by.
+    Batches,
+    /// So much metadata that a checkpoint is due.
+    Checkpoint,
+    /// A cache too small for what is written.
+    SmallCache,
+    /// The first mount of a volume: nothing is mounted yet when it dies.
+    FirstMount,
+    /// A mount whose predecessor died whole, holder and driver.
+    Recovery,
+}
+
+/// Defines one test for each failpoint, and the list of all.
+macro_rules! failpoints {
+    ($($test:ident: $name:literal by $way:ident;)*) => {
+        const VISITED: &[&str] = &[$($name),*];
+        $(#[test] fn $test() { dies_at($name, Way::$way); })*
+    };
+}
+
+failpoints! {
+    cache_after_data_before_log: "cache.after_data_before_log" by Writes;
+    cache_after_log_before_reply: "cache.after_log_before_reply" by Writes;
+    cache_after_fdatasync_before_commit: "cache.after_fdatasync_before_commit" by Batches;
+    cache_after_commit_before_trim: "cache.after_commit_before_trim" by Batches;
+    cache_in_resolve: "cache.in_resolve" by Writes;
+    cache_in_evict_before_log: "cache.in_evict_before_log" by SmallCache;
+    fuse_after_change_before_reply: "fuse.after_change_before_reply" by Writes;
+    log_after_volume_before_name: "log.after_volume_before_name" by FirstMount;
+    log_before_open: "log.before_open" by Recovery;
+    log_after_open_before_read_back: "log.after_open_before_read_back" by Recovery;
+    log_after_intent_before_put: "log.after_intent_before_put" by Writes;
+    log_after_put_before_resolve: "log.after_put_before_resolve" by Writes;
+    log_before_checkpoint_index: "log.before_checkpoint_index" by Checkpoint;
+    writeback_after_seal: "writeback.after_seal" by Writes;
+    writeback_after_pack_before_commit: "writeback.after_pack_before_commit" by Writes;
+    writeback_after_durable_before_intent: "writeback.after_durable_before_intent" by Writes;
+    writeback_after_intent_before_put: "writeback.after_intent_before_put" by Writes;
+    writeback_after_put_before_resolve: "writeback.after_put_before_resolve" by Writes;
+    writeback_after_resolve: "writeback.after_resolve" by Writes;
+    writeback_after_parts_before_checkpoint: "writeback.after_parts_before_checkpoint" by Checkpoint;
+    writeback_after_checkpoint: "writeback.after_checkpoint" by Checkpoint;
+}
+
+/// Places that no command of this version reaches: the janitor's steps, which the simulation drives (`tests/sim`).
+const JANITORS: &[&str] = &["log.before_control", "log.before_marker", "log.after_marker_before_delete"];
+
+#[test]
+fn a_name_without_a_test() {
+    let mut names = Vec::new();
+    let mut pending = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(std::fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a source file");
+        for part in text.split(".failpoint(\"").skip(1) {
+            names.push(part.split('"').next().expect("a name").to_owned());
+        }
+    }
+    names.extend(holdfast::writeback::protocol::FAILPOINTS.iter().map(|name| (*name).to_owned()));
+    names.extend(holdfast::log::protocol::RULES.iter().filter_map(|rule| rule.failpoint).map(str::to_owned));
+    let known = |name: &String| VISITED.contains(&name.as_str()) || JANITORS.contains(&name.as_str());
+    let missing: Vec<&String> = names.iter().filter(|name| !known(name)).collect();
+    assert!(missing.is_empty(), "no test visits {missing:?}");
+    let gone: Vec<&&str> = VISITED.iter().chain(JANITORS).filter(|name| !names.iter().any(|known| known == **name)).collect();
+    assert!(gone.is_empty(), "no source has {gone:?}");
+}
+
+/// Mounts with the failpoint armed for the first process that comes there.
+fn arm(rig: &Rig, name: &'static str) -> impl FnOnce(&mut Command) + use<> {
+    let once = rig.path("reached");
+    move |command: &mut Command| {
+        command.env("HOLDFAST_FAILPOINTS", name).env("HOLDFAST_FAILPOINTS_ONCE", once);
+    }
+}
+
+fn dies_at(name: &'static str, way: Way) {
+    let rig = Rig::new();
+    let reached = rig.path("reached");
+    let mut work = Work::new(&rig.root("first"));
+    let mount = match way {
+        Way::Batches => rig.mount_with("first", |command| {
+            arm(&rig, name)(command);
+            command.env("HOLDFAST_FAILPOINTS", format!("{name}:8"));
+        }),
+        Way::Writes | Way::Checkpoint => rig.mount_with("first", arm(&rig, name)),
+        Way::SmallCache => rig.mount_with("first", |command| {
+            arm(&rig, name)(command);
+            command.args(["--cache-size", "1MiB"]);
+        }),
+        Way::FirstMount => {
+            rig.refused("first", arm(&rig, name));
+            rig.mount("first")
+        }
+        Way::Recovery => recover(&rig, name, &mut work),
+    };
+    let mut turns = 0;
+    while !reached.exists() {
+        assert!(turns < 400, "{name} was never reached\n{}", mount.said());
+        work.turn();
+        turns += 1;
+        if matches!(way, Way::Checkpoint) && turns == 1 {
+            work.attributes(160);
+        }
+        if turns % 10 == 0 {
+            rig.flush("first");
+        }
+    }
+    // They go on through the death of the driver and after it.
+    (0..12).for_each(|_| work.turn());
+    work.check("after the driver's death");
+    survives(&rig, mount, work);
+}
+
+/// Written, and killed with the holder: the next mount dies at the place, the one after it succeeds.
+fn recover(rig: &Rig, name: &'static str, work: &mut Work) -> Mount {
+    let mount = rig.mount("first");
+    (0..8).for_each(|_| work.turn());
+    rig.flush("first");
+    (0..8).for_each(|_| work.turn());
+    mount.kill();
+    rig.refused("first", arm(rig, name));
+    let mount = rig.mount("first");
+    work.check("after two deaths");
+    mount
+}
+
+/// Committed, everything killed, mounted elsewhere: the same tree; and the history is whole.
+fn survives(rig: &Rig, mount: Mount, mut work: Work) {
+    let commit = rig.flush("first");
+    work.check("after the flush");
+    mount.kill();
+    let second = rig.mount_with("second", |command| {
+        command.arg("--take-over");
+    });
+    work.moved(&second.root);
+    work.check("elsewhere");
+    work.turn();
+    let newest = rig.flush("second");
+    assert!(newest > commit, "{newest} after {commit}");
+    work.check("elsewhere, after more");
+    let history = rig.history("second");
+    assert!(history.is_sorted_by(|newer, older| newer > older), "{history:?}");
+    assert!(history.contains(&commit) && history.contains(&newest), "{commit} and {newest} in {history:?}");
+    rig.unmount("second", second);
+}
