@@ -95,7 +95,8 @@ fn disagreements(verdicts: &BTreeMap<String, Verdict>, exclusions: &[(String, St
 #[test]
 fn pjdfstest_passes() {
     let mounted = mounted("pjdfstest");
-    let place = mounted.root().join("pjdfstest");
+    // Short names: the path of a socket has at most 107 bytes.
+    let place = mounted.root().join("p");
     std::fs::create_dir(&place).expect("a directory");
     let mut command = Command::new(tool("pjdfstest"));
     command.arg("--configuration-file").arg(package().join("tests/posix/pjdfstest.toml")).arg("--path").arg(&place);

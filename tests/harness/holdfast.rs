@@ -80,7 +80,7 @@ impl Holdfast {
     }
 
     fn home(&self) -> PathBuf {
-        self.lab.path().join(format!("machine-{}", self.machine))
+        self.lab.path().join(format!("m{}", self.machine))
     }
 
     /// A command as a person on the current machine would give it.
@@ -113,7 +113,7 @@ impl Holdfast {
     /// The next machine; `take_over` says, as a person would, that the one before is gone for good.
     fn start_machine(&mut self, take_over: bool) {
         self.machine += 1;
-        self.root = self.home().join("mounted");
+        self.root = self.home().join("d");
         std::fs::create_dir_all(&self.root).expect("a mount point");
         self.mount(take_over);
     }

@@ -77,7 +77,7 @@ pub(crate) fn lab() -> tempfile::TempDir {
     let parent = std::env::var_os("HOLDFAST_TEST_LAB").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     // Other users' processes pass through it: PostgreSQL's, and those of pjdfstest.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    tempfile::Builder::new().prefix("holdfast-test.").permissions(open).tempdir_in(parent).expect("a temporary directory on a disk")
+    tempfile::Builder::new().prefix("hf-").permissions(open).tempdir_in(parent).expect("a temporary directory on a disk")
 }
 
 /// The multiplier of counts: 1 shows each property at least once.
