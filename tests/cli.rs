@@ -130,7 +130,7 @@ fn golden(name: &str) {
             played += &session.play(command);
         } else if line.starts_with('#') {
             // A blank line stands before each remark but the first; all others are what a command said.
-            write!(played, "{}{line}\n", if played.is_empty() { "" } else { "\n" }).unwrap();
+            writeln!(played, "{}{line}", if played.is_empty() { "" } else { "\n" }).unwrap();
         }
     }
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

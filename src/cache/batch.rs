@@ -26,6 +26,9 @@ use std::time::Duration;
 const FEW_FILES: usize = 32;
 // The write-ahead log is taken into meta.db when it is larger.
 const WAL_BYTES: u64 = 8 << 20;
+// When it is larger than this although it was copied, it is emptied while the metadata wait: under a load without gaps there is always
+// a transaction that goes on behind what was copied, and it never begins anew.
+pub(super) const WAL_BYTES_MAX: u64 = 64 << 20;
 // Data files emptied with each batch; the rest by `tick`.
 const SETTLED: usize = 64;
 const PERIOD: Duration = Duration::from_secs(5);
@@ -37,6 +40,7 @@ pub(super) struct Batch {
     pub(super) checkpointer: Connection,
     pub(super) wal_path: PathBuf,
     pub(super) wal: Option<File>,
+    pub(super) wal_max: u64,
     pub(super) last: Duration,
     /// The newest record that `meta.db` has durably.
     pub(super) durable: u64,
@@ -120,6 +124,9 @@ impl Cache {
             db::put_number(db, "replay_at", place.at)?;
             self.save_numbers(&mut meta)?;
             meta.commit()?;
+            if self.wal_bytes(batch)? > batch.wal_max {
+                self.empty_wal(batch)?;
+            }
         }
         self.env.failpoint("cache.after_commit_before_trim");
         self.sync_wal(batch)?;
@@ -185,16 +192,35 @@ impl Cache {
     fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
         let written: Vec<&Encoded> = encoded.iter().filter(|entry| entry.unflushed && entry.slot.is_some()).collect();
         if written.len() > FEW_FILES {
+            for entry in &written {
+                self.redo(&entry.file)?;
+            }
             let dir = File::open(&self.dir).map_err(CacheError::io("cache directory"))?;
-            return self.disk.sync(Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?)).map_err(CacheError::io("data files"));
+            return self.disk.sync(Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?)).map_err(|error| {
+                // It may be any of them.
+                for entry in &written {
+                    entry.file.inner.lock().flush_failed(error.raw_os_error().unwrap_or(libc::EIO));
+                }
+                CacheError::io("data files")(error)
+            });
         }
         for entry in &written {
-            self.sync_slot(entry.slot)?;
+            self.flush_file(&entry.file, entry.slot)?;
         }
         if written.is_empty() || self.options.no_sync { Ok(()) } else { self.slots.sync_entries() }
     }
 
-    fn sync_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
+    fn wal_bytes(&self, batch: &Batch) -> Result<u64, CacheError> {
+        Ok(std::fs::metadata(&batch.wal_path).map_err(CacheError::io("meta.db-wal"))?.len())
+    }
+
+    // Under the metadata mutex, between two transactions: nobody reads or writes meta.db.
+    fn empty_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
+        self.flush_wal(batch)?;
+        Ok(batch.checkpointer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+    }
+
+    fn flush_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
         if batch.wal.is_none() {
             batch.wal = Some(File::open(&batch.wal_path).map_err(CacheError::io("meta.db-wal"))?);
             File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("cache directory"))?;
@@ -202,9 +228,14 @@ impl Cache {
         let Some(wal) = &batch.wal else { return Ok(()) };
         // After a failed flush the next one may succeed without the lost pages: nothing may be trimmed on its word.
         self.disk.sync(Synced::Wal, || wal.sync_data()).unwrap_or_else(|error| die("meta.db-wal cannot be flushed", &error));
-        // No transaction is open for writing and no other can be committed: the whole of it can be copied, and the next writer begins
-        // it anew.
-        if wal.metadata().map_err(CacheError::io("meta.db-wal"))?.len() > WAL_BYTES {
+        Ok(())
+    }
+
+    fn sync_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
+        self.flush_wal(batch)?;
+        // No other transaction can be committed meanwhile: the whole of it can be copied, and the next writer begins it anew unless it has
+        // begun already.
+        if self.wal_bytes(batch)? > WAL_BYTES {
             batch.checkpointer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         }
         Ok(())
@@ -232,10 +263,7 @@ impl Cache {
     fn cool(&self) {
         let mut files = self.files.lock();
         if files.len() > self.options.hot_inodes {
-            files.retain(|_, file| {
-                Arc::strong_count(file) > 1
-                    || file.inner.try_lock().is_none_or(|c| c.pending || c.frozen.is_some() || c.error.is_some() || c.local)
-            });
+            files.retain(|_, file| Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|content| content.stays()));
         }
     }
 }

@@ -23,7 +23,7 @@ impl Disk {
     pub(super) fn sync(&self, what: Synced, f: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         #[cfg(test)]
         if let Some(hook) = &self.hook.0 {
-            hook(what);
+            hook(what)?;
         }
         let _ = what;
         if self.no_sync { Ok(()) } else { f() }
@@ -31,9 +31,9 @@ impl Disk {
 }
 
 #[cfg(test)]
-type OnSync = std::sync::Arc<dyn Fn(Synced) + Send + Sync>;
+type OnSync = std::sync::Arc<dyn Fn(Synced) -> io::Result<()> + Send + Sync>;
 
-/// Called before each wait.
+/// Called before each wait, which fails when it does.
 #[cfg(test)]
 #[derive(Clone, Default)]
 pub(super) struct Hook(pub(super) Option<OnSync>);

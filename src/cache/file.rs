@@ -12,6 +12,7 @@ use super::pages::{Extents, Pages, ceil, clipped, floor, inward, outward, withou
 use super::types::LocalExtent;
 use crate::types::{ByteRange, Ino, PAGE, RangeSet};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,21 @@ pub(super) struct Told {
     pub(super) size: u64,
 }
 
+/// What the kernel is known to have sent of a file's bytes at a flip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// All: nobody has it open for writing.
+    All,
+    /// All that it had up to this size, before the flip.
+    Upto(u64),
+    /// Nobody asked.
+    Unknown,
+}
+
+// So many seals in a row without the kernel cut a file at one place. Then it is taken whole: what keeps the gap open may be that
+// the dirty limit is reached, and what lies behind the gap is what reached it.
+const CUTS: u32 = 8;
+
 /// What a file has frozen for a seal.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
@@ -48,7 +64,10 @@ pub(super) struct Frozen {
     pub(super) shared: RangeSet,
     pub(super) shared_extents: Vec<LocalExtent>,
     pub(super) resized: bool,
+    /// The seal's shadow file, once something of this file is in it.
     pub(super) shadow: Option<Arc<File>>,
+    /// Where in it: runs of `copied`, by their start, with their end and their place.
+    pub(super) places: BTreeMap<u64, (u64, u64)>,
 }
 
 /// See the module's head.
@@ -56,6 +75,8 @@ pub(super) struct Frozen {
 pub(super) struct Content {
     pub(super) size: u64,
     pub(super) slot: Option<u64>,
+    /// Given to it, and said by no record yet: the operation that asked for it failed.
+    pub(super) spare: Option<u64>,
     pub(super) present: Pages,
     pub(super) dirty: Pages,
     /// Bytes that became holes since the last commit.
@@ -82,7 +103,9 @@ pub(super) struct Content {
     pub(super) synced_size: u64,
     /// No seal will cut the file below this.
     pub(super) settled: u64,
-    /// Bytes written above it: for the prefix rule.
+    /// Where the last seals without the kernel cut it, and how many did.
+    pub(super) cut: (u64, u32),
+    /// Bytes written above `settled`: for the prefix rule.
     pub(super) appended: RangeSet,
     /// Pages of the data file that hold space and no truth.
     pub(super) stale: RangeSet,
@@ -91,8 +114,10 @@ pub(super) struct Content {
     pub(super) frozen_for: u64,
     /// The epoch in which it was last put on the list of changed files.
     pub(super) listed: u64,
-    /// Bytes that the cache's disk refused.
+    /// Bytes that the cache's disk refused, or lost.
     pub(super) error: Option<(i32, RangeSet)>,
+    /// Pages of a flush that failed: to be written once more before the next one.
+    pub(super) redo: RangeSet,
     /// The newest record applied to it.
     pub(super) lsn: u64,
     /// It is on the list of files to be encoded at the next batch.
@@ -103,6 +128,8 @@ pub(super) struct Content {
     pub(super) dead: bool,
     /// Classified as in no tier that is captured.
     pub(super) local: bool,
+    /// Its inode has no name: no commit takes it.
+    pub(super) unnamed: bool,
     pub(super) used: i64,
     pub(super) told: Told,
 
@@ -110,6 +137,32 @@ pub(super) struct Content {
     pub(super) unproven: RangeSet,
     /// Recovery only: the size that is proven.
     pub(super) proven_size: u64,
+}
+
+impl Frozen {
+    /// A run was copied to a place in the shadow file.
+    pub(super) fn copy(&mut self, run: ByteRange, place: u64) {
+        self.copied.insert(run.clone());
+        if let Some((start, (end, before))) = self.places.range_mut(..run.start).next_back()
+            && *end == run.start
+            && *before + (*end - *start) == place
+        {
+            *end = run.end;
+        } else {
+            self.places.insert(run.start, (run.end, place));
+        }
+    }
+
+    /// The copied parts of `range`, each with its place in the shadow file.
+    pub(super) fn copies(&self, range: &ByteRange) -> Vec<(ByteRange, u64)> {
+        let first = self.places.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        let runs = self.places.range(first..range.end.max(first));
+        let clip = runs.map(|(start, (end, place))| {
+            let from = (*start).max(range.start);
+            (from..(*end).min(range.end), place + (from - start))
+        });
+        clip.filter(|(part, _)| part.start < part.end).collect()
+    }
 }
 
 impl DataFile {
@@ -141,6 +194,36 @@ impl Content {
                 set.iter().for_each(|range| self.unsynced.insert(range));
             }
         }
+    }
+
+    /// A flush failed. The kernel may count the pages as clean from here on, and a later flush succeed without them: fsync reports
+    /// them until they are written anew, and the next flush writes first what the page cache still has of them.
+    pub(super) fn flush_failed(&mut self, errno: i32) {
+        let lost = self.volatile();
+        if lost.is_empty() {
+            return;
+        }
+        let error = self.error.get_or_insert((errno, RangeSet::new()));
+        error.0 = errno;
+        for range in lost.iter() {
+            error.1.insert(range.clone());
+            self.redo.insert(range);
+        }
+    }
+
+    /// What was lost of these pages does not matter any more.
+    pub(super) fn replaced(&mut self, pages: ByteRange) {
+        if let Some((_, lost)) = &mut self.error {
+            lost.remove(pages);
+            if lost.is_empty() {
+                self.error = None;
+            }
+        }
+    }
+
+    /// Whether it holds what `meta.db` does not.
+    pub(super) fn stays(&self) -> bool {
+        self.pending || self.frozen.is_some() || self.error.is_some() || self.spare.is_some() || self.local || self.unnamed
     }
 
     /// Whether anything of it is in no commit and in no seal.
@@ -212,7 +295,10 @@ impl Content {
     /// Carries out what a record says of the content.
     pub(super) fn apply(&mut self, effect: &Effect) {
         match effect {
-            Effect::Slot { slot, .. } => self.slot = Some(*slot),
+            Effect::Slot { slot, .. } => {
+                self.slot = Some(*slot);
+                self.spare = None;
+            }
             Effect::Dirtied { range, .. } => {
                 self.dirtied(range.clone());
                 self.unsynced.insert(range.clone());
@@ -241,7 +327,8 @@ impl Content {
         self.unsynced.remove(pages.clone());
         self.unproven.remove(pages.clone());
         self.extents.clear(pages.clone());
-        self.cleared.insert(pages);
+        self.cleared.insert(pages.clone());
+        self.replaced(pages);
     }
 
     /// Cuts or extends. Zeros of the gap are written by the caller before.
@@ -309,9 +396,15 @@ impl Content {
         }
     }
 
-    /// Freezes what changed. `kernel`: the size that the kernel had before the flip, when it has the file open for writing.
-    pub(super) fn freeze(&mut self, seal: u64, kernel: Option<u64>) {
-        let size = self.captured_size(kernel);
+    /// Freezes what changed.
+    pub(super) fn freeze(&mut self, seal: u64, sent: Sent) {
+        let mut size = self.captured_size(sent);
+        let again = if self.cut.0 == size { self.cut.1 } else { 0 };
+        self.cut = if sent == Sent::Unknown && size < self.size { (size, again + 1) } else { (0, 0) };
+        if self.cut.1 > CUTS {
+            size = self.size;
+            self.cut = (0, 0);
+        }
         let dirty = clipped(self.dirty.set(), 0..ceil(size));
         let rest = if size < self.size { clipped(self.dirty.set(), floor(size)..u64::MAX) } else { RangeSet::new() };
         // What was shared above the captured size is of a later commit, as what was written there.
@@ -329,6 +422,7 @@ impl Content {
             shared_extents,
             resized: self.resized,
             shadow: None,
+            places: BTreeMap::new(),
         });
         self.resized = size < self.size;
         self.frozen_for = seal;
@@ -337,9 +431,13 @@ impl Content {
     }
 
     /// Protocol 6.2: an append-only file is a prefix of its writes in every commit.
-    fn captured_size(&self, kernel: Option<u64>) -> u64 {
-        let Some(kernel) = kernel else { return self.size };
-        let base = kernel.max(self.synced_size);
+    fn captured_size(&self, sent: Sent) -> u64 {
+        let kernel = match sent {
+            Sent::All => return self.size,
+            Sent::Upto(size) => size,
+            Sent::Unknown => 0,
+        };
+        let base = kernel.max(self.synced_size).max(self.settled);
         if base >= self.size {
             return self.size;
         }

@@ -3,15 +3,19 @@
 
 use super::disk::Synced;
 use super::effect::Effect;
+use super::file::DataFile;
 use super::put::read_zeros_after_end;
 use super::types::CacheError;
 use super::{Cache, length};
-use crate::types::{Ino, RangeSet};
+use crate::types::{ByteRange, Ino, RangeSet};
+use std::os::unix::fs::FileExt;
 
 /// Up to so many bytes go into the log.
 const LOGGED_MAX: u64 = 128 << 10;
 // Ranges in one record.
 const RANGES: usize = 1000;
+// Bytes written once more at a time.
+const REDO: usize = 1 << 20;
 
 impl Cache {
     /// Makes a file's content, size and everything logged so far survive the loss of power.
@@ -66,7 +70,6 @@ impl Cache {
 
     fn fsync_large(&self, ino: Ino) -> Result<(), CacheError> {
         let file = self.file(ino)?;
-        let _one = file.flushing.lock();
         let flush = self.next_flush();
         let (slot, size, upto, ranges) = {
             let mut content = file.inner.lock();
@@ -75,7 +78,12 @@ impl Cache {
             content.syncing.push((flush, unsynced));
             (content.slot, content.size, content.lsn, ranges)
         };
-        let result = self.sync_slot(slot).and_then(|()| if self.options.no_sync { Ok(()) } else { self.slots.sync_entries() });
+        let result = self.flush_file(&file, slot).and_then(|()| if self.options.no_sync { Ok(()) } else { self.slots.sync_entries() });
+        // Another flush may have failed, and this one then says nothing of what that one covered.
+        let result = result.and_then(|()| match file.inner.lock().error {
+            Some((errno, _)) => Err(CacheError::WriteLost { ino, errno }),
+            None => Ok(()),
+        });
         let mut pieces: Vec<RangeSet> = Vec::new();
         for (at, range) in ranges.iter().enumerate() {
             if at % RANGES == 0 {
@@ -105,15 +113,36 @@ impl Cache {
         self.ring.flush(lsn)
     }
 
-    /// Flushes one data file.
-    pub(super) fn sync_slot(&self, slot: Option<u64>) -> Result<(), CacheError> {
-        match slot {
-            Some(slot) => {
-                let file = self.slots.file(slot)?;
-                self.disk.sync(Synced::Slot(slot), || file.sync_data()).map_err(CacheError::io("data file"))
+    /// Flushes one data file. One at a time: the kernel tells of an error once, and whoever is told marks what is lost before the next
+    /// one is told of success.
+    pub(super) fn flush_file(&self, file: &DataFile, slot: Option<u64>) -> Result<(), CacheError> {
+        let Some(slot) = slot else { return Ok(()) };
+        let _one = file.flushing.lock();
+        self.redo(file)?;
+        let data = self.slots.file(slot)?;
+        self.disk.sync(Synced::Slot(slot), || data.sync_data()).map_err(|error| {
+            file.inner.lock().flush_failed(error.raw_os_error().unwrap_or(libc::EIO));
+            CacheError::io("data file")(error)
+        })
+    }
+
+    /// Writes once more what a flush has failed to make durable, as far as the page cache has it.
+    pub(super) fn redo(&self, file: &DataFile) -> Result<(), CacheError> {
+        let mut content = file.inner.lock();
+        let Some(slot) = content.slot.filter(|_| !content.redo.is_empty()) else { return Ok(()) };
+        let data = self.slots.file(slot)?;
+        let pages: Vec<ByteRange> = content.redo.iter().flat_map(|range| content.present.set().within(range).collect::<Vec<_>>()).collect();
+        for range in pages {
+            for at in range.clone().step_by(REDO) {
+                let mut bytes = vec![0; (range.end - at).min(REDO as u64) as usize];
+                // What cannot be read is lost: it is reported, and no reason to flush nothing any more.
+                if read_zeros_after_end(&data, &mut bytes, at).is_ok() {
+                    data.write_all_at(&bytes, at).map_err(CacheError::io("data file"))?;
+                }
             }
-            None => Ok(()),
         }
+        content.redo = RangeSet::new();
+        Ok(())
     }
 
     /// Makes everything logged so far (names, attributes) survive the loss of power.

@@ -253,11 +253,21 @@ impl Cache {
             let same = |e: &LocalExtent| missing.extent.clip(&e.range()) == Some(*e);
             taken = taken.iter().chain(content.extents.within(gap).filter(same).map(|e| e.range())).collect();
         }
+        if taken.is_empty() {
+            return Ok(0);
+        }
         let mut effects = Vec::new();
+        let data = self.slot_file(ino, &mut content, &mut effects)?;
+        // Before any page counts as present: one that is must have its place, also when a later one fails.
+        if !effects.is_empty() {
+            self.log_content(&file, &mut content, None, effects);
+        }
+        content.used = self.now_used();
+        content.unflushed = true;
+        self.pend(&file, &mut content);
         for part in taken.iter() {
             let pages = outward(&part);
-            self.save_frozen(ino, &mut content, &pages)?;
-            let data = self.slot_file(ino, &mut content, &mut effects)?;
+            self.save_frozen(&mut content, &pages)?;
             let at = (part.start - missing.range.start) as usize;
             let write = |bytes: &[u8], at| data.write_all_at(bytes, at).map_err(CacheError::io("data file"));
             write(&bytes[at..at + length(&part) as usize], part.start)?;
@@ -266,14 +276,6 @@ impl Cache {
             }
             content.present.insert(pages.clone());
             content.stale.remove(pages);
-        }
-        if !effects.is_empty() {
-            self.log_content(&file, &mut content, None, effects);
-        }
-        if !taken.is_empty() {
-            content.used = self.now_used();
-            content.unflushed = true;
-            self.pend(&file, &mut content);
         }
         self.tell(&file, &mut content);
         Ok(taken.len())

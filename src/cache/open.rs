@@ -1,6 +1,6 @@
 //! Making and opening a cache directory, and its small values.
 
-use super::batch::Batch;
+use super::batch::{Batch, WAL_BYTES_MAX};
 use super::codec::{Reader, Writer};
 use super::db::{self, get_number, get_state, put_number, put_state};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
@@ -12,7 +12,7 @@ use super::space::Totals;
 use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
 use super::{Cache, CacheOptions, Replies, die, recover};
 use crate::env::Env;
-use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Nonce, ROOT, StoreId};
+use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Ino, Nonce, ROOT, StoreId};
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -231,7 +231,8 @@ impl Cache {
         };
         let slots = Slots::new(&dir.join("data"), free, get_number(&db, "next_slot")?);
         let checkpointer = Connection::open(dir.join("meta.db"))?;
-        let batch = Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, last: env.monotonic(), durable: 0 };
+        let batch =
+            Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, wal_max: WAL_BYTES_MAX, last: env.monotonic(), durable: 0 };
         let head = get_state(&db, "head")?.and_then(|bytes| decode_head(&bytes));
         let mut replies = Replies::default();
         if let Some(saved) = get_state(&db, "replies")? {
@@ -302,6 +303,13 @@ impl Cache {
             }
         }
         meta.changed = changed;
+        let orphans = {
+            let mut statement = meta.db.prepare("SELECT ino FROM inodes WHERE nlink=0 AND (mode & 61440)=32768")?;
+            statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?.collect::<Result<Vec<Ino>, _>>()?
+        };
+        for ino in orphans {
+            self.name_content(&mut meta, ino, true, None)?;
+        }
         drop(meta);
         if self.changed() {
             self.totals.changed(|| self.env.now());

@@ -6,7 +6,7 @@ use super::pages::{clipped, outward, without};
 use super::types::{CacheError, LocalExtent, RequestId, SavedReply};
 use super::{Cache, die, length};
 use crate::types::{ByteRange, Ino, PAGE, RangeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
@@ -41,14 +41,17 @@ impl Cache {
         lsn
     }
 
-    /// The data file, with a slot when it has none yet.
+    /// The data file, with a slot when it has none yet. It counts as the file's with its record only: a failed operation drops its
+    /// effects, and a slot that no record names would be another file's after a crash.
     pub(super) fn slot_file(&self, ino: Ino, content: &mut Content, effects: &mut Vec<Effect>) -> Result<Arc<File>, CacheError> {
         let slot = match content.slot {
             Some(slot) => slot,
             None => {
-                let slot = self.slots.allocate();
-                content.slot = Some(slot);
-                effects.push(Effect::Slot { ino, slot });
+                let slot = *content.spare.get_or_insert_with(|| self.slots.allocate());
+                let effect = Effect::Slot { ino, slot };
+                if !effects.contains(&effect) {
+                    effects.push(effect);
+                }
                 slot
             }
         };
@@ -56,7 +59,7 @@ impl Cache {
     }
 
     /// Copies frozen pages that are about to be overwritten (protocol.md 6.1).
-    pub(super) fn save_frozen(&self, ino: Ino, content: &mut Content, pages: &ByteRange) -> Result<(), CacheError> {
+    pub(super) fn save_frozen(&self, content: &mut Content, pages: &ByteRange) -> Result<(), CacheError> {
         let Some(frozen) = &mut content.frozen else { return Ok(()) };
         let parts = without(&clipped(frozen.dirty.set(), pages.clone()), &frozen.copied);
         if parts.is_empty() {
@@ -64,26 +67,17 @@ impl Cache {
         }
         let Some(slot) = content.slot else { return Ok(()) };
         let data = self.slots.file(slot)?;
-        let shadow = match &frozen.shadow {
-            Some(shadow) => Arc::clone(shadow),
-            None => {
-                let path = self.dir.join("copies").join(format!("{ino:x}"));
-                let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-                let file = open.map_err(CacheError::io("copies"))?;
-                // It ends with its last descriptor.
-                std::fs::remove_file(&path).map_err(CacheError::io("copies"))?;
-                Arc::clone(frozen.shadow.insert(Arc::new(file)))
-            }
-        };
         for part in parts.iter() {
+            let (shadow, place) = self.seal.shadow.reserve(&self.dir, length(&part))?;
             let mut at = part.start;
             while at < part.end {
                 let mut buffer = vec![0; (part.end - at).min(1 << 20) as usize];
                 read_zeros_after_end(&data, &mut buffer, at)?;
-                shadow.write_all_at(&buffer, at).map_err(CacheError::io("copies"))?;
+                shadow.write_all_at(&buffer, place + (at - part.start)).map_err(CacheError::io("copies"))?;
                 at += buffer.len() as u64;
             }
-            frozen.copied.insert(part);
+            frozen.shadow = Some(shadow);
+            frozen.copy(part, place);
         }
         Ok(())
     }
@@ -100,7 +94,7 @@ impl Cache {
     ) -> Result<(), CacheError> {
         let range = offset..offset + data.len() as u64;
         let pages = outward(&range);
-        self.save_frozen(file.ino, content, &pages)?;
+        self.save_frozen(content, &pages)?;
         let clean = without(&clipped(content.present.set(), pages.clone()), content.dirty.set());
         if !clean.is_empty() {
             let dirtied = clean.iter().map(|range| Effect::Dirtied { ino: file.ino, range }).collect();
@@ -121,12 +115,7 @@ impl Cache {
         if let Err(error) = result {
             return Err(self.write_failed(content, pages, error));
         }
-        if let Some((_, lost)) = &mut content.error {
-            lost.remove(pages);
-            if lost.is_empty() {
-                content.error = None;
-            }
-        }
+        content.replaced(pages);
         effects.push(Effect::Wrote { ino: file.ino, range });
         Ok(())
     }

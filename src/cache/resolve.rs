@@ -106,6 +106,7 @@ impl Cache {
         self.apply_locked(&mut batch)?;
         *self.head.lock() = Some(head);
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
+        self.seal.shadow.end();
         self.seal.busy.store(false, Ordering::SeqCst);
         Ok(())
     }
@@ -158,6 +159,7 @@ impl Cache {
         }
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
         drop(meta);
+        self.seal.shadow.end();
         self.seal.busy.store(false, Ordering::SeqCst);
         Ok(())
     }

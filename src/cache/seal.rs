@@ -5,7 +5,7 @@
 //! an operation, freezes it; whoever first changes a row after the flip keeps the old one in the spool.
 
 use super::db::Stamped;
-use super::file::{Content, DataFile};
+use super::file::{Content, DataFile, Sent};
 use super::meta::{Changed, Key, Meta, parts};
 use super::spool::{Kept, Spool};
 use super::types::{CacheError, Change, Cut, Space};
@@ -15,6 +15,8 @@ use crate::rpc;
 use crate::types::{Domain, Ino};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -33,10 +35,40 @@ pub(super) struct Flip {
     // Files changed in an epoch, by its parity.
     listed: [Mutex<Vec<Ino>>; 2],
     points: Mutex<HashMap<Ino, u64>>,
-    frozen_points: Mutex<HashMap<Ino, u64>>,
+    // Of files open for writing at the flip.
+    sent: Mutex<HashMap<Ino, Sent>>,
     pub(super) cuts: AtomicU64,
+    pub(super) shadow: Shadow,
     // One seal at a time.
     pub(super) busy: AtomicBool,
+}
+
+/// Where the old content of frozen pages goes that are overwritten: one file for a seal, as there may be very many overwritten files.
+#[derive(Debug, Default)]
+pub(super) struct Shadow(Mutex<Option<(Arc<File>, u64)>>);
+
+impl Shadow {
+    /// Room for so many bytes: the file, and the place in it.
+    pub(super) fn reserve(&self, dir: &Path, bytes: u64) -> Result<(Arc<File>, u64), CacheError> {
+        let mut shadow = self.0.lock();
+        if shadow.is_none() {
+            let path = dir.join("copies").join("shadow");
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+            let file = open.map_err(CacheError::io("copies"))?;
+            // It ends with its last descriptor.
+            std::fs::remove_file(&path).map_err(CacheError::io("copies"))?;
+            *shadow = Some((Arc::new(file), 0));
+        }
+        let Some((file, end)) = &mut *shadow else { return Err(CacheError::Invalid("a shadow file that was just made")) };
+        let place = *end;
+        *end += bytes;
+        Ok((Arc::clone(file), place))
+    }
+
+    /// The seal ended.
+    pub(super) fn end(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 /// An operation's stay in its epoch.
@@ -134,8 +166,8 @@ impl Cache {
     }
 
     fn freeze(&self, file: &Arc<DataFile>, content: &mut Content, sealing: u64) {
-        let kernel = self.seal.frozen_points.lock().get(&file.ino).copied();
-        content.freeze(sealing, kernel);
+        let sent = self.seal.sent.lock().get(&file.ino).copied().unwrap_or(Sent::All);
+        content.freeze(sealing, sent);
         if content.is_changed() {
             self.list(file, content, sealing + 1);
         }
@@ -195,7 +227,10 @@ impl Cache {
         meta.sealing = epoch;
         meta.spool = Some(spool);
         meta.moved = Changed::default();
-        *self.seal.frozen_points.lock() = std::mem::take(&mut *self.seal.points.lock());
+        // Nobody asked the kernel about these, or it was before they were opened. What it had sent at earlier seals is settled.
+        let mut sent: HashMap<Ino, Sent> = self.writable_open().into_iter().map(|ino| (ino, Sent::Unknown)).collect();
+        sent.extend(self.seal.points.lock().drain().map(|(ino, size)| (ino, Sent::Upto(size))));
+        *self.seal.sent.lock() = sent;
         {
             let _candidates = self.seal.candidates.lock();
             self.seal.spooling.store(epoch, Ordering::SeqCst);
@@ -398,6 +433,9 @@ impl Cache {
         let mut content = file.inner.lock();
         content.dead = true;
         self.totals.tell(&mut content);
+        if let Some(spare) = content.spare.take() {
+            self.slots.release(spare, lsn);
+        }
         if content.frozen.is_none()
             && let Some(slot) = content.slot.take()
         {

@@ -122,13 +122,13 @@ impl Seal {
         let file = self.files.get(&ino).ok_or(CacheError::NoInode(ino))?;
         let range = offset..offset + out.len() as u64;
         loop {
-            let (slot, copied, shadow) = {
+            let (slot, copied, copies, shadow) = {
                 let content = file.inner.lock();
                 let frozen = content.frozen.as_ref().ok_or(CacheError::NoInode(ino))?;
                 if !frozen.dirty.set().contains(range.clone()) {
                     return Err(CacheError::Invalid("only frozen ranges can be read from a seal"));
                 }
-                (content.slot, clipped(&frozen.copied, range.clone()), frozen.shadow.clone())
+                (content.slot, clipped(&frozen.copied, range.clone()), frozen.copies(&range), frozen.shadow.clone())
             };
             let part = |range: &ByteRange| (range.start - offset) as usize..(range.end - offset) as usize;
             if let Some(slot) = slot {
@@ -138,8 +138,8 @@ impl Seal {
                 }
             }
             if let Some(shadow) = shadow {
-                for copy in copied.iter() {
-                    read_zeros_after_end(&shadow, &mut out[part(&copy)], copy.start)?;
+                for (copy, place) in copies {
+                    read_zeros_after_end(&shadow, &mut out[part(&copy)], place)?;
                 }
             }
             // A page copied meanwhile was perhaps read after it was overwritten.

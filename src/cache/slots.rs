@@ -120,10 +120,11 @@ impl Slots {
             return Ok(Arc::clone(file));
         }
         let path = self.path(slot);
-        if inner.shards.insert(slot as u8)
+        if !inner.shards.contains(&(slot as u8))
             && let Some(parent) = path.parent()
         {
             fs::create_dir_all(parent).map_err(CacheError::io("data directory"))?;
+            inner.shards.insert(slot as u8);
         }
         let open = |create| OpenOptions::new().read(true).write(true).create(create).truncate(false).open(&path);
         let file = match open(false) {
@@ -144,11 +145,12 @@ impl Slots {
         if new.is_empty() {
             return Ok(());
         }
-        for shard in new {
-            let dir = self.dir.join(format!("{shard:02x}"));
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("data directory"))?;
+        let shards = new.iter().map(|shard| self.dir.join(format!("{shard:02x}")));
+        let result = shards.chain([self.dir.clone()]).try_for_each(|dir| File::open(dir).and_then(|dir| dir.sync_all()));
+        if result.is_err() {
+            self.inner.lock().new_in.extend(new);
         }
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("data directory"))
+        result.map_err(CacheError::io("data directory"))
     }
 }
 

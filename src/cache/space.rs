@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 pub(super) struct Totals {
     /// Bytes of present pages.
     pub(super) cached: AtomicU64,
-    /// Bytes of dirty and frozen pages, an overwritten frozen page twice, as it is there twice. Without `Local` ones.
+    /// Bytes of dirty and frozen pages, an overwritten frozen page twice, as it is there twice. Without `Local` ones
+    /// and those of inodes without a name.
     pub(super) dirty: AtomicU64,
-    /// Bytes of dirty pages that no tier captures.
+    /// The bytes of those others, which no commit takes.
     pub(super) local: AtomicU64,
     /// Sum of the sizes.
     pub(super) bytes: AtomicU64,
@@ -29,7 +30,7 @@ fn shift(total: &AtomicU64, old: u64, new: u64) {
 impl Totals {
     pub(super) fn tell(&self, content: &mut Content) {
         let dirty = content.dirty.bytes() + content.frozen.as_ref().map_or(0, |frozen| frozen.dirty.bytes());
-        let (dirty, local) = if content.local { (0, dirty) } else { (dirty, 0) };
+        let (dirty, local) = if content.local || content.unnamed { (0, dirty) } else { (dirty, 0) };
         let now = if content.dead {
             Told { present: 0, dirty: 0, local: 0, size: 0 }
         } else {

@@ -84,6 +84,32 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// The content of a regular file lost its last name, or has one again. Without one no commit takes it: counted as dirty it would keep
+    /// the volume at its limit for as long as somebody has it open.
+    pub(super) fn name_content(&self, meta: &mut Meta, ino: Ino, unnamed: bool, held: Option<&mut Held>) -> Result<(), CacheError> {
+        let epoch = meta.epoch;
+        let change = |file: &Arc<DataFile>, content: &mut Content| {
+            content.unnamed = unnamed;
+            // Seals passed over it meanwhile.
+            if !unnamed && (content.is_changed() || content.frozen.is_some()) {
+                self.list(file, content, epoch);
+            }
+            self.tell(file, content);
+        };
+        match held {
+            Some((file, content)) => change(file, content),
+            // A new one is not here yet, and has its name from the beginning.
+            None if !unnamed && self.hot_file(ino).is_none() => {}
+            None => {
+                let file = self.load_file(meta, ino)?;
+                change(&file, &mut file.inner.lock());
+            }
+        }
+        Ok(())
+    }
+}
+
 #[allow(clippy::missing_errors_doc, reason = "NoInode, limits where said, else only when meta.db or the disk fails")]
 impl Update<'_> {
     /// The wall clock, for timestamps.
@@ -93,7 +119,7 @@ impl Update<'_> {
     }
 
     fn finish(self, request: Option<(RequestId, SavedReply)>) -> Result<(), CacheError> {
-        let Self { view: View { cache, meta }, rows, effects, files, ended, .. } = self;
+        let Self { view: View { cache, meta }, rows, effects, mut files, ended, .. } = self;
         if rows.is_empty() && effects.is_empty() && request.is_none() {
             return Ok(());
         }
@@ -103,6 +129,10 @@ impl Update<'_> {
             let row = row.row.clone();
             if nlink > 0 && row.attr.nlink == 0 {
                 meta.unlinked(ino)?;
+            }
+            if row.attr.is_file() && (nlink == 0) != (row.attr.nlink == 0) {
+                let held = files.iter_mut().find(|(file, _)| file.ino == ino);
+                cache.name_content(meta, ino, row.attr.nlink == 0, held)?;
             }
             all.push(Effect::Inode(row));
         }
@@ -356,7 +386,11 @@ pub(super) fn drop_inode(cache: &Cache, meta: &mut Meta, ino: Ino, is_file: bool
         cache.freeze_for(file, &mut file.inner.lock(), meta.epoch)?;
     }
     meta.drop_inode(cache, ino)?;
-    if let Some(slot) = file.as_ref().and_then(|file| file.inner.lock().slot) {
+    let slot = |file: &Arc<DataFile>| {
+        let content = file.inner.lock();
+        content.slot.or(content.spare)
+    };
+    if let Some(slot) = file.as_ref().and_then(slot) {
         meta.write()?.prepare_cached("INSERT OR IGNORE INTO free_slots VALUES(?1)")?.execute([slot as i64])?;
     }
     Ok(file)

@@ -94,12 +94,12 @@ impl Driver {
         Some(info(last))
     }
 
+    /// Age of the oldest change that is in no commit: still open, or sealed and on its way.
     fn age_of_dirt(&self) -> Option<Duration> {
-        let cache = self.parts.volume.cache();
-        if !cache.changed() {
-            return None;
-        }
-        let since = cache.oldest_dirty()?;
+        let volume = &self.parts.volume;
+        let open = volume.cache().changed().then(|| volume.cache().oldest_dirty()).flatten();
+        let sealed = volume.progress().and_then(|progress| progress.sealed_since);
+        let since = open.into_iter().chain(sealed).min()?;
         Some(Duration::from_nanos(u64::try_from(self.parts.env.now().saturating_sub(since)).unwrap_or(0)))
     }
 
@@ -133,7 +133,7 @@ impl Driver {
             fenced: progress.fenced.map(|what| Trouble { what, seconds: 0 }),
             store_trouble: progress.store_trouble.map(|trouble| Trouble { what: trouble.why, seconds: since(trouble.since) }),
             local_trouble: failed,
-            damage: Vec::new(),
+            damage: volume.damage(),
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) fn errno(error: PosixError) -> Errno {
         PosixError::NotSupported => Errno::EOPNOTSUPP,
         PosixError::NoData => Errno::ENXIO,
         PosixError::Stale => Errno::ESTALE,
-        PosixError::Io | PosixError::Fenced | PosixError::Unreachable => Errno::EIO,
+        PosixError::Io | PosixError::Unreachable => Errno::EIO,
+        // What changes the tree: a directory that another machine writes is read-only here.
+        PosixError::Fenced => Errno::EROFS,
     }
 }

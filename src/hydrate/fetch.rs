@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,9 @@ const REQUESTS_IN_FLIGHT: usize = 8;
 const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// Commits with inline frames kept in memory.
 const COMMITS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+
+/// Damaged objects that are remembered by name.
+const DAMAGED_MAX: usize = 1000;
 
 /// How long a read may wait for the store, and how much at once.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,7 @@ pub struct Fetcher {
     /// One fetch of a file at a time: the second one finds the bytes here.
     files: Mutex<HashMap<Ino, Arc<AsyncMutex<()>>>>,
     commits: Mutex<LruCache<Seq, Arc<rpc::Commit>>>,
+    damaged: Mutex<BTreeSet<String>>,
 }
 
 /// Where a frame lies: in an object, or inline in a commit.
@@ -74,6 +78,7 @@ impl Fetcher {
             ahead: Mutex::new(LruCache::new(READERS)),
             files: Mutex::default(),
             commits: Mutex::new(LruCache::new(COMMITS)),
+            damaged: Mutex::default(),
         }
     }
 
@@ -96,6 +101,18 @@ impl Fetcher {
             tracing::warn!(ino, ?range, %fault, "a read failed: its bytes are not here");
         }
         result
+    }
+
+    /// Stored objects that were found damaged or missing, by name; at most [`DAMAGED_MAX`].
+    #[must_use]
+    pub fn damage(&self) -> Vec<String> {
+        self.damaged.lock().iter().cloned().collect()
+    }
+
+    /// Keeps the name of a damaged object; `true` the first time.
+    fn note_damage(&self, name: &str) -> bool {
+        let mut damaged = self.damaged.lock();
+        damaged.len() < DAMAGED_MAX && damaged.insert(name.to_owned())
     }
 
     /// A pause after the store did not answer.
@@ -144,7 +161,11 @@ impl Fetcher {
             Home::Commit(seq) => return self.answer_inline(ino, missing, seq, &request.frames).await,
             Home::Object(id) => self.cache.object(id)?,
         };
-        let bytes = self.objects.range(&object, request.range.clone()).await?;
+        let bytes = self.objects.range(&object, request.range.clone()).await.inspect_err(|fault| {
+            if fault.kind == FaultKind::Damaged && self.note_damage(&object.name) {
+                tracing::error!(ino, object = %object.name, %fault, "a stored object of a file is damaged or missing");
+            }
+        })?;
         let (mut last, mut first_fault) = (None::<(u64, Bytes)>, None);
         for index in request.frames {
             let wanted = &missing[index];
@@ -163,7 +184,9 @@ impl Fetcher {
                     self.install(ino, wanted, &plain)?;
                 }
                 Err(fault) => {
-                    tracing::error!(ino, object = %object.name, range = ?wanted.range, %fault, "stored bytes of a file are damaged");
+                    if self.note_damage(&object.name) {
+                        tracing::error!(ino, object = %object.name, range = ?wanted.range, %fault, "stored bytes of a file are damaged");
+                    }
                     first_fault.get_or_insert(fault);
                 }
             }

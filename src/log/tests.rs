@@ -97,9 +97,11 @@ struct Bench {
 }
 
 fn bench() -> Bench {
-    let store = Arc::new(Memory::default());
-    let chance = Arc::new(Counting::default());
-    let env = Env::new(Arc::clone(&chance) as Arc<dyn Clock>, chance, Failpoints::none());
+    on(Arc::new(Memory::default()), Arc::new(Counting::default()), Failpoints::none())
+}
+
+fn on(store: Arc<Memory>, chance: Arc<Counting>, failpoints: Failpoints) -> Bench {
+    let env = Env::new(Arc::clone(&chance) as Arc<dyn Clock>, chance, failpoints);
     let sealer = Sealer::new(Cipher::ChaCha20Poly1305, &[2; 32], StoreId([0x80; 16]), Some(LIFE));
     let site = Site::new(Arc::clone(&store) as Arc<dyn Store>, env.clone(), sealer, LIFE);
     Bench { store, env, site }
@@ -258,6 +260,70 @@ fn only_an_empty_prefix_of_the_right_store_is_absent() {
     assert!(matches!(look(), Lookup::Found(found) if found == first));
     bench.store.0.lock().remove(&names::volume(first.incarnation));
     assert!(matches!(look(), Lookup::Damaged(_)));
+}
+
+const WINDOWS: [&str; 9] = [
+    "log.after_volume_before_name",
+    "log.before_open",
+    "log.after_open_before_read_back",
+    "log.after_intent_before_put",
+    "log.after_put_before_resolve",
+    "log.before_checkpoint_index",
+    "log.before_control",
+    "log.before_marker",
+    "log.after_marker_before_delete",
+];
+
+/// A process that passes every window once: it looks the volume up or creates it, writes, makes a checkpoint, retires, frees.
+fn live(bench: &Bench) -> super::Tip {
+    let marker = Marker::clear([7; 16], 0, "test");
+    bench.store.0.lock().entry(names::marker().into()).or_insert_with(|| marker.encode());
+    let sealer = Sealer::new(Cipher::None, &[4; 32], marker.store, None);
+    let books = Books { store: Arc::clone(&bench.store) as Arc<dyn Store>, env: bench.env.clone(), sealer };
+    let identity = Identity::parse("group/name").unwrap();
+    match block_on(lookup(&books, &identity)) {
+        Lookup::Absent(vacant) => drop(block_on(create(&books, &identity, vacant, None)).unwrap()),
+        Lookup::Found(_) => {}
+        other => panic!("{other:?}"),
+    }
+    let (mut writer, _) = bench.open(None).unwrap();
+    for _ in 0..6 {
+        bench.commit(&mut writer);
+    }
+    let head = writer.head();
+    let opens = vec![writer.opened()];
+    let commit_hash = head.hash.0.to_vec().into();
+    let index = crate::rpc::Checkpoint { seq: head.seq, commit_hash, epoch: head.epoch, opens, ..crate::rpc::Checkpoint::default() };
+    block_on(super::checkpoint::store(&bench.site, index)).unwrap();
+    writer.name_checkpoint(head.seq);
+    bench.commit(&mut writer);
+    let retired = head.seq - 5;
+    bench.append(Kind::Retire(Retire { seqs: vec![retired], ..Retire::default() })).unwrap();
+    let chain = block_on(Chain::read(bench.site.clone())).unwrap();
+    let reader = Reader::new(bench.site.clone());
+    let freed = block_on(super::block::free(&reader, chain.state(), head.seq, &chain.state().retired_seqs)).unwrap();
+    assert!(freed > 0 && matches!(block_on(reader.at(retired)).unwrap(), super::At::Absent));
+    block_on(reader.tip(Hint::default())).unwrap()
+}
+
+/// A process that ends in any window leaves what the next one goes on from, without help.
+#[test]
+fn a_process_that_ends_in_any_window_leaves_a_volume_that_opens() {
+    let named: BTreeSet<&str> = super::protocol::RULES.iter().filter_map(|rule| rule.failpoint).collect();
+    assert_eq!(named, WINDOWS.into_iter().collect(), "the rules and the windows tested here");
+    for window in WINDOWS {
+        let (store, chance) = (Arc::new(Memory::default()), Arc::new(Counting::default()));
+        let die = Arc::new(|| std::panic::resume_unwind(Box::new("the process ends here")));
+        let mut dying = on(Arc::clone(&store), Arc::clone(&chance), Failpoints::none().arm(window, 1, die));
+        dying.site = dying.site.with_block(2);
+        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| live(&dying)));
+        assert!(died.is_err(), "{window} was not passed");
+        let mut next = on(store, chance, Failpoints::none());
+        next.site = next.site.with_block(2);
+        let tip = live(&next);
+        let record = super::At::Record(tip.open.clone().unwrap());
+        assert_eq!(block_on(Reader::new(next.site).at(tip.open.unwrap().seq)).unwrap(), record, "{window}");
+    }
 }
 
 fn pack(epoch: u64, n: u8) -> ObjectRef {

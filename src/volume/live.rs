@@ -324,6 +324,12 @@ impl Volume {
         self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or(Duration::ZERO, |writeback| writeback.lag())
     }
 
+    /// Stored objects that were found damaged or missing since the start, by name.
+    #[must_use]
+    pub fn damage(&self) -> Vec<String> {
+        self.engine.engine.get().map(|engine| engine.fetcher.damage()).unwrap_or_default()
+    }
+
     /// The limits in force.
     #[must_use]
     pub fn sizes(&self) -> Sizes {

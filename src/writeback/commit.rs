@@ -82,6 +82,8 @@ impl Committer {
     }
 
     async fn seal(&mut self) -> Result<Arc<Seal>, Fault> {
+        // What is frozen is no longer among the changed: its age must not be forgotten while the store does not take it.
+        self.progress.set_sealed(self.cache.oldest_dirty());
         let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
         let (classifier, seal) = blocking(move || {
             classifier.begin();
@@ -163,7 +165,8 @@ impl Committer {
         self.objects.env().failpoint("writeback.after_intent_before_put");
         let mut failures = 0;
         loop {
-            match self.progress.cancelled_or(self.writer.put(prepared)).await? {
+            let what = format!("commits/{}", prepared.seq());
+            match self.progress.watched(self.objects.env(), &what, self.writer.put(prepared)).await? {
                 Ok(head) => {
                     self.progress.store_answered();
                     self.objects.env().failpoint("writeback.after_put_before_resolve");
@@ -181,6 +184,7 @@ impl Committer {
     }
 
     async fn resolve(&mut self, seal: Arc<Seal>, head: cache::Head, stored: Stored) -> Result<(), Fault> {
+        self.progress.set_sealed(None);
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
         let resolved = Resolved { objects: stored.objects, files: stored.files };
@@ -197,7 +201,9 @@ impl Committer {
     async fn abandon(&self, seal: Arc<Seal>) -> Result<(), Fault> {
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
-        blocking(move || cache.abandon(seal)).await
+        let abandoned = blocking(move || cache.abandon(seal)).await;
+        self.progress.set_sealed(None);
+        abandoned
     }
 
     fn commit_message(&self, seal: &Seal, seq: Seq) -> rpc::Commit {

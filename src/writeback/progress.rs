@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// A put that takes longer is told as trouble.
+const SLOW: Duration = Duration::from_secs(3);
+
 /// Shared between the loop, its uploads and whoever asks.
 #[derive(Debug)]
 pub struct Progress {
@@ -25,6 +28,8 @@ pub struct State {
     pub last_commit: Option<LastCommit>,
     /// Set while the store does not take what it is asked to take.
     pub store_trouble: Option<Trouble>,
+    /// When the oldest change was made that is sealed and not yet known to be in the log.
+    pub sealed_since: Option<UnixNanos>,
     /// Bytes of packs uploaded by this process.
     pub uploaded_bytes: u64,
     /// Commits by this process.
@@ -133,6 +138,10 @@ impl Progress {
         self.state.lock().last_commit = Some(last);
     }
 
+    pub(super) fn set_sealed(&self, since: Option<UnixNanos>) {
+        self.state.lock().sealed_since = since;
+    }
+
     pub(super) fn checkpointed(&self) {
         self.state.lock().checkpoints += 1;
     }
@@ -141,6 +150,24 @@ impl Progress {
         tracing::error!(fault = %by, "another writer has taken this volume: nothing more is committed from here, fsync fails, what was not committed stays in this cache");
         self.state.lock().fenced = Some(by.to_string());
         self.over.store(true, Ordering::Release);
+    }
+
+    /// Waits for a request to the store, unless cancelled first. One that has no answer for a while is told as trouble at once:
+    /// the layers below try again for much longer than a person should have to wait for the news.
+    pub(super) async fn watched<F: Future>(&self, env: &Env, what: &str, request: F) -> Result<F::Output, Fault> {
+        tokio::pin!(request);
+        loop {
+            let slow = async {
+                env.sleep(SLOW).await;
+                let fault = Fault::new(FaultKind::Unknown, format!("the store has not answered PUT {what} for {} s", SLOW.as_secs()));
+                self.store_failed(env, &fault, SLOW);
+            };
+            tokio::select! {
+                biased;
+                output = self.cancelled_or(&mut request) => return output,
+                () = slow => {}
+            }
+        }
     }
 
     /// Waits for `future` unless cancelled first.

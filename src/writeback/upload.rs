@@ -39,7 +39,7 @@ pub(super) struct Stored {
 pub(super) async fn put_until_stored(objects: &Objects, progress: &Progress, name: &str, bytes: &Bytes, hash: Hash) -> Result<(), Fault> {
     let mut failures = 0;
     loop {
-        match objects.create(name, bytes, hash).await {
+        match progress.watched(objects.env(), name, objects.create(name, bytes, hash)).await? {
             Ok(()) => {
                 progress.store_answered();
                 return Ok(());

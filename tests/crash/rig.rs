@@ -139,7 +139,7 @@ impl Rig {
     pub(crate) fn status(&self, machine: &str) -> (i32, serde_json::Value) {
         let output = self.run(machine, &["status", &self.root(machine).display().to_string(), "--json"]);
         let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        (output.status.code().unwrap_or(-1), value)
+        (output.status.code().unwrap_or(-1), value[0].clone())
     }
 
     /// Flushes, again when the driver dies meanwhile; the commit.

@@ -46,14 +46,14 @@ impl Work {
         let bytes = content(n, (n as usize * 977) % 30_000 + 1);
         let mut file = File::create_new(self.root.join(&name)).expect("create");
         file.write_all(&bytes).expect("write");
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             file.sync_all().expect("fsync");
         }
         drop(file);
         self.files.insert(name, bytes);
         self.append(n);
         self.overwrite(n);
-        if let Some(old) = n.checked_sub(2).map(|old| format!("f{old}")).filter(|old| n % 3 == 0 && self.files.contains_key(old)) {
+        if let Some(old) = n.checked_sub(2).map(|old| format!("f{old}")).filter(|old| n.is_multiple_of(3) && self.files.contains_key(old)) {
             let new = format!("renamed-{n}");
             fs::rename(self.root.join(&old), self.root.join(&new)).expect("rename");
             let bytes = self.files.remove(&old).expect("in the model");

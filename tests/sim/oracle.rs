@@ -7,7 +7,7 @@ use holdfast::format::{checkpoint, control, name, names, record, volume};
 use holdfast::log::{Phase, Tip};
 use holdfast::rpc::control_record::Kind as Control;
 use holdfast::rpc::log_record::Kind;
-use holdfast::rpc::{Claim, Commit, LogRecord};
+use holdfast::rpc::{Claim, Commit, LogRecord, Retire};
 use holdfast::types::{CacheId, Epoch, Hash, Identity, Incarnation, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -203,10 +203,7 @@ impl Oracle {
             needs.extend(parts.iter().cloned());
         }
         let previous = life.note(now, &message, incarnation);
-        let cache = match message.kind.as_ref() {
-            Some(Kind::Open(open)) => open.holder.as_ref().map(|holder| holder.cache_id.clone()).unwrap_or_default(),
-            _ => parent.map(|parent| parent.cache).unwrap_or_default(),
-        };
+        let cache = opener(&message).unwrap_or_else(|| parent.map(|parent| parent.cache).unwrap_or_default());
         life.records.insert(seq, Truth { hash: hash(bytes), epoch: message.epoch, tree, base, at: now, kind, cache, needs: needs.clone() });
         let (adopted, purged) = (life.adopted.clone(), life.purged);
         if let Some(previous) = previous {
@@ -252,26 +249,7 @@ impl Oracle {
                 }
                 "releases"
             }
-            Control::Retire(retire) => {
-                let fits = |seq: &&Seq| life.records.contains_key(*seq) && **seq < life.head() || life.purged;
-                if let Some(seq) = retire.seqs.iter().find(|seq| !fits(seq) || life.claims.values().any(|claim| claim.seq == **seq)) {
-                    return Err(format!("I5: retire {number} lists commit {seq}, which is claimed or the head"));
-                }
-                let purged = life.purged;
-                if purged && !life.fenced {
-                    return Err(format!("I1: retire {number} begins a purge, and the log can still be written"));
-                }
-                free.extend(retire.seqs.iter().filter(|seq| !life.retired.contains(seq)).filter(|_| !purged));
-                life.retired.extend(&retire.seqs);
-                life.retired_objects.extend(retire.objects.iter().cloned());
-                self.let_go(incarnation, &free);
-                let needed = retire.objects.iter().find(|name| self.refs.contains_key(*name));
-                if let Some(name) = needed {
-                    return Err(format!("I5: retire {number} lists {name}, which is needed"));
-                }
-                self.count("retirements");
-                return Ok(());
-            }
+            Control::Retire(retire) => return self.retired(incarnation, number, &retire),
             Control::Purge(purge) if purge.done => {
                 if let Some(uid) = life.attached.first() {
                     return Err(format!("I17: the purge was done while {uid} is attached"));
@@ -299,6 +277,28 @@ impl Oracle {
         };
         self.let_go(incarnation, &free);
         self.count(what);
+        Ok(())
+    }
+
+    fn retired(&mut self, incarnation: Incarnation, number: u64, retire: &Retire) -> Result<(), String> {
+        let life = self.lives.get_mut(&incarnation).ok_or("a retirement of nothing")?;
+        let fits = |seq: &&Seq| life.records.contains_key(*seq) && **seq < life.head() || life.purged;
+        if let Some(seq) = retire.seqs.iter().find(|seq| !fits(seq) || life.claims.values().any(|claim| claim.seq == **seq)) {
+            return Err(format!("I5: retire {number} lists commit {seq}, which is claimed or the head"));
+        }
+        if life.purged && !life.fenced {
+            return Err(format!("I1: retire {number} begins a purge, and the log can still be written"));
+        }
+        // Those of a purged life were let go when the purge was done.
+        let purged = life.purged;
+        let free: Vec<Seq> = retire.seqs.iter().copied().filter(|seq| !purged && !life.retired.contains(seq)).collect();
+        life.retired.extend(&retire.seqs);
+        life.retired_objects.extend(retire.objects.iter().cloned());
+        self.let_go(incarnation, &free);
+        if let Some(name) = retire.objects.iter().find(|name| self.refs.contains_key(*name)) {
+            return Err(format!("I5: retire {number} lists {name}, which is needed"));
+        }
+        self.count("retirements");
         Ok(())
     }
 
@@ -389,6 +389,14 @@ impl Oracle {
             return Err(format!("node {who} describes record {} as {told:?}, not {:?}", tip.seq, (truth.epoch, truth.base, phase, open)));
         }
         Ok(())
+    }
+}
+
+/// The cache that an `open` goes on from.
+fn opener(message: &LogRecord) -> Option<Bytes> {
+    match &message.kind {
+        Some(Kind::Open(open)) => Some(open.holder.as_ref().map(|holder| holder.cache_id.clone()).unwrap_or_default()),
+        _ => None,
     }
 }
 

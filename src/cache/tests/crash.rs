@@ -41,6 +41,38 @@ fn kill_between_data_and_log() {
 }
 
 #[test]
+fn a_data_file_that_failed_once_is_known_after_a_kill() {
+    for (shard_only, fetched) in [(false, false), (true, false), (false, true)] {
+        let mut lab = Lab::new();
+        let ino = lab.file(b"f");
+        if fetched {
+            lab.truncate(ino, 5000);
+        }
+        // No directory where the first data file goes, or one in its place.
+        let (shard, place) = (lab.dir.join("data/01"), lab.dir.join("data/01/1"));
+        if shard_only {
+            std::fs::write(&shard, b"").unwrap();
+        } else {
+            std::fs::create_dir_all(&place).unwrap();
+        }
+        assert!(lab.cache.write(None, ino, 0, &[1; 10_000]).is_err());
+        if shard_only {
+            std::fs::remove_file(&shard).unwrap()
+        } else {
+            std::fs::remove_dir(&place).unwrap()
+        }
+        lab.write(ino, 0, &[2; 10_000]);
+        lab.crash();
+        lab.check();
+        let other = lab.file(b"g");
+        lab.write(other, 0, &[3; 10_000]);
+        lab.check();
+        lab.crash();
+        lab.check();
+    }
+}
+
+#[test]
 fn kill_in_each_window_of_a_batch() {
     for point in ["cache.after_fdatasync_before_commit", "cache.after_commit_before_trim"] {
         let mut lab = Lab::new();

@@ -1,8 +1,11 @@
 //! Single operations.
 
 use super::lab::Lab;
+use crate::cache::disk::{Hook, Synced};
 use crate::cache::{CacheError, Entry, RequestId, SavedReply, Whence, WriteOutcome};
 use crate::types::ROOT;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn replies_survive_the_process() {
@@ -25,6 +28,69 @@ fn replies_survive_the_process() {
     assert_eq!(lab.cache.replayed(other), Some(SavedReply::Empty));
     lab.cache.forget_replies(4).unwrap();
     assert_eq!(lab.cache.replayed(other), None);
+}
+
+#[test]
+fn a_failed_flush_is_not_believed_later() {
+    let failing = Arc::new(AtomicBool::new(false));
+    let mut lab = Lab::new();
+    let fail = Arc::clone(&failing);
+    lab.hook = Hook(Some(Arc::new(move |what| match what {
+        Synced::Slot(_) | Synced::DataFiles if fail.swap(false, Ordering::SeqCst) => Err(std::io::Error::from_raw_os_error(libc::EIO)),
+        _ => Ok(()),
+    })));
+    lab.crash();
+    let ino = lab.file(b"f");
+    let data = |lab: &Lab| std::fs::metadata(lab.dir.join("data/01/1")).unwrap().modified().unwrap();
+    for (round, others) in [(1, 0), (2, 0), (3, 40)] {
+        for n in 0..others {
+            let other = lab.file(format!("o{n}").as_bytes());
+            lab.write(other, 0, &[9; 100]);
+        }
+        lab.write(ino, 0, &[round; 300_000]);
+        failing.store(true, Ordering::SeqCst);
+        let failed = if round == 1 { lab.cache.fsync(ino, false) } else { lab.cache.apply_batch() };
+        assert!(matches!(failed, Err(CacheError::Io { .. })), "{failed:?}");
+        let before = data(&lab);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        // The kernel has told of its error: it calls the pages clean now, and the next flush a success.
+        lab.cache.apply_batch().unwrap();
+        assert!(data(&lab) > before, "the pages are written once more");
+        assert!(matches!(lab.cache.fsync(ino, false), Err(CacheError::WriteLost { .. })));
+        lab.check();
+        lab.write(ino, 0, &[round + 10; 200_000]);
+        assert!(matches!(lab.cache.fsync(ino, false), Err(CacheError::WriteLost { .. })));
+        if round == 2 {
+            lab.truncate(ino, 200_000)
+        } else {
+            lab.write(ino, 200_000, &[round; 100_000])
+        }
+        lab.cache.fsync(ino, false).unwrap();
+        lab.check();
+    }
+    lab.crash();
+    lab.check();
+}
+
+#[test]
+fn the_log_of_meta_db_is_emptied_under_load() {
+    let mut lab = Lab::new();
+    lab.cache.batch.lock().wal_max = 1 << 20;
+    let wal = |lab: &Lab| std::fs::metadata(lab.dir.join("meta.db-wal")).unwrap().len();
+    let (mut most, mut emptied) = (0, 0);
+    for n in 0..1200 {
+        lab.file(format!("a name of some length, so that it takes room {n}").as_bytes());
+        if n % 4 == 0 {
+            let before = wal(&lab);
+            lab.cache.apply_batch().unwrap();
+            emptied += u32::from(wal(&lab) < before);
+            most = most.max(wal(&lab));
+        }
+    }
+    assert!(emptied > 1 && most < 2 << 20, "{most} bytes, emptied {emptied} times");
+    lab.check();
+    lab.crash();
+    lab.check();
 }
 
 #[test]

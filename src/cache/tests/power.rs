@@ -27,6 +27,7 @@ fn attach(lab: &mut Lab, durable: &Path) {
             Synced::Slot(slot) => copy(&PathBuf::from(format!("data/{:02x}/{slot:x}", slot as u8))),
             Synced::DataFiles => copy_dir(&live.join("data"), &durable.join("data")),
         }
+        Ok(())
     })));
 }
 

@@ -134,7 +134,12 @@ impl Supervisor {
     fn start(&self) -> Result<Child, Fault> {
         let refused = || Fault::new(FaultKind::Invalid, "no driver to be started");
         let (program, arguments) = self.options.command.split_first().ok_or_else(refused)?;
-        Command::new(program)
+        let mut command = Command::new(program);
+        // SAFETY: sigprocmask is async-signal-safe. Our mask would be inherited, and the driver deaf to those who ask it to end.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || SigSet::empty().thread_set_mask().map_err(Into::into));
+        }
+        command
             .args(arguments)
             .env(HOLDER_VARIABLE, &self.options.socket)
             .spawn()
