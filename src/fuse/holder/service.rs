@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// The supervisor's line to the process that does it.
 #[derive(Debug)]
@@ -49,17 +50,25 @@ impl Hands {
 }
 
 fn serve(line: &OwnedFd, service: &Arc<Service>) {
+    let mut under_way: Vec<JoinHandle<()>> = Vec::new();
     loop {
         match receive(line.as_fd()) {
             Ok((asked, Some(stream))) => {
                 let service = Arc::clone(service);
-                let spawned = std::thread::Builder::new().name("hold-service".to_owned()).spawn(move || service.serve(&stream, &asked));
-                if let Err(error) = spawned {
-                    tracing::warn!(%error, "no thread for a request of the driver");
+                under_way.retain(|thread| !thread.is_finished());
+                match std::thread::Builder::new().name("hold-service".to_owned()).spawn(move || service.serve(&stream, &asked)) {
+                    Ok(thread) => under_way.push(thread),
+                    Err(error) => tracing::warn!(%error, "no thread for a request of the driver"),
                 }
             }
             Ok((_, None)) | Err(Errno::EINTR) => {}
-            Err(_) => return, // the supervisor is gone
+            // The mount was let go, perhaps as the effect of what is still to be answered.
+            Err(_) => break,
+        }
+    }
+    for thread in under_way {
+        if thread.join().is_err() {
+            tracing::warn!("a request of the driver was not answered");
         }
     }
 }
