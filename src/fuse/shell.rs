@@ -367,6 +367,21 @@ impl Filesystem for Shell {
         }
     }
 
+    // `isatty` asks it of every file.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
     fn copy_file_range(
         &self,
         request: &Request,

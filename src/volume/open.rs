@@ -105,7 +105,7 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
         match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, cache.as_ref())?, &may_open).await {
             Ok((writer, opened)) => {
                 return match cache {
-                    Some(cache) => go_on(place.objects, cache, writer, opened, report).await,
+                    Some(cache) => go_on(place.objects, &place.reader, cache, writer, opened, report).await,
                     None => fill(params, place, writer, opened.before, cache_id, report).await,
                 };
             }
@@ -130,7 +130,7 @@ pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &
     let cache_id = cache.origin().cache_id;
     check_holder(params, &place.tip, Some(cache_id))?;
     let (writer, opened) = Writer::open(place.site, writer_params(params, &place.tip, cache_id, Some(&cache))?).await?;
-    go_on(place.objects, cache, writer, opened, Report::default()).await
+    go_on(place.objects, &place.reader, cache, writer, opened, Report::default()).await
 }
 
 /// A volume's place in the store, and where its log ends.
@@ -264,7 +264,14 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
 }
 
 /// A surviving cache goes on: its intent is resolved, its head moves to our `open`.
-async fn go_on(objects: Objects, cache: Arc<Cache>, writer: Writer, opened: log::OpenReport, mut report: Report) -> Result<Opened, Fault> {
+async fn go_on(
+    objects: Objects,
+    reader: &Reader,
+    cache: Arc<Cache>,
+    writer: Writer,
+    opened: log::OpenReport,
+    mut report: Report,
+) -> Result<Opened, Fault> {
     let head = writer.head();
     if opened.intent == Some(Outcome::Landed) {
         tracing::info!("the commit that was under way when the last driver ended is in the log");
@@ -279,7 +286,9 @@ async fn go_on(objects: Objects, cache: Arc<Cache>, writer: Writer, opened: log:
     let mut tail = Tail::unread(opened.before.checkpoint, (opened.before.seq, opened.before.hash));
     tail.opened(head.seq);
     report.resumed = true;
-    Ok(Opened { objects, cache, writer, tail, last: None, report })
+    // For status and flush: nothing decides by it.
+    let last = source::newest_commit(reader, opened.before.seq).await;
+    Ok(Opened { objects, cache, writer, tail, last, report })
 }
 
 /// A fresh cache is filled with what the log shows.

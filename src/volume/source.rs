@@ -49,6 +49,18 @@ pub(super) async fn read(objects: &Objects, reader: &Reader, checkpoint: Seq, at
     Ok(shown)
 }
 
+/// The newest commit at or before a record, for a cache that goes on without reading the log: a few records back at the most.
+pub(super) async fn newest_commit(reader: &Reader, from: Seq) -> Option<LastCommit> {
+    const BACK: u64 = 64;
+    for seq in (from.saturating_sub(BACK) + 1..=from).rev() {
+        let Ok(At::Record(record)) = reader.at(seq).await else { continue };
+        if let Some(Kind::Commit(commit)) = &record.record.kind {
+            return Some(last_of(seq, commit));
+        }
+    }
+    None
+}
+
 /// The record of a number and the newest checkpoint at or before it, for a reader of an older moment.
 pub(super) async fn find(reader: &Reader, seq: Seq) -> Result<(Head, Seq), Fault> {
     let mut at = seq;
