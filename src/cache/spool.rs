@@ -2,6 +2,7 @@
 //! while it uploads. Nothing in it outlives the process.
 
 use super::db::{NameRow, Sql, Stamped};
+use super::types::CacheError;
 use crate::rpc;
 use crate::types::Ino;
 use prost::Message;
@@ -37,6 +38,11 @@ DELETE FROM inodes; DELETE FROM names; DELETE FROM gone_names; DELETE FROM gone_
 
 impl Spool {
     pub(super) fn open(path: &Path) -> Sql<Self> {
+        // Without a journal, what a killed process or a seal that was given up has left is no database any more.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(CacheError::io("spool.db")(error)),
+            _ => {}
+        }
         let db = Connection::open(path)?;
         db.set_prepared_statement_cache_capacity(32);
         db.execute_batch(
@@ -64,7 +70,7 @@ impl Spool {
         let mut statement = self.db.prepare_cached("SELECT body,captured,orphan FROM inodes WHERE ino=?1")?;
         let found = statement.query_row([ino as i64], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?))).optional()?;
         let Some((body, captured, orphan)) = found else { return Ok(None) };
-        let inode = rpc::Inode::decode(&body[..]).map_err(|e| super::CacheError::Damaged(e.to_string()))?;
+        let inode = rpc::Inode::decode(&body[..]).map_err(|e| CacheError::Damaged(e.to_string()))?;
         Ok(Some(Kept { inode, captured, orphan }))
     }
 
@@ -181,7 +187,7 @@ impl Spool {
         let mut found: Vec<rpc::Inode> = Vec::new();
         while let Some(row) = rows.next()? {
             let body: Vec<u8> = row.get(0)?;
-            found.push(rpc::Inode::decode(&body[..]).map_err(|e| super::CacheError::Damaged(e.to_string()))?);
+            found.push(rpc::Inode::decode(&body[..]).map_err(|e| CacheError::Damaged(e.to_string()))?);
         }
         *cursor = found.last().map_or(*cursor, |inode| inode.ino);
         Ok(found)
