@@ -35,7 +35,7 @@ pub enum LogError {
         why: String,
     },
     /// A valid record of a higher epoch stands at our next number: another writer has the volume.
-    #[error("fenced: record {seq} belongs to epoch {epoch}; what was not committed becomes a branch")]
+    #[error("fenced: record {seq} belongs to epoch {epoch}; what was not committed stays in this cache")]
     Fenced {
         /// Its number.
         seq: Seq,
@@ -50,8 +50,8 @@ pub enum LogError {
     },
     /// The cache's head is not the log's head, and its intent does not lead there (protocol.md 7.3).
     #[error(
-        "the cache stands at commit {cache}, the log at record {log}, and no intent leads from one to the other; the cache is set aside, and \
-         becomes a branch if it is dirty"
+        "the cache stands at commit {cache}, the log at record {log}, and no intent leads from one to the other; the cache is set aside \
+         and never deleted"
     )]
     Diverged {
         /// The cache's head.

@@ -27,8 +27,6 @@ pub(super) struct Situation {
     pub(super) flush_wanted: bool,
     /// How old a change may become before it must be sealed.
     pub(super) lag: Duration,
-    /// The store failed and is to be left alone for this long.
-    pub(super) store_pause: Option<Duration>,
 }
 
 /// What to do next.
@@ -53,9 +51,6 @@ const AT_LIMIT_PERMILLE: u64 = 900;
 #[must_use]
 pub(super) fn next(s: Situation) -> Action {
     let dirty = s.oldest_dirty.is_some();
-    if let Some(pause) = s.store_pause {
-        return if dirty || s.flush_wanted || s.kernel_may_hold.is_some() { Action::Wait(pause) } else { Action::Idle };
-    }
     if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty {
         return Action::SealWithoutKernel;
     }
@@ -101,14 +96,8 @@ pub(super) fn frames(dirty: &[crate::types::ByteRange]) -> Vec<crate::types::Byt
 mod tests {
     use super::*;
 
-    const QUIET: Situation = Situation {
-        oldest_dirty: None,
-        kernel_may_hold: None,
-        dirty_permille: 0,
-        flush_wanted: false,
-        lag: Duration::from_secs(1),
-        store_pause: None,
-    };
+    const QUIET: Situation =
+        Situation { oldest_dirty: None, kernel_may_hold: None, dirty_permille: 0, flush_wanted: false, lag: Duration::from_secs(1) };
 
     #[test]
     fn decides_by_table() {
@@ -122,8 +111,6 @@ mod tests {
             (Situation { flush_wanted: true, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 500, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, ..QUIET }, Action::SealWithoutKernel),
-            (Situation { oldest_dirty: Some(ms(5000)), store_pause: Some(ms(70)), ..QUIET }, Action::Wait(ms(70))),
-            (Situation { store_pause: Some(ms(70)), ..QUIET }, Action::Idle),
         ];
         for (situation, want) in cases {
             assert_eq!(next(situation), want, "{situation:?}");

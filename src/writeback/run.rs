@@ -281,7 +281,6 @@ impl Loop {
             dirty_permille: handle.cache.dirty_bytes().saturating_mul(1000) / handle.dirty_max.max(1),
             flush_wanted,
             lag: handle.lag,
-            store_pause: None,
         }
     }
 
