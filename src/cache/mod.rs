@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! lock       one process at a time           meta.db    inodes, names, xattrs, extents, page sets (SQLite, WAL)
-//! log        the ring of mutations           data/      one sparse file per regular inode that has data, recycled
+//! log        the ring of mutations           data/      contents: small files together, larger ones in a sparse file each
 //! spool.db   what the seal under way froze   copies/    old content of frozen pages that were overwritten
 //! ```
 //!
@@ -17,6 +17,8 @@ mod disk;
 mod effect;
 mod evict;
 mod file;
+mod flip;
+mod frozen;
 mod fsync;
 mod io;
 mod load;
@@ -78,7 +80,7 @@ pub struct Cache {
     slots: Slots,
     files: Mutex<HashMap<Ino, Arc<DataFile>>>,
     pending_files: Mutex<Vec<Arc<DataFile>>>,
-    seal: seal::Flip,
+    seal: flip::Flip,
     totals: space::Totals,
     batch: Mutex<batch::Batch>,
     replies: Mutex<Replies>,
