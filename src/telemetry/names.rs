@@ -77,6 +77,10 @@ metrics! {
         "Bytes of packs stored, as sealed.";
     WRITEBACK_LAG_SECONDS = Kind::Gauge, "holdfast_writeback_lag_seconds", VOLUME,
         "The lag in force: the policy's, or wider when the request budget asks for it.";
+    WRITEBACK_REQUESTS = Kind::Counter, "holdfast_writeback_requests_total", VOLUME,
+        "Requests that writing took, without attempts that failed: what the request budget goes by.";
+    WRITEBACK_REQUEST_BUDGET = Kind::Gauge, "holdfast_writeback_request_budget", VOLUME,
+        "Requests an hour that writing all the time may cost; 0: any number.";
 
     VOLUME_SAFE = Kind::Gauge, "holdfast_volume_safe", VOLUME,
         "1 when `status` would say SAFE.";

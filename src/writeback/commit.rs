@@ -15,6 +15,7 @@ use crate::types::{Fault, FaultKind, Seq};
 use prost::Message;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A delta of at most so many plain bytes stands in the commit itself, whose object may have 4 MiB.
 const DELTA_INLINE_MAX: usize = 2 << 20;
@@ -37,6 +38,8 @@ pub(super) struct Committer {
     pub(super) policy_recorded: bool,
     /// A checkpoint is stored that no record names yet: only a record makes it the newest.
     pub(super) checkpoint_unnamed: bool,
+    /// When a request last showed that there was no other writer (monotonic).
+    pub(super) looked: Duration,
 }
 
 /// What an attempt to commit did.
@@ -81,6 +84,23 @@ impl Committer {
         Ok(Done { full: full && !again, again })
     }
 
+    /// With something dirty for `age`, before its time to be sealed has come: asks for a successor when that is due (protocol.md 1.10).
+    /// A store that does not answer says nothing.
+    ///
+    /// # Errors
+    /// [`FaultKind::Fenced`]; damage.
+    pub(super) async fn look(&mut self, age: Duration) -> Result<(), Fault> {
+        let since = self.objects.env().monotonic().saturating_sub(age);
+        let looked = look_when_due(&self.objects, &self.progress, &mut self.writer, &mut self.looked, since).await;
+        looked.inspect_err(|fault| self.note_fence(fault))
+    }
+
+    fn note_fence(&self, fault: &Fault) {
+        if fault.kind == FaultKind::Fenced {
+            self.progress.set_fenced(fault);
+        }
+    }
+
     async fn seal(&mut self) -> Result<Arc<Seal>, Fault> {
         // What is frozen is no longer among the changed: its age must not be forgotten while the store does not take it.
         self.progress.set_sealed(self.cache.oldest_dirty());
@@ -118,9 +138,7 @@ impl Committer {
                 Ok(())
             }
             Err(fault) => {
-                if fault.kind == FaultKind::Fenced {
-                    self.progress.set_fenced(&fault);
-                }
+                self.note_fence(&fault);
                 self.abandon(seal).await?;
                 Err(fault)
             }
@@ -129,7 +147,8 @@ impl Committer {
 
     async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<rpc::Delta>), Fault> {
         let epoch = self.writer.epoch();
-        let stored = upload::upload(&self.objects, &self.cache, seal, epoch, &self.progress).await?;
+        let watch = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked);
+        let stored = upload::upload(&self.objects, &self.cache, seal, epoch, &self.progress, watch).await?;
         let seq = self.writer.head().seq + 1;
         let mut commit = self.commit_message(seal, seq);
         commit.inline_frames.clone_from(&stored.inline);
@@ -169,6 +188,7 @@ impl Committer {
             match self.progress.watched(self.objects.env(), &what, self.writer.put(prepared)).await? {
                 Ok(head) => {
                     self.progress.store_answered();
+                    self.looked = self.objects.env().monotonic();
                     self.objects.env().failpoint("writeback.after_put_before_resolve");
                     return Ok(cache::Head { seq: head.seq, hash: head.hash, epoch: head.epoch });
                 }
@@ -269,6 +289,45 @@ impl Committer {
         self.checkpoint_unnamed = true;
         tracing::info!(seq = head.seq, name = names::checkpoint_index(self.objects.incarnation(), head.seq), "checkpoint stored");
         Ok(())
+    }
+}
+
+/// One GET of the next number, when something is dirty and the last request that would have met a successor was made
+/// [`plan::LOOK_EVERY`] ago. Measured from that request, not from the last wake-up (docs/protocol-notes.md 14).
+async fn look_when_due(
+    objects: &Objects,
+    progress: &Progress,
+    writer: &mut Writer,
+    looked: &mut Duration,
+    dirty_since: Duration,
+) -> Result<(), Fault> {
+    let env = objects.env();
+    let now = env.monotonic();
+    if now.saturating_sub((*looked).max(dirty_since)) < plan::LOOK_EVERY {
+        return Ok(());
+    }
+    progress.not_saved_by_waiting();
+    let answered = tokio::select! {
+        biased;
+        answered = progress.cancelled_or(writer.check_fenced()) => answered?,
+        () = env.sleep(plan::LOOK_EVERY / 4) => return Ok(()),
+    };
+    match answered {
+        Ok(()) => *looked = now,
+        Err(LogError::Unreachable(_) | LogError::Refused(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Goes on looking; ends only with the reason why nothing more is to be stored.
+async fn watch(objects: &Objects, progress: &Progress, writer: &mut Writer, looked: &mut Duration) -> Fault {
+    let since = objects.env().monotonic();
+    loop {
+        if let Err(fault) = look_when_due(objects, progress, writer, looked, since).await {
+            return fault;
+        }
+        objects.env().sleep(plan::LOOK_EVERY / 4).await;
     }
 }
 

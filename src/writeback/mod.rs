@@ -19,7 +19,10 @@ pub mod protocol;
 mod run;
 mod upload;
 
+#[cfg(test)]
+mod tests;
+
 pub use checkpoint::Tail;
 pub use domain::Classifier;
 pub use progress::{LastCommit, Progress, State, Trouble};
-pub use run::{Ended, KernelPages, Loop, NoKernel, Parts, WriteBack};
+pub use run::{Ended, KernelPages, Lag, Loop, NoKernel, Parts, WriteBack};

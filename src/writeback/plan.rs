@@ -25,6 +25,8 @@ pub(super) struct Situation {
     pub(super) dirty_permille: u64,
     /// Somebody waits for a full commit (flush, drain).
     pub(super) flush_wanted: bool,
+    /// The last seal was made without the kernel, so that there is room for what the kernel holds.
+    pub(super) relieved: bool,
     /// How old a change may become before it must be sealed.
     pub(super) lag: Duration,
 }
@@ -51,7 +53,9 @@ const AT_LIMIT_PERMILLE: u64 = 900;
 #[must_use]
 pub(super) fn next(s: Situation) -> Action {
     let dirty = s.oldest_dirty.is_some();
-    if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty {
+    // Writers that keep the volume at its limit must not keep a flush waiting for ever: after each seal without the kernel it gets one
+    // with it. What comes in then is bounded (the kernel's share), and its WRITEs are delayed, never held.
+    if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty && !(s.flush_wanted && s.relieved) {
         return Action::SealWithoutKernel;
     }
     if s.flush_wanted || (dirty && s.dirty_permille >= HIGH_WATER_PERMILLE) {
@@ -64,6 +68,10 @@ pub(super) fn next(s: Situation) -> Action {
         Some(age) => Action::Wait(s.lag.saturating_sub(age)),
     }
 }
+
+/// With anything dirty, no more time may pass without a request that would meet a successor's record: less than the 30 s of
+/// protocol.md 1.10, which the request itself is part of.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(20);
 
 /// Whether a checkpoint is due after a commit.
 #[must_use]
@@ -96,8 +104,14 @@ pub(super) fn frames(dirty: &[crate::types::ByteRange]) -> Vec<crate::types::Byt
 mod tests {
     use super::*;
 
-    const QUIET: Situation =
-        Situation { oldest_dirty: None, kernel_may_hold: None, dirty_permille: 0, flush_wanted: false, lag: Duration::from_secs(1) };
+    const QUIET: Situation = Situation {
+        oldest_dirty: None,
+        kernel_may_hold: None,
+        dirty_permille: 0,
+        flush_wanted: false,
+        relieved: false,
+        lag: Duration::from_secs(1),
+    };
 
     #[test]
     fn decides_by_table() {
@@ -111,6 +125,9 @@ mod tests {
             (Situation { flush_wanted: true, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 500, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, ..QUIET }, Action::SealWithoutKernel),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, relieved: true, ..QUIET }, Action::SealWithoutKernel),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, flush_wanted: true, ..QUIET }, Action::SealWithoutKernel),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, flush_wanted: true, relieved: true, ..QUIET }, Action::Seal),
         ];
         for (situation, want) in cases {
             assert_eq!(next(situation), want, "{situation:?}");

@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::types::{Fault, FaultKind, Seq, UnixNanos};
 use parking_lot::Mutex;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -19,6 +19,8 @@ pub struct Progress {
     cancelled: watch::Sender<bool>,
     // Asked for every create: no lock.
     over: AtomicBool,
+    // Requests that a longer lag would not have saved.
+    unavoidable: AtomicU64,
 }
 
 /// A copy of what is known.
@@ -68,7 +70,7 @@ pub struct Trouble {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), over: AtomicBool::new(false) }
+        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), over: AtomicBool::new(false), unavoidable: AtomicU64::new(0) }
     }
 }
 
@@ -125,6 +127,19 @@ impl Progress {
 
     pub(super) fn uploaded(&self, bytes: u64) {
         self.state.lock().uploaded_bytes += bytes;
+        // A full pack costs the same however long its bytes wait for others.
+        if bytes >= super::plan::PACK_BYTES_TARGET {
+            self.not_saved_by_waiting();
+        }
+    }
+
+    pub(super) fn not_saved_by_waiting(&self) {
+        self.unavoidable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that a longer lag would not have saved: full packs, and looks for a successor.
+    pub(super) fn unavoidable(&self) -> u64 {
+        self.unavoidable.load(Ordering::Relaxed)
     }
 
     pub(super) fn committed(&self, last: LastCommit) {

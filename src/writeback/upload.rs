@@ -55,19 +55,31 @@ pub(super) async fn put_until_stored(objects: &Objects, progress: &Progress, nam
     }
 }
 
-/// Uploads the contents of `seal`; every pack is stored when this returns.
+/// Uploads the contents of `seal`; every pack is stored when this returns. Ends early with what `stop` says, if it says anything.
 pub(super) async fn upload(
     objects: &Objects,
     cache: &Arc<Cache>,
     seal: &Arc<Seal>,
     epoch: Epoch,
     progress: &Arc<Progress>,
+    stop: impl Future<Output = Fault>,
 ) -> Result<Stored, Fault> {
-    let (send, mut packs) = mpsc::channel::<PackBytes>(1);
+    let (send, packs) = mpsc::channel::<PackBytes>(1);
     let producer = {
         let (objects, cache, seal) = (objects.clone(), cache.clone(), seal.clone());
         tokio::task::spawn_blocking(move || Cutter::new(&objects, epoch, send).run(&cache, &seal))
     };
+    let uploaded = tokio::select! {
+        uploaded = put_packs(objects, progress, packs) => uploaded,
+        fault = stop => Err(fault),
+    };
+    // Whatever became of the packs: the seal is read until the producer ends, and it ends when nobody takes its packs.
+    let cut = producer.await.map_err(|error| Fault::with(FaultKind::Local, "reading what was sealed did not end", error))?;
+    uploaded.and(cut)
+}
+
+/// Stores packs side by side as they come.
+async fn put_packs(objects: &Objects, progress: &Progress, mut packs: mpsc::Receiver<PackBytes>) -> Result<(), Fault> {
     let mut flying = FuturesUnordered::new();
     let mut open = true;
     while open || !flying.is_empty() {
@@ -79,7 +91,7 @@ pub(super) async fn upload(
             Some(stored) = flying.next(), if !flying.is_empty() => stored?,
         }
     }
-    producer.await.map_err(|error| Fault::with(FaultKind::Local, "reading what was sealed did not end", error))?
+    Ok(())
 }
 
 /// Stores a pack.
