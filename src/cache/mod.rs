@@ -36,6 +36,7 @@ mod space;
 mod spool;
 mod types;
 mod update;
+mod uploads;
 mod view;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use types::{
     Recovered, RequestId, Resolved, SavedReply, SealedFile, Space, Whence, WriteOutcome,
 };
 pub use update::Update;
+pub use uploads::{Upload, UploadedFrame};
 pub use view::View;
 
 use crate::env::Env;

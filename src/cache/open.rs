@@ -388,6 +388,17 @@ impl Cache {
         self.put_state(&format!("user.{key}"), Some(value))
     }
 
+    /// Keeps a value that survives the process, and the power with the next batch.
+    pub(super) fn note_state(&self, key: &str, value: &[u8]) -> Result<(), CacheError> {
+        let effect = Effect::State { key: key.to_owned(), value: Some(value.to_vec()) };
+        let payload = Record { request: None, effects: vec![effect] }.encode();
+        let _permit = self.admit(payload.len() as u64)?;
+        let mut meta = self.meta.lock();
+        put_state(meta.write()?, key, Some(value))?;
+        meta.lsn = self.ring.append(&payload).unwrap_or_else(|error| die("the mutation log cannot be written", &error));
+        Ok(())
+    }
+
     fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<(), CacheError> {
         let small = value.is_none_or(|value| value.len() <= STATE_LOGGED_MAX);
         let effect = Effect::State { key: key.to_owned(), value: value.map(<[u8]>::to_vec) };

@@ -102,6 +102,7 @@ impl Cache {
         db.execute("DELETE FROM gone_inodes WHERE stamp<=?1", [seal.epoch as i64])?;
         db::put_state(db, "head", Some(&open::encode_head(&head)))?;
         db::put_state(db, "intent", None)?;
+        Self::forget_uploads(db)?;
         drop(meta);
         self.apply_locked(&mut batch)?;
         *self.head.lock() = Some(head);

@@ -220,7 +220,7 @@ impl Volume {
 
     /// Starts what needs the store.
     fn start(self: &Arc<Self>, params: &OpenParams, opened: Opened, run: RunOptions) {
-        let Opened { objects, cache, writer, tail, last, report, requests } = opened;
+        let Opened { objects, cache, writer, tail, last, report, requests, landed } = opened;
         // What is read is not counted as what writing costs.
         let reading = objects.with_store(Arc::clone(&params.books.store));
         let fetcher = Arc::new(Fetcher::new(reading, Arc::clone(&cache), run.fetch));
@@ -228,7 +228,7 @@ impl Volume {
         debug_assert!(Tier::LAG_MIN <= lag);
         let classifier = Classifier::new(params.policy.clone());
         let (budget, dirty_max) = (params.budget, params.sizes.dirty_max);
-        let parts = Parts { objects, cache, writer, tail, classifier, lag, budget, requests, dirty_max };
+        let parts = Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max };
         let (writeback, run_loop) = WriteBack::new(parts);
         if let Some(last) = last {
             writeback.progress().set_last_commit(last);

@@ -58,6 +58,8 @@ pub(super) struct Opened {
     pub(super) report: Report,
     /// Counts the requests of `objects` and `writer`.
     pub(super) requests: Arc<Counters>,
+    /// Packs of the commit that was under way when the last process ended, if it landed.
+    pub(super) landed: Vec<rpc::ObjectRef>,
 }
 
 /// What opening found, for whoever tells it to a person.
@@ -250,11 +252,10 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
                 hash: intent.hash,
                 bytes: Bytes::from(intent.bytes),
             });
-            cache.head().map(|head| CacheState {
-                head: log::Head { seq: head.seq, hash: head.hash, epoch: head.epoch },
-                intent,
-                unnamed: Vec::new(),
-            })
+            let mut unnamed: Vec<rpc::ObjectRef> = cache.uploads()?.into_iter().map(|upload| upload.object).collect();
+            unnamed.dedup();
+            let head = cache.head();
+            head.map(|head| CacheState { head: log::Head { seq: head.seq, hash: head.hash, epoch: head.epoch }, intent, unnamed })
         }
     };
     Ok(WriterParams {
@@ -290,7 +291,7 @@ async fn go_on(place: Place, cache: Arc<Cache>, writer: Writer, opened: log::Ope
     report.resumed = true;
     // For status and flush: nothing decides by it.
     let last = source::newest_commit(&reader, opened.before.seq).await;
-    Ok(Opened { objects, cache, writer, tail, last, report, requests })
+    Ok(Opened { objects, cache, writer, tail, last, report, requests, landed: opened.landed })
 }
 
 /// A fresh cache is filled with what the log shows.
@@ -330,7 +331,7 @@ async fn fill(
     .await?;
     tail.opened(head.seq);
     report.hydrated = last;
-    Ok(Opened { objects, cache, writer, tail, last, report, requests })
+    Ok(Opened { objects, cache, writer, tail, last, report, requests, landed: Vec::new() })
 }
 
 /// Moves a cache directory out of the way, beside itself. Never deletes.

@@ -3,7 +3,8 @@
 use super::checkpoint::Tail;
 use super::domain::Classifier;
 use super::progress::{LastCommit, Progress};
-use super::upload::{self, Stored};
+use super::reuse::Reuse;
+use super::upload::{self, Stored, Uploading};
 use super::{KernelPages, plan};
 use crate::cache::{self, Cache, CacheError, Resolved, Seal};
 use crate::format::pack::Builder;
@@ -12,6 +13,7 @@ use crate::log::{LogError, Prepared, Writer};
 use crate::rpc;
 use crate::store::Objects;
 use crate::types::{Fault, FaultKind, Seq};
+use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,6 +40,10 @@ pub(super) struct Committer {
     pub(super) policy_recorded: bool,
     /// A checkpoint is stored that no record names yet: only a record makes it the newest.
     pub(super) checkpoint_unnamed: bool,
+    /// Something was uploaded that no commit names: by the process before this one, or for a seal that was given up.
+    pub(super) reuse_due: bool,
+    /// Packs of the commit that was under way when the last process ended, and that landed: the parent of the next one names them.
+    pub(super) landed: HashSet<String>,
     /// When a request last showed that there was no other writer (monotonic).
     pub(super) looked: Duration,
 }
@@ -127,6 +133,8 @@ impl Committer {
                 self.progress.committed(last);
                 self.checkpoint_unnamed = false;
                 self.policy_recorded = true;
+                self.reuse_due = false;
+                self.landed.clear();
                 if plan::checkpoint_due(self.tail.commits(), self.tail.bytes()) {
                     match self.checkpoint(head, &commit).await {
                         Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) && !self.progress.is_cancelled() => {
@@ -139,6 +147,7 @@ impl Committer {
             }
             Err(fault) => {
                 self.note_fence(&fault);
+                self.reuse_due = true;
                 self.abandon(seal).await?;
                 Err(fault)
             }
@@ -147,27 +156,48 @@ impl Committer {
 
     async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<rpc::Delta>), Fault> {
         let epoch = self.writer.epoch();
+        let (reuse, arrived) = (self.reuse().await?, Mutex::default());
         let watch = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked);
-        let stored = upload::upload(&self.objects, &self.cache, seal, epoch, &self.progress, watch).await?;
+        let with = Uploading { objects: &self.objects, cache: &self.cache, epoch, progress: &self.progress, reuse, arrived: &arrived };
+        let stored = upload::upload(with, seal, watch).await;
+        for object in arrived.into_inner() {
+            self.writer.nameable().uploaded(object)?;
+        }
+        let stored = stored?;
         let seq = self.writer.head().seq + 1;
         let mut commit = self.commit_message(seal, seq);
         commit.inline_frames.clone_from(&stored.inline);
         commit.inline_checksums.clone_from(&stored.inline_checksums);
         let (deltas, delta_packs) = self.place_delta(seal, &stored, &mut commit).await?;
         self.objects.env().failpoint("writeback.after_pack_before_commit");
-        let own = stored.objects.iter().take(stored.uploaded).chain(&delta_packs);
-        for object in own {
-            self.writer.nameable().uploaded(object.clone())?;
+        for object in delta_packs {
+            self.writer.nameable().uploaded(object)?;
         }
         // Extents are shared only when they are committed (protocol.md 6.8): then the parent names their objects.
-        let shared: HashSet<String> = stored.objects.iter().skip(stored.uploaded).map(|object| object.name.clone()).collect();
-        let approved = self.writer.nameable().approve(commit.clone(), &|name| shared.contains(name))?;
+        let own = stored.uploaded + stored.adopted;
+        let shared: HashSet<String> = stored.objects.iter().skip(own).map(|object| object.name.clone()).collect();
+        let landed = std::mem::take(&mut self.landed);
+        let parent_names = |name: &str| shared.contains(name) || landed.contains(name);
+        let approved = self.writer.nameable().approve_with(commit.clone(), &stored.objects, &parent_names);
+        self.landed = landed;
+        let approved = approved?;
         let (cache, sealed) = (Arc::clone(&self.cache), Arc::clone(seal));
         blocking(move || cache.make_durable(&sealed)).await?;
         self.objects.env().failpoint("writeback.after_durable_before_intent");
         let prepared = self.writer.prepare(approved)?;
         let head = self.put(&prepared).await?;
         Ok((head, stored, commit, deltas))
+    }
+
+    /// What need not be uploaded again: what is in packs that may be named (protocol.md 3) and that this cache knows the content of.
+    async fn reuse(&mut self) -> Result<Reuse, Fault> {
+        if !self.reuse_due {
+            return Ok(Reuse::none(&self.cache));
+        }
+        let unnamed = self.writer.nameable().unnamed().map(|object| object.name.clone());
+        let allowed: HashSet<String> = unnamed.chain(self.landed.iter().cloned()).collect();
+        let cache = Arc::clone(&self.cache);
+        blocking(move || Reuse::load(&cache, &allowed)).await
     }
 
     /// Makes the intent durable, then puts the same bytes until the outcome is known.
@@ -250,7 +280,7 @@ impl Committer {
         delta.objects.clone_from(&stored.objects);
         delta.extents = stored.files.iter().filter(|file| !file.cleared.is_empty() || !file.extents.is_empty()).cloned().collect();
         if let Some(totals) = &mut commit.totals {
-            totals.uploaded = stored.objects.iter().take(stored.uploaded).map(|object| object.size).sum();
+            totals.uploaded = stored.objects.iter().take(stored.uploaded + stored.adopted).map(|object| object.size).sum();
         }
         if delta.encoded_len() <= DELTA_INLINE_MAX {
             commit.delta = Some(delta.clone());

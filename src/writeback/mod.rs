@@ -4,6 +4,7 @@
 //! plan        when to seal, how to cut frames                      pure
 //! domain      to which tier a change belongs                       asked at the flip
 //! upload      frozen content -> packs or inline frames             bounded memory
+//! reuse       what was uploaded and never committed             found again by content
 //! commit      seal -> upload -> durable here -> intent -> put -> resolve
 //! checkpoint  the deltas since the last one -> the next one        parts are shared
 //! run         the loop; flush, drain, cancel
@@ -16,6 +17,7 @@ mod domain;
 mod plan;
 mod progress;
 pub mod protocol;
+mod reuse;
 mod run;
 mod upload;
 

@@ -50,6 +50,8 @@ pub struct Parts {
     pub tail: Tail,
     /// To which tier a path belongs.
     pub classifier: Classifier,
+    /// Packs of a commit that landed when the process before this one ended, as [`crate::log::OpenReport`] says.
+    pub landed: Vec<crate::rpc::ObjectRef>,
     /// How old a change may become.
     pub lag: Duration,
     /// What that may cost in requests.
@@ -107,7 +109,7 @@ impl WriteBack {
     /// The handle, and the loop to be driven by whoever owns the volume.
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Loop) {
-        let Parts { objects, cache, writer, tail, classifier, lag, budget, requests, dirty_max } = parts;
+        let Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max } = parts;
         let progress = Arc::new(Progress::default());
         let handle = Arc::new(Self {
             env: objects.env().clone(),
@@ -132,6 +134,8 @@ impl WriteBack {
             tail,
             policy_recorded: false,
             checkpoint_unnamed: false,
+            reuse_due: true,
+            landed: landed.into_iter().map(|object| object.name).collect(),
             looked,
         };
         let run = Loop {

@@ -50,7 +50,10 @@ impl Stepped {
         at.waiting = later;
         drop(at);
         let due: Vec<(Duration, oneshot::Sender<()>)> = due;
-        due.into_iter().for_each(|(_, timer)| drop(timer.send(())));
+        for (_, timer) in due {
+            // Somebody else was faster: nobody waits for it any more.
+            let _ = timer.send(());
+        }
     }
 
     /// Waits until somebody waits for time to go on: the loop has nothing else to do.
@@ -145,6 +148,7 @@ impl World {
             writer,
             tail: Tail::after(None),
             classifier: Classifier::new(Policy::built_in()),
+            landed: Vec::new(),
             lag: shape.lag,
             budget: Budget { requests_per_hour: shape.budget.and_then(NonZeroU64::new) },
             requests: Arc::clone(&requests),
