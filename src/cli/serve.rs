@@ -164,6 +164,13 @@ impl Driver {
             metrics.counter(&names::WRITEBACK_CHECKPOINTS, &volume).raise_to(progress.checkpoints);
             metrics.counter(&names::WRITEBACK_PACKED_BYTES, &volume).raise_to(progress.uploaded_bytes);
         }
+        self.parts.volume.timings(&mut |desc, histogram| metrics.attach(desc, &volume, histogram));
+        if let Some(mount) = self.mount.get() {
+            metrics.attach(&names::FUSE_SYNC_SECONDS, &volume, mount.sync_seconds());
+            mount.request_seconds(&mut |opcode, histogram| {
+                metrics.attach(&names::FUSE_REQUEST_SECONDS, &[&status.volume, opcode], histogram);
+            });
+        }
         self.measure_store(metrics);
     }
 

@@ -15,6 +15,7 @@ use crate::log::lookup::Books;
 use crate::log::{Hint, Lookup, Phase, Reader, Site};
 use crate::policy::Tier;
 use crate::store::Objects;
+use crate::telemetry::{Desc, Histogram, names};
 use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
 use crate::writeback::{Classifier, Ended, KernelPages, Lag, LastCommit, Parts, State, WriteBack};
 use parking_lot::Mutex;
@@ -325,6 +326,16 @@ impl Volume {
     #[must_use]
     pub fn lag(&self) -> Lag {
         self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or_else(Lag::default, |writeback| writeback.lag())
+    }
+
+    /// Tells the times of fetches, seals and commits, as far as there are any.
+    pub fn timings(&self, tell: &mut dyn FnMut(&'static Desc, &Histogram)) {
+        let Some(engine) = self.engine.engine.get() else { return };
+        tell(&names::HYDRATE_FETCH_SECONDS, engine.fetcher.seconds());
+        if let Some(writeback) = &engine.writeback {
+            tell(&names::WRITEBACK_SEAL_SECONDS, writeback.progress().seals());
+            tell(&names::WRITEBACK_COMMIT_SECONDS, writeback.progress().commits());
+        }
     }
 
     /// Requests that writing made so far.

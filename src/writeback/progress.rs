@@ -2,6 +2,7 @@
 //! a failure of the store.
 
 use crate::env::Env;
+use crate::telemetry::Histogram;
 use crate::types::{Fault, FaultKind, Seq, UnixNanos};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -21,6 +22,8 @@ pub struct Progress {
     over: AtomicBool,
     // Requests that a longer lag would not have saved.
     unavoidable: AtomicU64,
+    seals: Histogram,
+    commits: Histogram,
 }
 
 /// A copy of what is known.
@@ -70,7 +73,14 @@ pub struct Trouble {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), over: AtomicBool::new(false), unavoidable: AtomicU64::new(0) }
+        Self {
+            state: Mutex::default(),
+            cancelled: watch::Sender::new(false),
+            over: AtomicBool::new(false),
+            unavoidable: AtomicU64::new(0),
+            seals: Histogram::default(),
+            commits: Histogram::default(),
+        }
     }
 }
 
@@ -79,6 +89,18 @@ impl Progress {
     #[must_use]
     pub fn state(&self) -> State {
         self.state.lock().clone()
+    }
+
+    /// How long seals took.
+    #[must_use]
+    pub fn seals(&self) -> &Histogram {
+        &self.seals
+    }
+
+    /// How long it took from a seal to its commit.
+    #[must_use]
+    pub fn commits(&self) -> &Histogram {
+        &self.commits
     }
 
     /// Whether nothing more will be committed from here.
