@@ -262,7 +262,8 @@ impl Cache {
     // Lets files go that nobody uses and whose state is in meta.db.
     fn cool(&self) {
         let mut files = self.files.lock();
-        if files.len() > self.options.hot_inodes {
+        // A file takes several times what its row takes.
+        if files.len() > self.options.hot_inodes / 4 {
             files.retain(|_, file| Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|content| content.stays()));
         }
     }

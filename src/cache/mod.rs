@@ -17,6 +17,7 @@ mod disk;
 mod effect;
 mod evict;
 mod file;
+mod flip;
 mod fsync;
 mod io;
 mod load;
@@ -80,7 +81,7 @@ pub struct Cache {
     slots: Slots,
     files: Mutex<HashMap<Ino, Arc<DataFile>>>,
     pending_files: Mutex<Vec<Arc<DataFile>>>,
-    seal: seal::Flip,
+    seal: flip::Flip,
     totals: space::Totals,
     batch: Mutex<batch::Batch>,
     replies: Mutex<Replies>,
@@ -258,12 +259,6 @@ impl Cache {
     #[must_use]
     pub fn open_count(&self, ino: Ino) -> u32 {
         self.handles.lock().get(&ino).map_or(0, |h| h.open)
-    }
-
-    /// Bytes in no commit: dirty and frozen pages that are not `Local`, and the log's records not yet applied.
-    #[must_use]
-    pub fn dirty_bytes(&self) -> u64 {
-        self.totals.dirty.load(Ordering::Relaxed)
     }
 
     /// Bytes of data here, dirty and clean.

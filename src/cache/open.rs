@@ -4,9 +4,9 @@ use super::batch::{Batch, WAL_BYTES_MAX};
 use super::codec::{Reader, Writer};
 use super::db::{self, get_number, get_state, put_number, put_state};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
+use super::flip::Flip;
 use super::meta::{Changed, Meta};
 use super::ring::{Place, Ring, Scan};
-use super::seal::Flip;
 use super::slots::Slots;
 use super::space::Totals;
 use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
@@ -302,6 +302,7 @@ impl Cache {
                 self.seal.list(meta.epoch, row.get::<_, i64>(0)? as u64);
             }
         }
+        self.totals.rows.store(changed.bytes(), Ordering::Relaxed);
         meta.changed = changed;
         let orphans = {
             let mut statement = meta.db.prepare("SELECT ino FROM inodes WHERE nlink=0 AND (mode & 61440)=32768")?;

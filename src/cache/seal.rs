@@ -4,119 +4,23 @@
 //! file's lock; the seal reads nothing before those of the old epoch ended. Whoever first touches a file after the flip, the seal or
 //! an operation, freezes it; whoever first changes a row after the flip keeps the old one in the spool.
 
+use super::Cache;
 use super::db::Stamped;
 use super::file::{Content, DataFile, Sent};
+use super::flip::Op;
 use super::meta::{Changed, Key, Meta, parts};
 use super::spool::{Kept, Spool};
 use super::types::{CacheError, Change, Cut, Space};
 use super::view::View;
-use super::{Cache, Drained};
 use crate::rpc;
 use crate::types::{Domain, Ino};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 // Rows looked at per hold of the metadata mutex.
 const CHUNK: usize = 128;
-
-/// The epoch, and who is in it.
-#[derive(Debug, Default)]
-pub(super) struct Flip {
-    pub(super) epoch: AtomicU64,
-    inflight: [AtomicU64; 2],
-    drained: Drained,
-    // The epoch that a seal is reading; 0: none. Changed under `candidates` only.
-    spooling: AtomicU64,
-    candidates: Mutex<HashMap<Ino, Arc<DataFile>>>,
-    // Files changed in an epoch, by its parity.
-    listed: [Mutex<Vec<Ino>>; 2],
-    points: Mutex<HashMap<Ino, u64>>,
-    // Of files open for writing at the flip.
-    sent: Mutex<HashMap<Ino, Sent>>,
-    pub(super) cuts: AtomicU64,
-    pub(super) shadow: Shadow,
-    // One seal at a time.
-    pub(super) busy: AtomicBool,
-}
-
-/// Where the old content of frozen pages goes that are overwritten: one file for a seal, as there may be very many overwritten files.
-#[derive(Debug, Default)]
-pub(super) struct Shadow(Mutex<Option<(Arc<File>, u64)>>);
-
-impl Shadow {
-    /// Room for so many bytes: the file, and the place in it.
-    pub(super) fn reserve(&self, dir: &Path, bytes: u64) -> Result<(Arc<File>, u64), CacheError> {
-        let mut shadow = self.0.lock();
-        if shadow.is_none() {
-            let path = dir.join("copies").join("shadow");
-            let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-            let file = open.map_err(CacheError::io("copies"))?;
-            // It ends with its last descriptor.
-            std::fs::remove_file(&path).map_err(CacheError::io("copies"))?;
-            *shadow = Some((Arc::new(file), 0));
-        }
-        let Some((file, end)) = &mut *shadow else { return Err(CacheError::Invalid("a shadow file that was just made")) };
-        let place = *end;
-        *end += bytes;
-        Ok((Arc::clone(file), place))
-    }
-
-    /// The seal ended.
-    pub(super) fn end(&self) {
-        *self.0.lock() = None;
-    }
-}
-
-/// An operation's stay in its epoch.
-#[derive(Debug)]
-pub(super) struct Op<'a> {
-    flip: &'a Flip,
-    pub(super) epoch: u64,
-}
-
-impl Drop for Op<'_> {
-    fn drop(&mut self) {
-        if self.flip.inflight[(self.epoch & 1) as usize].fetch_sub(1, Ordering::SeqCst) == 1
-            && self.flip.epoch.load(Ordering::SeqCst) != self.epoch
-        {
-            let _lock = self.flip.drained.lock.lock();
-            self.flip.drained.changed.notify_all();
-        }
-    }
-}
-
-impl Flip {
-    fn enter(&self) -> Op<'_> {
-        loop {
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            self.inflight[(epoch & 1) as usize].fetch_add(1, Ordering::SeqCst);
-            let op = Op { flip: self, epoch };
-            if self.epoch.load(Ordering::SeqCst) == epoch {
-                return op;
-            }
-        }
-    }
-
-    fn wait_for(&self, epoch: u64) {
-        let mut lock = self.drained.lock.lock();
-        while self.inflight[(epoch & 1) as usize].load(Ordering::SeqCst) != 0 {
-            self.drained.changed.wait(&mut lock);
-        }
-    }
-
-    pub(super) fn list(&self, epoch: u64, ino: Ino) {
-        self.listed[(epoch & 1) as usize].lock().push(ino);
-    }
-
-    fn has_listed(&self) -> bool {
-        let epoch = self.epoch.load(Ordering::SeqCst);
-        !self.listed[(epoch & 1) as usize].lock().is_empty()
-    }
-}
 
 /// What was frozen at a cut. To be given to [`Cache::resolve`] or [`Cache::abandon`].
 #[derive(Debug)]
@@ -167,9 +71,13 @@ impl Cache {
 
     fn freeze(&self, file: &Arc<DataFile>, content: &mut Content, sealing: u64) {
         let sent = self.seal.sent.lock().get(&file.ino).copied().unwrap_or(Sent::All);
-        content.freeze(sealing, sent);
+        let behind = content.freeze(sealing, sent);
         if content.is_changed() {
             self.list(file, content, sealing + 1);
+        }
+        if behind {
+            self.seal.behind.store(true, Ordering::SeqCst);
+            self.totals.stays_old();
         }
     }
 
@@ -191,6 +99,13 @@ impl Cache {
     /// Records kernel sizes (fstat after `sync_file_range`) for the next seal (protocol.md 6.2).
     pub fn flush_points(&self, points: &[(Ino, u64)]) {
         *self.seal.points.lock() = points.iter().copied().collect();
+    }
+
+    /// Whether the newest seal had to leave bytes behind, because nobody had asked the kernel what it holds in front of them: the next
+    /// one must ask.
+    #[must_use]
+    pub fn left_behind(&self) -> bool {
+        self.seal.behind.load(Ordering::SeqCst)
     }
 
     /// Freezes everything changed that `classify` does not call `Local`; what a commit has held is taken whatever it is called, so
@@ -216,6 +131,7 @@ impl Cache {
         if self.seal.busy.swap(true, Ordering::SeqCst) {
             return Err(CacheError::SealBusy);
         }
+        self.seal.behind.store(false, Ordering::SeqCst);
         let spool = Spool::open(&self.dir.join("spool.db")).inspect_err(|_| self.seal.busy.store(false, Ordering::SeqCst))?;
         let mut meta = self.meta.lock();
         let epoch = meta.epoch;
@@ -237,6 +153,7 @@ impl Cache {
         }
         let oldest = self.totals.oldest.swap(0, Ordering::SeqCst);
         self.totals.oldest_frozen.store(oldest, Ordering::SeqCst);
+        self.totals.rows_frozen.store(self.totals.rows.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         meta.epoch = epoch + 1;
         self.seal.epoch.store(epoch + 1, Ordering::SeqCst);
         let cut = Cut { number: self.seal.cuts.fetch_add(1, Ordering::SeqCst) + 1, time: self.env.now() };

@@ -27,6 +27,8 @@ pub(super) struct Situation {
     pub(super) flush_wanted: bool,
     /// The last seal was made without the kernel, so that there is room for what the kernel holds.
     pub(super) relieved: bool,
+    /// It had to leave bytes behind a gap that only the kernel can fill, or say that it is one.
+    pub(super) left_behind: bool,
     /// How old a change may become before it must be sealed.
     pub(super) lag: Duration,
 }
@@ -53,9 +55,10 @@ const AT_LIMIT_PERMILLE: u64 = 900;
 #[must_use]
 pub(super) fn next(s: Situation) -> Action {
     let dirty = s.oldest_dirty.is_some();
-    // Writers that keep the volume at its limit must not keep a flush waiting for ever: after each seal without the kernel it gets one
-    // with it. What comes in then is bounded (the kernel's share), and its WRITEs are delayed, never held.
-    if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty && !(s.flush_wanted && s.relieved) {
+    // Writers that keep the volume at its limit must not keep a flush waiting for ever, nor bytes behind a gap out of every commit:
+    // after a seal without the kernel comes one with it. What comes in then is bounded (the kernel's share), and its WRITEs are delayed,
+    // never held.
+    if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty && !(s.relieved && (s.flush_wanted || s.left_behind)) {
         return Action::SealWithoutKernel;
     }
     if s.flush_wanted || (dirty && s.dirty_permille >= HIGH_WATER_PERMILLE) {
@@ -110,6 +113,7 @@ mod tests {
         dirty_permille: 0,
         flush_wanted: false,
         relieved: false,
+        left_behind: false,
         lag: Duration::from_secs(1),
     };
 
@@ -128,6 +132,7 @@ mod tests {
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, relieved: true, ..QUIET }, Action::SealWithoutKernel),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, flush_wanted: true, ..QUIET }, Action::SealWithoutKernel),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, flush_wanted: true, relieved: true, ..QUIET }, Action::Seal),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, left_behind: true, relieved: true, ..QUIET }, Action::Seal),
         ];
         for (situation, want) in cases {
             assert_eq!(next(situation), want, "{situation:?}");

@@ -359,6 +359,7 @@ impl Loop {
             dirty_permille: handle.cache.dirty_bytes().saturating_mul(1000) / handle.dirty_max.max(1),
             flush_wanted,
             relieved: self.relieved,
+            left_behind: handle.cache.left_behind(),
             lag,
         }
     }
