@@ -1,30 +1,23 @@
 //! One commit, from the seal to its resolution, in the order of [`super::protocol`].
 
+use super::changes::PackedDelta;
 use super::checkpoint::Tail;
+use super::delta::{self, Placed};
 use super::domain::Classifier;
 use super::progress::{LastCommit, Progress};
 use super::reuse::Reuse;
 use super::upload::{self, Stored, Uploading};
 use super::{KernelPages, plan};
 use crate::cache::{self, Cache, CacheError, Resolved, Seal};
-use crate::format::pack::Builder;
-use crate::format::{delta, names};
+use crate::format::names;
 use crate::log::{LogError, Prepared, Writer};
 use crate::rpc;
 use crate::store::Objects;
 use crate::types::{Fault, FaultKind, Seq};
 use parking_lot::Mutex;
-use prost::Message;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A delta of at most so many plain bytes stands in the commit itself, whose object may have 4 MiB.
-const DELTA_INLINE_MAX: usize = 2 << 20;
-/// Plain bytes of one frame of a larger delta.
-const DELTA_FRAME: usize = 2 << 20;
-/// Rows asked for at once from a seal.
-const ROWS: usize = 4096;
 
 /// What one writer works with.
 #[derive(Debug)]
@@ -64,6 +57,8 @@ impl Committer {
     /// [`FaultKind::Fenced`]: another writer has the volume; [`FaultKind::Unknown`]: cancelled; in both cases what was sealed is
     /// dirty again. The cache's faults, damage.
     pub(super) async fn commit(&mut self, with_kernel: bool) -> Result<Done, Fault> {
+        let env = self.objects.env().clone();
+        let began = env.monotonic();
         if with_kernel {
             let kernel = Arc::clone(&self.kernel);
             let points = blocking(move || Ok(kernel.bring_in())).await?;
@@ -73,12 +68,15 @@ impl Committer {
             return Ok(Done { full: true, again: false });
         }
         let seal = self.seal().await?;
-        self.objects.env().failpoint("writeback.after_seal");
+        let sealed = env.monotonic();
+        self.progress.seals().record(sealed.saturating_sub(began));
+        env.failpoint("writeback.after_seal");
         let full = seal.is_full();
         if seal.is_empty() && !self.checkpoint_unnamed {
             self.abandon(seal).await?;
         } else {
             self.store(seal).await?;
+            self.progress.commits().record(env.monotonic().saturating_sub(sealed));
         }
         let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
         let (classifier, again) = blocking(move || {
@@ -129,12 +127,13 @@ impl Committer {
                 let last = LastCommit { seq: head.seq, cut_time: commit.cut_time, full: commit.full };
                 self.resolve(seal, head, stored).await?;
                 self.objects.env().failpoint("writeback.after_resolve");
-                self.tail.commit(head.seq, &commit, &deltas);
+                self.tail.commit(head.seq, &commit.inline_frames, deltas);
                 self.progress.committed(last);
                 self.checkpoint_unnamed = false;
                 self.policy_recorded = true;
                 self.reuse_due = false;
                 self.landed.clear();
+                let large = self.tail.bytes() >= plan::CHECKPOINT_BYTES;
                 if plan::checkpoint_due(self.tail.commits(), self.tail.bytes()) {
                     match self.checkpoint(head, &commit).await {
                         Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) && !self.progress.is_cancelled() => {
@@ -142,6 +141,9 @@ impl Committer {
                         }
                         done => done?,
                     }
+                }
+                if large {
+                    give_memory_back();
                 }
                 Ok(())
             }
@@ -154,7 +156,7 @@ impl Committer {
         }
     }
 
-    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<rpc::Delta>), Fault> {
+    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<PackedDelta>), Fault> {
         let epoch = self.writer.epoch();
         let (reuse, arrived) = (self.reuse().await?, Mutex::default());
         let watch = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked);
@@ -168,7 +170,13 @@ impl Committer {
         let mut commit = self.commit_message(seal, seq);
         commit.inline_frames.clone_from(&stored.inline);
         commit.inline_checksums.clone_from(&stored.inline_checksums);
-        let (deltas, delta_packs) = self.place_delta(seal, &stored, &mut commit).await?;
+        if let Some(totals) = &mut commit.totals {
+            totals.uploaded = stored.objects.iter().take(stored.uploaded + stored.adopted).map(|object| object.size).sum();
+        }
+        let stored = Arc::new(stored);
+        let placed = delta::place(&self.objects, &self.progress, epoch, (seal, &stored), &mut commit).await?;
+        let Placed { deltas, packs: delta_packs } = placed;
+        let stored = Arc::into_inner(stored).ok_or_else(|| Fault::new(FaultKind::Local, "an upload is still being read"))?;
         self.objects.env().failpoint("writeback.after_pack_before_commit");
         for object in delta_packs {
             self.writer.nameable().uploaded(object)?;
@@ -268,40 +276,6 @@ impl Committer {
         }
     }
 
-    /// Puts the delta into the commit, or into packs of its own when it is large.
-    async fn place_delta(
-        &self,
-        seal: &Arc<Seal>,
-        stored: &Stored,
-        commit: &mut rpc::Commit,
-    ) -> Result<(Vec<rpc::Delta>, Vec<rpc::ObjectRef>), Fault> {
-        let rows = Arc::clone(seal);
-        let mut delta = blocking(move || delta_rows(&rows)).await?;
-        delta.objects.clone_from(&stored.objects);
-        delta.extents = stored.files.iter().filter(|file| !file.cleared.is_empty() || !file.extents.is_empty()).cloned().collect();
-        if let Some(totals) = &mut commit.totals {
-            totals.uploaded = stored.objects.iter().take(stored.uploaded + stored.adopted).map(|object| object.size).sum();
-        }
-        if delta.encoded_len() <= DELTA_INLINE_MAX {
-            commit.delta = Some(delta.clone());
-            return Ok((vec![delta], Vec::new()));
-        }
-        let deltas = delta::split(delta, DELTA_FRAME);
-        let (mut packs, mut builder) = (Vec::new(), Builder::default());
-        for (at, part) in deltas.iter().enumerate() {
-            builder.push(&part.encode_to_vec())?;
-            if builder.size() as u64 >= plan::PACK_BYTES_TARGET || at + 1 == deltas.len() {
-                let epoch = self.writer.epoch();
-                let name = self.objects.new_pack_name(epoch);
-                let pack = std::mem::take(&mut builder).finish(&name, epoch, self.objects.salt(), self.objects.sealer())?;
-                upload::put_pack(&self.objects, &self.progress, &pack).await?;
-                commit.delta_frames.extend((0u32..).zip(&pack.frames).filter_map(|(frame, _)| pack.frame_ref(frame)));
-                packs.push(pack.object);
-            }
-        }
-        Ok((deltas, packs))
-    }
-
     async fn checkpoint(&mut self, head: cache::Head, commit: &rpc::Commit) -> Result<(), Fault> {
         let point = super::checkpoint::Point {
             seq: head.seq,
@@ -361,25 +335,12 @@ async fn watch(objects: &Objects, progress: &Progress, writer: &mut Writer, look
     }
 }
 
-/// The metadata of a seal as a delta without extents.
-fn delta_rows(seal: &Seal) -> Result<rpc::Delta, CacheError> {
-    let mut delta = rpc::Delta { next_inode: seal.next_inode(), next_cookie: seal.next_cookie(), ..Default::default() };
-    collect(|cursor| seal.removed_names(cursor, ROWS), &mut delta.removed_names)?;
-    collect(|cursor| seal.removed_inodes(cursor, ROWS), &mut delta.removed_inodes)?;
-    collect(|cursor| seal.inodes(cursor, ROWS), &mut delta.inodes)?;
-    collect(|cursor| seal.names(cursor, ROWS), &mut delta.names)?;
-
-    Ok(delta)
-}
-
-fn collect<T>(mut next: impl FnMut(&mut u64) -> Result<Vec<T>, CacheError>, into: &mut Vec<T>) -> Result<(), CacheError> {
-    let mut cursor = 0;
-    loop {
-        let rows = next(&mut cursor)?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        into.extend(rows);
+/// After a commit of very many small things: the C library keeps what was freed, for ever, unless told.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a call without memory of ours; the allocator locks itself.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

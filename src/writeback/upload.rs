@@ -171,9 +171,12 @@ impl<'a> Cutter<'a> {
     fn file(&mut self, seal: &Seal, file: SealedFile) -> Result<(), Fault> {
         let cleared = file.cleared.iter().map(|r| rpc::Range { offset: r.start, length: r.end - r.start }).collect();
         let index = self.out.files.len();
-        self.out.files.push(rpc::ExtentChange { ino: file.ino, cleared, extents: Vec::new() });
+        let frames = plan::frames(&file.dirty);
+        // Exactly as many: there may be a million files of one extent.
+        let extents = Vec::with_capacity(frames.len() + file.shared.len());
+        self.out.files.push(rpc::ExtentChange { ino: file.ino, cleared, extents });
         let mut content = Vec::new();
-        for range in plan::frames(&file.dirty) {
+        for range in frames {
             let length = range.end - range.start;
             content.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
             seal.read(file.ino, range.start, &mut content)?;
