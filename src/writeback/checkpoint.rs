@@ -273,7 +273,7 @@ impl Gathered {
     }
 
     fn is_full(&self) -> bool {
-        self.builder.size() as u64 >= super::plan::PACK_BYTES_TARGET
+        super::plan::pack_is_full(self.builder.size(), self.builder.frames())
     }
 }
 

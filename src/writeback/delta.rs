@@ -85,7 +85,7 @@ struct Framing<'a> {
 impl Framing<'_> {
     async fn push(&mut self, delta: &rpc::Delta, commit: &mut rpc::Commit) -> Result<(), Fault> {
         self.builder.push(&delta.encode_to_vec())?;
-        if self.builder.size() as u64 >= plan::PACK_BYTES_TARGET { self.close(commit).await } else { Ok(()) }
+        if plan::pack_is_full(self.builder.size(), self.builder.frames()) { self.close(commit).await } else { Ok(()) }
     }
 
     async fn close(&mut self, commit: &mut rpc::Commit) -> Result<(), Fault> {

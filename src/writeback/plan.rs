@@ -6,6 +6,9 @@ use std::time::Duration;
 pub(super) const FRAME_BYTES_MAX: u64 = 256 << 10;
 /// A pack is closed when it has grown to this many stored bytes.
 pub(super) const PACK_BYTES_TARGET: u64 = 12 << 20;
+/// Or has so many frames: a pack of tiny files would have more than an object may have (`limits::FRAMES_MAX`) long before. Half of
+/// them, because one file's inline frames come all at once.
+const PACK_FRAMES: usize = crate::format::limits::FRAMES_MAX / 2;
 /// When all that a seal holds is at most this many bytes, it travels inline in the commit: one PUT.
 pub(super) const INLINE_BYTES_MAX: u64 = 64 << 10;
 /// Commits after the newest checkpoint before the next one is due: bounds what opening reads.
@@ -76,6 +79,12 @@ pub(super) fn next(s: Situation) -> Action {
 /// protocol.md 1.10, which the request itself is part of.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(20);
 
+/// Whether a pack of so many stored bytes and frames is to be closed.
+#[must_use]
+pub(super) fn pack_is_full(bytes: usize, frames: usize) -> bool {
+    bytes as u64 >= PACK_BYTES_TARGET || frames >= PACK_FRAMES
+}
+
 /// Whether a checkpoint is due after a commit.
 #[must_use]
 pub(super) fn checkpoint_due(commits: u64, bytes: u64) -> bool {
@@ -137,6 +146,15 @@ mod tests {
         for (situation, want) in cases {
             assert_eq!(next(situation), want, "{situation:?}");
         }
+    }
+
+    #[test]
+    fn pack_ends_by_its_bytes_or_by_its_frames() {
+        assert!(!pack_is_full(1 << 20, 4000));
+        assert!(pack_is_full(12 << 20, 48));
+        let most_inline_of_a_file = crate::format::limits::INLINE_FRAMES_MAX;
+        let frames = (1..).find(|frames| pack_is_full(*frames, *frames)).unwrap_or(0);
+        assert!(frames + most_inline_of_a_file <= crate::format::limits::FRAMES_MAX, "{frames}");
     }
 
     #[test]

@@ -312,3 +312,14 @@ async fn flush_is_answered_while_writers_keep_the_volume_at_its_limit() {
     }
     assert!(kernel.brought.load(Ordering::Relaxed), "a full commit has what the kernel held");
 }
+
+#[tokio::test]
+async fn more_pieces_than_one_pack_may_have_frames_are_committed() {
+    let world = World::new(SHAPE).await;
+    let ino = world.make("f");
+    for page in 0..crate::format::limits::FRAMES_MAX as u64 + 100 {
+        write(&world.cache, ino, page * 2 * 4096, b"x");
+    }
+    assert!(world.writeback.flush().await.unwrap().is_some());
+    assert_eq!(world.cache.dirty_bytes(), 0);
+}

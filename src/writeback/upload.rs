@@ -214,7 +214,7 @@ impl<'a> Cutter<'a> {
         self.out.files[file].extents.push(extent);
         self.open.push((file, at, fingerprint));
         self.builder.push(content)?;
-        if self.builder.size() as u64 >= plan::PACK_BYTES_TARGET {
+        if plan::pack_is_full(self.builder.size(), self.builder.frames()) {
             self.finish_pack()?;
         }
         Ok(())
