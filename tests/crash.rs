@@ -11,6 +11,7 @@ mod rig;
 mod work;
 
 use rig::{Mount, Rig};
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 use work::Work;
@@ -148,6 +149,83 @@ fn recover(rig: &Rig, name: &'static str, work: &mut Work) -> Mount {
     let mount = rig.mount("first");
     work.check("after two deaths");
     mount
+}
+
+/// Bytes of all packs in the store.
+fn packed(rig: &Rig) -> u64 {
+    let (mut bytes, mut pending) = (0, vec![rig.store()]);
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(std::fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+        } else if path.components().any(|part| part.as_os_str() == "packs") {
+            bytes += path.metadata().expect("an object").len();
+        }
+    }
+    bytes
+}
+
+/// A large file is written and flushed; the driver dies at `name`, and what was uploaded by then is not uploaded again, though the file
+/// is changed meanwhile. `whole`: the machine's processes all die, and the volume is mounted again.
+fn goes_on_where_it_was(name: &'static str, whole: bool) {
+    const SIZE: usize = 40 << 20;
+    let rig = Rig::new();
+    let policy = rig.path("policy");
+    // The flush decides when it is sealed: one commit holds all.
+    std::fs::write(&policy, "* continuous 1h\n").expect("a policy");
+    let with_policy = |command: &mut Command| {
+        command.arg("--policy").arg(&policy);
+    };
+    let mount = rig.mount_with("first", |command| {
+        arm(&rig, name)(command);
+        with_policy(command);
+    });
+    let mut bytes = work::content(7, SIZE);
+    std::fs::write(mount.root.join("large"), &bytes).expect("write");
+    let mut flush = rig.prepare("first", &["flush", &mount.root.display().to_string()]).spawn().expect("holdfast starts");
+    let began = std::time::Instant::now();
+    while !rig.path("reached").exists() {
+        assert!(began.elapsed() < rig::PATIENCE, "{name} was never reached\n{}", mount.said());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let _ = flush.wait();
+    let mount = if whole {
+        mount.kill();
+        rig.mount_with("first", with_policy)
+    } else {
+        mount
+    };
+    let before = packed(&rig);
+    assert!(before >= SIZE as u64, "{before} bytes were uploaded before the death");
+    // One page in the middle: its frame is another now, all the others are the same.
+    bytes[SIZE / 2..SIZE / 2 + 4096].fill(0xee);
+    let file = File::options().write(true).open(mount.root.join("large")).expect("open");
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xee; 4096], SIZE as u64 / 2).expect("write");
+    drop(file);
+    rig.flush("first");
+    let more = packed(&rig) - before;
+    println!("{name}: {before} bytes of packs before the death, {more} after it");
+    assert!(more < 1 << 20, "{more} bytes were uploaded again\n{}", mount.said());
+    mount.kill();
+    let second = rig.mount_with("second", |command| {
+        command.arg("--take-over");
+    });
+    assert!(std::fs::read(second.root.join("large")).expect("read") == bytes, "another content elsewhere");
+    rig.unmount("second", second);
+}
+
+#[test]
+fn uploaded_and_not_committed_is_not_uploaded_again_by_a_successor() {
+    goes_on_where_it_was("writeback.after_pack_before_commit", false);
+}
+
+#[test]
+fn uploaded_and_not_committed_is_not_uploaded_again_by_the_next_mount() {
+    goes_on_where_it_was("writeback.after_pack_before_commit", true);
+}
+
+#[test]
+fn landed_and_not_known_to_have_is_not_uploaded_again() {
+    goes_on_where_it_was("writeback.after_put_before_resolve", false);
 }
 
 /// Committed, everything killed, mounted elsewhere: the same tree; and the history is whole.

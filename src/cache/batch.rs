@@ -10,7 +10,7 @@
 use super::codec::Writer;
 use super::disk::Synced;
 use super::effect::encode_reply;
-use super::file::DataFile;
+use super::file::{Content, DataFile};
 use super::meta::Meta;
 use super::slots::{self, CLASSES};
 use super::types::CacheError;
@@ -293,8 +293,11 @@ impl Cache {
     // Lets files go that nobody uses and whose state is in meta.db.
     fn cool(&self) {
         let mut files = self.files.lock();
-        if files.len() > self.options.hot_inodes {
-            files.retain(|_, file| Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|content| content.stays()));
+        // A file takes several times what its row takes; but what the next seal will ask for stays while that is not very much.
+        if files.len() > self.options.hot_inodes / 4 {
+            let few = files.len() <= self.options.hot_inodes;
+            let stays = |content: &Content| content.stays() || (few && content.is_changed());
+            files.retain(|_, file| Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|content| stays(&content)));
         }
     }
 }

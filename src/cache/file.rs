@@ -71,8 +71,6 @@ pub(super) struct Content {
     pub(super) synced_size: u64,
     /// No seal will cut the file below this.
     pub(super) settled: u64,
-    /// Where the last seals without the kernel cut it, and how many did.
-    pub(super) cut: (u64, u32),
     /// Bytes written above `settled`: for the prefix rule.
     pub(super) appended: RangeSet,
     /// Pages of the data file that hold space and no truth.

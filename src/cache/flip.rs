@@ -29,6 +29,8 @@ pub(super) struct Flip {
     pub(super) sent: Mutex<HashMap<Ino, Sent>>,
     pub(super) cuts: AtomicU64,
     pub(super) shadow: Shadow,
+    // The seal left bytes of an open file behind a gap that the kernel was not asked about.
+    pub(super) behind: AtomicBool,
     // One seal at a time.
     pub(super) busy: AtomicBool,
 }

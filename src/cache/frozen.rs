@@ -19,10 +19,6 @@ pub(super) enum Sent {
     Unknown,
 }
 
-// So many seals in a row without the kernel cut a file at one place. Then it is taken whole: what keeps the gap open may be that
-// the dirty limit is reached, and what lies behind the gap is what reached it.
-const CUTS: u32 = 8;
-
 /// What a file has frozen for a seal.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
@@ -68,15 +64,10 @@ impl Frozen {
 }
 
 impl Content {
-    /// Freezes what changed.
-    pub(super) fn freeze(&mut self, seal: u64, sent: Sent) {
-        let mut size = self.captured_size(sent);
-        let again = if self.cut.0 == size { self.cut.1 } else { 0 };
-        self.cut = if sent == Sent::Unknown && size < self.size { (size, again + 1) } else { (0, 0) };
-        if self.cut.1 > CUTS {
-            size = self.size;
-            self.cut = (0, 0);
-        }
+    /// Freezes what changed. Tells whether bytes stay behind a gap that only the kernel can say is one: however long it is not
+    /// asked, no commit takes them (I11), and their age is told.
+    pub(super) fn freeze(&mut self, seal: u64, sent: Sent) -> bool {
+        let size = self.captured_size(sent);
         let dirty = clipped(self.dirty.set(), 0..ceil(size));
         let rest = if size < self.size { clipped(self.dirty.set(), floor(size)..u64::MAX) } else { RangeSet::new() };
         // What was shared above the captured size is of a later commit, as what was written there.
@@ -100,6 +91,7 @@ impl Content {
         self.frozen_for = seal;
         self.settled = size;
         self.appended.remove(0..size);
+        sent == Sent::Unknown && size < self.size
     }
 
     /// Protocol 6.2: an append-only file is a prefix of its writes in every commit.

@@ -54,6 +54,13 @@ pub(super) struct Changed {
     pub(super) gone: bool,
 }
 
+impl Changed {
+    /// About the bytes that these rows take in `meta.db`, its log and its indexes.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.inodes.len() as u64) * 512 + (self.names.len() as u64) * 384
+    }
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Meta {

@@ -38,6 +38,7 @@ mod space;
 mod spool;
 mod types;
 mod update;
+mod uploads;
 mod view;
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use types::{
     Recovered, RequestId, Resolved, SavedReply, SealedFile, Space, Whence, WriteOutcome,
 };
 pub use update::Update;
+pub use uploads::{Upload, UploadedFrame};
 pub use view::View;
 
 use crate::env::Env;
@@ -258,12 +260,6 @@ impl Cache {
     #[must_use]
     pub fn open_count(&self, ino: Ino) -> u32 {
         self.handles.lock().get(&ino).map_or(0, |h| h.open)
-    }
-
-    /// Bytes in no commit: dirty and frozen pages that are not `Local`, and the log's records not yet applied.
-    #[must_use]
-    pub fn dirty_bytes(&self) -> u64 {
-        self.totals.dirty.load(Ordering::Relaxed)
     }
 
     /// Bytes of data here, dirty and clean.

@@ -304,6 +304,7 @@ impl Cache {
                 self.seal.list(meta.epoch, row.get::<_, i64>(0)? as u64);
             }
         }
+        self.totals.rows.store(changed.bytes(), Ordering::Relaxed);
         meta.changed = changed;
         let orphans = {
             let mut statement = meta.db.prepare("SELECT ino FROM inodes WHERE nlink=0 AND (mode & 61440)=32768")?;
@@ -388,6 +389,17 @@ impl Cache {
     /// When the cache's disk fails.
     pub fn set_state(&self, key: &str, value: &[u8]) -> Result<(), CacheError> {
         self.put_state(&format!("user.{key}"), Some(value))
+    }
+
+    /// Keeps a value that survives the process, and the power with the next batch.
+    pub(super) fn note_state(&self, key: &str, value: &[u8]) -> Result<(), CacheError> {
+        let effect = Effect::State { key: key.to_owned(), value: Some(value.to_vec()) };
+        let payload = Record { request: None, effects: vec![effect] }.encode();
+        let _permit = self.admit(payload.len() as u64)?;
+        let mut meta = self.meta.lock();
+        put_state(meta.write()?, key, Some(value))?;
+        meta.lsn = self.ring.append(&payload).unwrap_or_else(|error| die("the mutation log cannot be written", &error));
+        Ok(())
     }
 
     fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<(), CacheError> {

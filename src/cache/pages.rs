@@ -87,21 +87,22 @@ pub(super) fn without(set: &RangeSet, other: &RangeSet) -> RangeSet {
 /// A file's stored extents by offset, not overlapping, each beginning at a page: no page has bytes of two.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Extents {
-    map: BTreeMap<u64, LocalExtent>,
+    // Boxed: a node of the tree has room for eleven, and most files have one.
+    map: BTreeMap<u64, Box<LocalExtent>>,
     /// Offsets whose rows in `meta.db` are out of date.
     pub(super) touched: RangeSet,
 }
 
 impl Extents {
     pub(super) fn from_rows(rows: Vec<LocalExtent>) -> Self {
-        Self { map: rows.into_iter().map(|e| (e.offset, e)).collect(), touched: RangeSet::new() }
+        Self { map: rows.into_iter().map(|e| (e.offset, Box::new(e))).collect(), touched: RangeSet::new() }
     }
 
     /// The extents that overlap `range`, whole.
     pub(super) fn over(&self, range: ByteRange) -> impl Iterator<Item = &LocalExtent> + '_ {
-        let first = self.map.range(..=range.start).next_back().map(|(_, e)| e).filter(|e| e.range().end > range.start);
+        let first = self.map.range(..=range.start).next_back().map(|(_, e)| &**e).filter(|e| e.range().end > range.start);
         let from = range.start.saturating_add(1).min(range.end);
-        first.filter(|_| !range.is_empty()).into_iter().chain(self.map.range(from..range.end).map(|(_, e)| e))
+        first.filter(|_| !range.is_empty()).into_iter().chain(self.map.range(from..range.end).map(|(_, e)| &**e))
     }
 
     /// The parts of extents inside `range`.
@@ -116,10 +117,10 @@ impl Extents {
             self.map.remove(&e.offset);
             self.touched.insert(e.offset..e.offset + 1);
             if let Some(before) = e.clip(&(0..range.start)) {
-                self.map.insert(before.offset, before);
+                self.map.insert(before.offset, Box::new(before));
             }
             if let Some(after) = e.clip(&(range.end..u64::MAX)) {
-                self.map.insert(after.offset, after);
+                self.map.insert(after.offset, Box::new(after));
                 self.touched.insert(after.offset..after.offset + 1);
             }
         }
@@ -130,11 +131,11 @@ impl Extents {
         // The rest of its last page is zeros: nothing of an older extent may show there.
         self.clear(outward(&extent.range()));
         self.touched.insert(extent.offset..extent.offset + 1);
-        self.map.insert(extent.offset, extent);
+        self.map.insert(extent.offset, Box::new(extent));
     }
 
     /// Those that begin inside `range`.
     pub(super) fn starting_in(&self, range: ByteRange) -> impl Iterator<Item = &LocalExtent> + '_ {
-        self.map.range(range).map(|(_, e)| e)
+        self.map.range(range).map(|(_, e)| &**e)
     }
 }

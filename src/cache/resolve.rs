@@ -75,23 +75,29 @@ impl Cache {
     ///
     /// # Errors
     /// When meta.db or the cache's disk fails: the cache must not be used further, and opens again with the seal's changes dirty.
-    pub fn resolve(&self, seal: Seal, head: Head, resolved: Resolved) -> Result<(), CacheError> {
+    pub fn resolve(&self, mut seal: Seal, head: Head, resolved: Resolved) -> Result<(), CacheError> {
         let mut batch = self.batch.lock();
         let ids: Vec<ObjectId> = {
             let mut meta = self.meta.lock();
             let db = meta.write()?;
             resolved.objects.iter().map(|object| object_id(db, object)).collect::<Result<_, _>>()?
         };
-        let mut changes: std::collections::HashMap<u64, Vec<LocalExtent>> = std::collections::HashMap::new();
-        for file in &resolved.files {
-            let extents = file.extents.iter().map(|e| local_extent(e, &ids, head.seq)).collect::<Result<Vec<_>, _>>()?;
-            changes.insert(file.ino, extents);
-        }
-        for (ino, file) in &seal.files {
+        let mut changes = resolved.files;
+        changes.sort_unstable_by_key(|file| file.ino);
+        let mut extents = Vec::new();
+        // Each is let go at once: the batch below may then forget those that nobody uses.
+        for (ino, file) in std::mem::take(&mut seal.files) {
+            extents.clear();
+            if let Ok(at) = changes.binary_search_by_key(&ino, |file| file.ino) {
+                for e in &changes[at].extents {
+                    extents.push(local_extent(e, &ids, head.seq)?);
+                }
+            }
             let mut content = file.inner.lock();
-            content.take_over(changes.get(ino).map_or(&[], |extents| extents));
-            self.end_frozen(file, &mut content);
+            content.take_over(&extents);
+            self.end_frozen(&file, &mut content);
         }
+        drop((changes, extents));
         self.env.failpoint("cache.in_resolve");
         let mut meta = self.meta.lock();
         self.mark_captured(&mut meta, &seal)?;
@@ -102,10 +108,12 @@ impl Cache {
         db.execute("DELETE FROM gone_inodes WHERE stamp<=?1", [seal.epoch as i64])?;
         db::put_state(db, "head", Some(&open::encode_head(&head)))?;
         db::put_state(db, "intent", None)?;
+        Self::forget_uploads(db)?;
         drop(meta);
         self.apply_locked(&mut batch)?;
         *self.head.lock() = Some(head);
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
+        self.totals.rows_frozen.store(0, Ordering::Relaxed);
         self.seal.shadow.end();
         self.seal.busy.store(false, Ordering::SeqCst);
         Ok(())
@@ -158,6 +166,8 @@ impl Cache {
             }
         }
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
+        self.totals.rows_frozen.store(0, Ordering::Relaxed);
+        self.totals.rows.store(meta.changed.bytes(), Ordering::Relaxed);
         drop(meta);
         self.seal.shadow.end();
         self.seal.busy.store(false, Ordering::SeqCst);

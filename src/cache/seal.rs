@@ -72,9 +72,13 @@ impl Cache {
 
     fn freeze(&self, file: &Arc<DataFile>, content: &mut Content, sealing: u64) {
         let sent = self.seal.sent.lock().get(&file.ino).copied().unwrap_or(Sent::All);
-        content.freeze(sealing, sent);
+        let behind = content.freeze(sealing, sent);
         if content.is_changed() {
             self.list(file, content, sealing + 1);
+        }
+        if behind {
+            self.seal.behind.store(true, Ordering::SeqCst);
+            self.totals.stays_old();
         }
     }
 
@@ -96,6 +100,13 @@ impl Cache {
     /// Records kernel sizes (fstat after `sync_file_range`) for the next seal (protocol.md 6.2).
     pub fn flush_points(&self, points: &[(Ino, u64)]) {
         *self.seal.points.lock() = points.iter().copied().collect();
+    }
+
+    /// Whether the newest seal had to leave bytes behind, because nobody had asked the kernel what it holds in front of them: the next
+    /// one must ask.
+    #[must_use]
+    pub fn left_behind(&self) -> bool {
+        self.seal.behind.load(Ordering::SeqCst)
     }
 
     /// Freezes everything changed that `classify` does not call `Local`; what a commit has held is taken whatever it is called, so
@@ -121,6 +132,7 @@ impl Cache {
         if self.seal.busy.swap(true, Ordering::SeqCst) {
             return Err(CacheError::SealBusy);
         }
+        self.seal.behind.store(false, Ordering::SeqCst);
         let spool = Spool::open(&self.dir.join("spool.db")).inspect_err(|_| self.seal.busy.store(false, Ordering::SeqCst))?;
         let mut meta = self.meta.lock();
         let epoch = meta.epoch;
@@ -142,6 +154,7 @@ impl Cache {
         }
         let oldest = self.totals.oldest.swap(0, Ordering::SeqCst);
         self.totals.oldest_frozen.store(oldest, Ordering::SeqCst);
+        self.totals.rows_frozen.store(self.totals.rows.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         meta.epoch = epoch + 1;
         self.seal.epoch.store(epoch + 1, Ordering::SeqCst);
         let cut = Cut { number: self.seal.cuts.fetch_add(1, Ordering::SeqCst) + 1, time: self.env.now() };

@@ -14,6 +14,10 @@ pub(super) struct Totals {
     pub(super) dirty: AtomicU64,
     /// The bytes of those others, which no commit takes.
     pub(super) local: AtomicU64,
+    /// About the bytes of `meta.db` that rows in no commit take.
+    pub(super) rows: AtomicU64,
+    /// Those of the seal under way.
+    pub(super) rows_frozen: AtomicU64,
     /// Sum of the sizes.
     pub(super) bytes: AtomicU64,
     /// When the oldest change since the last flip was made, and the oldest of those in the seal under way; 0: none.
@@ -43,6 +47,14 @@ impl Totals {
         shift(&self.bytes, old.size, now.size);
     }
 
+    /// What stays behind at a flip is as old as before it.
+    pub(super) fn stays_old(&self) {
+        let frozen = self.oldest_frozen.load(Ordering::SeqCst);
+        if frozen != 0 {
+            self.oldest.store(frozen, Ordering::SeqCst);
+        }
+    }
+
     /// A change was made.
     pub(super) fn changed(&self, now: impl FnOnce() -> i64) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
@@ -52,6 +64,26 @@ impl Totals {
 }
 
 impl super::Cache {
+    /// Bytes in no commit, and those that they cost (protocol.md 7.6): dirty and frozen pages that are not `Local`, and rows of the
+    /// metadata. The mutation log is not among them: a file of a fixed size that was written when the cache was made.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        let rows = self.totals.rows.load(Ordering::Relaxed) + self.totals.rows_frozen.load(Ordering::Relaxed);
+        self.dirty_content() + rows
+    }
+
+    /// Bytes of dirty and frozen pages that are not `Local`.
+    #[must_use]
+    pub fn dirty_content(&self) -> u64 {
+        self.totals.dirty.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of data that cannot be evicted: in no commit yet, or never in one.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> u64 {
+        self.dirty_content() + self.totals.local.load(Ordering::Relaxed)
+    }
+
     /// When the oldest change that is in no commit was made (wall clock).
     #[must_use]
     pub fn oldest_dirty(&self) -> Option<i64> {

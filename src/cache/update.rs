@@ -11,6 +11,7 @@ use crate::types::{Attr, FILE_SIZE_MAX, Ino, NAME_MAX, UnixNanos};
 use parking_lot::{ArcMutexGuard, RawMutex};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 // A record holds at most one long value (an extended attribute, a symlink's target, a state) beside rows and names.
 const ROOM: u64 = (64 << 10) + 4096;
@@ -139,6 +140,7 @@ impl Update<'_> {
         all.extend(effects);
         if !all.is_empty() {
             cache.totals.changed(|| cache.env.now());
+            cache.totals.rows.store(meta.changed.bytes(), Ordering::Relaxed);
         }
         let payload = Record { request, effects: all }.encode();
         let lsn = cache.ring.append(&payload).unwrap_or_else(|error| die("the mutation log cannot be written", &error));

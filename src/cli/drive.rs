@@ -8,13 +8,14 @@ use super::mount::{MountArgs, tell};
 use super::serve::{Driver, DriverParts};
 use super::unlock::{self, Unlocked};
 use crate::cache::CacheOptions;
-use crate::config::{Hydrate, Settings, SizeLimit};
+use crate::config::{Hydrate, RequestBudget, Settings, SizeLimit};
 use crate::fuse::{Held, Holder, Mount, MountOptions};
 use crate::history;
 use crate::hydrate::FetchOptions;
 use crate::log::lookup::Books;
 use crate::policy::Policy;
 use crate::store::Counters;
+use crate::store::plan::Budget;
 use crate::telemetry::{Exporter, Metrics};
 use crate::types::{Fault, FaultKind, Seq};
 use crate::volume::{HydrateMode, OpenParams, RunOptions, Sizes, Volume, reader_cache, reader_of};
@@ -211,13 +212,18 @@ fn open_params(
 ) -> Result<OpenParams, Fault> {
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     let host = nix::sys::utsname::uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    debug_assert!(settings.store_is_default || !settings.store.is_empty());
+    let budget = match settings.request_budget {
+        None => Budget::default_for(&unlock::url(settings)?),
+        Some(RequestBudget::Unbounded) => Budget { requests_per_hour: None },
+        Some(RequestBudget::PerHour(number)) => Budget { requests_per_hour: Some(number) },
+    };
     Ok(OpenParams {
         books,
         identity: args.volume.clone(),
         cache,
         policy,
         sizes,
+        budget,
         take_over: args.take_over,
         host,
         installation: read("/etc/machine-id"),

@@ -10,7 +10,7 @@ use crate::store::{Counters, Snapshot};
 use crate::telemetry::{Metrics, names};
 use crate::types::{Fault, FaultKind};
 use crate::volume::Volume;
-use crate::writeback::LastCommit;
+use crate::writeback::{Lag, LastCommit};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -109,6 +109,7 @@ impl Driver {
         let progress = volume.progress().unwrap_or_default();
         let space = cache.view(|view| view.space());
         let since = |at: i64| u64::try_from(env.now().saturating_sub(at) / 1_000_000_000).unwrap_or(0);
+        let lag = volume.lag();
         let failed = volume.report().failed.or_else(|| progress.failed.clone()).map(|what| Trouble { what, seconds: 0 });
         VolumeStatus {
             volume: volume.identity().to_string(),
@@ -123,8 +124,8 @@ impl Driver {
             head: self.head(),
             dirty_bytes: cache.dirty_bytes(),
             oldest_dirty_seconds: self.age_of_dirt().map(|age| age.as_secs()),
-            lag_milliseconds: u64::try_from(volume.lag().as_millis()).unwrap_or(u64::MAX),
-            lag_reason: None,
+            lag_milliseconds: milliseconds(lag.in_force),
+            lag_reason: why_wider(lag),
             dirty_limit_bytes: sizes.dirty_max,
             cache_bytes: cache.cached_bytes(),
             cache_limit_bytes: sizes.cache_max,
@@ -155,10 +156,20 @@ impl Driver {
             metrics.gauge(&names::WRITEBACK_LAST_COMMIT_SEQ, &volume).set_count(head.commit);
             metrics.gauge(&names::WRITEBACK_LAST_COMMIT_TIME, &volume).set(head.cut.as_second() as f64);
         }
+        let budget = self.parts.volume.lag().budget.requests_per_hour;
+        metrics.gauge(&names::WRITEBACK_REQUEST_BUDGET, &volume).set_count(budget.map_or(0, std::num::NonZeroU64::get));
+        metrics.counter(&names::WRITEBACK_REQUESTS, &volume).raise_to(self.parts.volume.requests());
         if let Some(progress) = self.parts.volume.progress() {
             metrics.counter(&names::WRITEBACK_COMMITS, &volume).raise_to(progress.commits);
             metrics.counter(&names::WRITEBACK_CHECKPOINTS, &volume).raise_to(progress.checkpoints);
             metrics.counter(&names::WRITEBACK_PACKED_BYTES, &volume).raise_to(progress.uploaded_bytes);
+        }
+        self.parts.volume.timings(&mut |desc, histogram| metrics.attach(desc, &volume, histogram));
+        if let Some(mount) = self.mount.get() {
+            metrics.attach(&names::FUSE_SYNC_SECONDS, &volume, mount.sync_seconds());
+            mount.request_seconds(&mut |opcode, histogram| {
+                metrics.attach(&names::FUSE_REQUEST_SECONDS, &[&status.volume, opcode], histogram);
+            });
         }
         self.measure_store(metrics);
     }
@@ -190,6 +201,15 @@ impl Driver {
             }
         }
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn why_wider(lag: Lag) -> Option<String> {
+    let budget = lag.budget.requests_per_hour.filter(|_| lag.in_force > lag.asked)?;
+    Some(format!("the request budget of {budget} an hour asks for it, the policy for {} ms", milliseconds(lag.asked)))
 }
 
 fn info(last: LastCommit) -> CommitInfo {

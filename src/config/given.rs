@@ -32,6 +32,7 @@ keys! {
     "cache-size" "HOLDFAST_CACHE_SIZE" "SIZE" "Limit of a volume's cache, 10GiB or 20% of the disk [default: the smaller of the two]";
     "dirty-size" "HOLDFAST_DIRTY_SIZE" "SIZE" "Limit of what is in no commit yet [default: half the cache]";
     "capacity" "HOLDFAST_CAPACITY" "SIZE" "Limit of what a volume may hold [default: none]";
+    "request-budget" "HOLDFAST_REQUEST_BUDGET" "NUMBER" "Requests an hour that writing a volume all the time may cost, or none [default: 720 where requests cost money, else none]";
     "hydrate" "HOLDFAST_HYDRATE" "HOW" "lazy, eager or metadata: what a mount fetches by itself [default: lazy]";
     "metrics" "HOLDFAST_METRICS" "ADDRESS" "Serve /metrics there, such as 127.0.0.1:9464 [default: nowhere]";
     "log-format" "HOLDFAST_LOG_FORMAT" "FORMAT" "text or json [default: text]";

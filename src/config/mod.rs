@@ -19,6 +19,7 @@ use crate::telemetry::LogFormat;
 use crate::types::{Fault, FaultKind, Identity};
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// What a mount brings into its cache by itself.
@@ -43,6 +44,15 @@ impl fmt::Display for Hydrate {
     }
 }
 
+/// What writing may cost in requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestBudget {
+    /// As many as the policy asks for.
+    Unbounded,
+    /// So many an hour and volume.
+    PerHour(NonZeroU64),
+}
+
 /// All settings, checked one by one. What they mean together (whether the store exists, the policy parses) is for who uses them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -60,6 +70,8 @@ pub struct Settings {
     pub dirty_size: Option<SizeLimit>,
     /// Bytes that a volume may hold; `None`: no limit of ours.
     pub capacity: Option<u64>,
+    /// What writing may cost in requests; `None`: what the store's kind asks for.
+    pub request_budget: Option<RequestBudget>,
     /// What a mount fetches by itself.
     pub hydrate: Hydrate,
     /// Where `/metrics` is served; `None`: nowhere.
@@ -93,6 +105,7 @@ impl Settings {
             cache_size: given.parse("cache-size", limit, SizeLimit::parse)?,
             dirty_size: given.parse("dirty-size", limit, SizeLimit::parse)?,
             capacity: given.parse("capacity", size, parse_size)?,
+            request_budget: given.parse("request-budget", "a number of requests an hour from 1 on, or none", parse_budget)?,
             hydrate: given.parse("hydrate", "lazy, eager or metadata", parse_hydrate)?.unwrap_or_default(),
             metrics: given.parse("metrics", address, |text| text.parse().ok())?,
             log_format: given.parse("log-format", "text or json", parse_log_format)?.unwrap_or_default(),
@@ -119,6 +132,10 @@ impl Settings {
             .map_err(|error| Fault::with(FaultKind::Invalid, format!("the policy {} cannot be read", path.display()), error))?;
         Policy::parse(&text).map_err(|error| Fault::new(FaultKind::Invalid, format!("{}: {error}", path.display())))
     }
+}
+
+fn parse_budget(text: &str) -> Option<RequestBudget> {
+    if text == "none" { Some(RequestBudget::Unbounded) } else { text.parse().ok().map(RequestBudget::PerHour) }
 }
 
 fn parse_hydrate(text: &str) -> Option<Hydrate> {

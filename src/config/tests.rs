@@ -58,6 +58,9 @@ fn flag_wins_over_environment_over_file_over_default() {
     assert_eq!(capacity(&[], &[("HOLDFAST_CAPACITY", "2GiB")]), Some(2 << 30));
     assert_eq!(capacity(&[("capacity", "3GiB")], &[("HOLDFAST_CAPACITY", "2GiB")]), Some(3 << 30));
     assert_eq!(resolve(&[], &[], file).unwrap().log_format, LogFormat::Json);
+    let budget = |flags: &[(&'static str, &str)]| resolve(flags, &[], Some("request-budget = 360")).unwrap().request_budget;
+    assert_eq!(budget(&[]), std::num::NonZeroU64::new(360).map(RequestBudget::PerHour));
+    assert_eq!(budget(&[("request-budget", "none")]), Some(RequestBudget::Unbounded));
 }
 
 #[test]
@@ -68,6 +71,7 @@ fn wrong_value_is_said_with_its_place_and_what_is_allowed() {
     assert!(variable.starts_with("HOLDFAST_CACHE_SIZE: `lots` is not right; allowed: a size such as `10GiB`"), "{variable}");
     let file = error(&[], &[], Some("metrics = \"9464\""));
     assert!(file.starts_with("`metrics` in /etc/h.toml: `9464` is not right; allowed: an address and a port"), "{file}");
+    assert!(error(&[("request-budget", "0")], &[], None).contains("allowed: a number of requests an hour"));
     assert!(error(&[("store", "")], &[], None).starts_with("--store: `` is not right"));
     for bad in ["0%", "101%", "0GiB", "10", "10 gib", "-1GiB", "99999999999TiB"] {
         assert!(error(&[("cache-size", bad)], &[], None).contains(bad), "{bad}");

@@ -6,7 +6,7 @@
 //! ```
 
 use super::error::Reason;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 use zstd::zstd_safe;
 
 const RAW: u8 = 0;
@@ -18,6 +18,12 @@ const LEVEL: i32 = 1;
 #[must_use]
 pub fn checksum(plain: &[u8]) -> u64 {
     xxh3_64(plain)
+}
+
+/// Tells contents of one cache apart (XXH3-128 under a seed of that cache): only to find again what was uploaded, never stored.
+#[must_use]
+pub fn fingerprint(seed: u64, plain: &[u8]) -> u128 {
+    xxh3_128_with_seed(plain, seed)
 }
 
 /// Codec byte and data: zstd where it saves at least 1/16, else as it is.

@@ -19,6 +19,7 @@ mod outside;
 mod pool;
 mod session;
 mod shell;
+mod times;
 mod work;
 
 pub use holder::{CALM, HOLDER_VARIABLE, Held, HoldOptions, Holder, hold};
@@ -26,6 +27,7 @@ pub use mount::{Knobs, Mounted, TYPE, all_mounts, find};
 pub use session::Init;
 
 use crate::env::Env;
+use crate::telemetry::Histogram;
 use crate::types::{Fault, FaultKind, Ino};
 use crate::volume::Posix;
 use crate::writeback::KernelPages;
@@ -171,6 +173,17 @@ impl Mount {
     /// as a ratio of its memory.
     pub fn tune(&self) -> Knobs {
         mount::tune(&self.device)
+    }
+
+    /// How long requests of each kind took.
+    pub fn request_seconds(&self, tell: &mut dyn FnMut(&'static str, &Histogram)) {
+        times::Op::ALL.into_iter().for_each(|op| tell(op.name(), self.work.times().of(op)));
+    }
+
+    /// How long fsyncs took, until their answer.
+    #[must_use]
+    pub fn sync_seconds(&self) -> &Histogram {
+        self.work.times().syncs()
     }
 
     /// What the kernel holds, for whoever is about to cut.

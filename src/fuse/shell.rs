@@ -6,6 +6,7 @@
 use super::attr::{FOREVER, GENERATION, file_type, from_request, from_system, negative, to_fuser};
 use super::errno::errno;
 use super::session::negotiate;
+use super::times::Op;
 use super::work::Work;
 use crate::cache::RequestId;
 use crate::types::{Attr, PAGE};
@@ -109,6 +110,7 @@ impl Filesystem for Shell {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _timed = self.work.timed(Op::Lookup);
         super::buffers::hold(request);
         match self.posix().lookup(parent.0, name.as_bytes()) {
             Ok(Some(attr)) => reply.entry(&FOREVER, &self.attributes(&attr), GENERATION),
@@ -122,6 +124,7 @@ impl Filesystem for Shell {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let _timed = self.work.timed(Op::Getattr);
         super::buffers::hold(request);
         match self.posix().getattr(ino.0) {
             Ok(attr) => reply.attr(&FOREVER, &self.attributes(&attr)),
@@ -147,6 +150,7 @@ impl Filesystem for Shell {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _timed = self.work.timed(Op::Setattr);
         let (atime, mtime) = (atime.map(from_request), mtime.map(from_request));
         let set = SetAttr { mode, uid, gid, size, atime, mtime, ctime: ctime.map(from_system) };
         let changed = self.posix().setattr(&self.caller(request), ino.0, &set);
@@ -158,6 +162,7 @@ impl Filesystem for Shell {
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let _timed = self.work.timed(Op::Readlink);
         super::buffers::hold(request);
         match self.posix().readlink(ino.0) {
             Ok(target) => reply.data(&target),
@@ -166,23 +171,27 @@ impl Filesystem for Shell {
     }
 
     fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let _timed = self.work.timed(Op::Mknod);
         let new = NewEntry { dir: parent.0, name: name.as_bytes(), mode, umask, rdev: u64::from(rdev), target: b"" };
         self.entry(self.posix().make(&self.caller(request), &new), reply);
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let _timed = self.work.timed(Op::Mkdir);
         let mode = libc::S_IFDIR | mode & 0o7777;
         let new = NewEntry { dir: parent.0, name: name.as_bytes(), mode, umask, rdev: 0, target: b"" };
         self.entry(self.posix().make(&self.caller(request), &new), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let _timed = self.work.timed(Op::Symlink);
         let (mode, target) = (libc::S_IFLNK | 0o777, target.as_os_str().as_bytes());
         let new = NewEntry { dir: parent.0, name: name.as_bytes(), mode, umask: 0, rdev: 0, target };
         self.entry(self.posix().make(&self.caller(request), &new), reply);
     }
 
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        let _timed = self.work.timed(Op::Create);
         let mode = libc::S_IFREG | mode & 0o7777;
         let new = NewEntry { dir: parent.0, name: name.as_bytes(), mode, umask, rdev: 0, target: b"" };
         let created = self.posix().create(&self.caller(request), &new, flags);
@@ -194,10 +203,12 @@ impl Filesystem for Shell {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Unlink);
         self.empty(self.posix().unlink(&self.caller(request), parent.0, name.as_bytes()), reply);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Rmdir);
         self.empty(self.posix().rmdir(&self.caller(request), parent.0, name.as_bytes()), reply);
     }
 
@@ -211,16 +222,19 @@ impl Filesystem for Shell {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _timed = self.work.timed(Op::Rename);
         let Some(mode) = rename_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
         self.work.rename(self.caller(request), from, to, mode, reply);
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let _timed = self.work.timed(Op::Link);
         self.work.link(self.caller(request), ino.0, newparent.0, newname.as_bytes(), reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _timed = self.work.timed(Op::Open);
         let opened = self.posix().open(&self.caller(request), ino.0, flags.0);
         self.work.before_reply();
         match opened {
@@ -240,6 +254,7 @@ impl Filesystem for Shell {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _timed = self.work.timed(Op::Read);
         super::buffers::hold(request);
         self.work.read(ino.0, offset, size as usize, reply);
     }
@@ -256,11 +271,13 @@ impl Filesystem for Shell {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _timed = self.work.timed(Op::Write);
         let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.work.write(self.caller(request), ino.0, offset, data, drop_privileges, reply);
     }
 
     fn flush(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Flush);
         super::buffers::hold(request);
         self.empty(self.posix().flush(ino.0), reply);
     }
@@ -275,26 +292,31 @@ impl Filesystem for Shell {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _timed = self.work.timed(Op::Release);
         self.posix().release(&self.caller(request), ino.0, flags.0);
         reply.ok();
     }
 
     fn fsync(&self, request: &Request, ino: INodeNo, _handle: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Fsync);
         super::buffers::hold(request);
         self.work.sync(move |posix| posix.fsync(ino.0, datasync), reply);
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Fsyncdir);
         super::buffers::hold(request);
         self.work.sync(move |posix| posix.fsyncdir(ino.0), reply);
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _timed = self.work.timed(Op::Opendir);
         // Asked once: with NO_OPENDIR_SUPPORT this means that directories need no handle, and that the kernel may cache them.
         reply.error(Errno::ENOSYS);
     }
 
     fn readdir(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let _timed = self.work.timed(Op::Readdir);
         super::buffers::hold(request);
         let listed = self.posix().list(ino.0, offset, LIST_BATCH, |position, name, attr| {
             reply.add(INodeNo(attr.ino), position, file_type(attr.mode), OsStr::from_bytes(name))
@@ -306,6 +328,7 @@ impl Filesystem for Shell {
     }
 
     fn readdirplus(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let _timed = self.work.timed(Op::Readdirplus);
         super::buffers::hold(request);
         let listed = self.posix().list(ino.0, offset, LIST_PLUS_BATCH, |position, name, attr| {
             let attributes = self.attributes(attr);
@@ -318,6 +341,7 @@ impl Filesystem for Shell {
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _timed = self.work.timed(Op::Statfs);
         super::buffers::hold(request);
         let space = self.posix().statfs();
         let pages = space.bytes_max / PAGE;
@@ -328,33 +352,40 @@ impl Filesystem for Shell {
     }
 
     fn setxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Setxattr);
         self.empty(self.posix().setxattr(&self.caller(request), ino.0, name.as_bytes(), value, flags), reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _timed = self.work.timed(Op::Getxattr);
         super::buffers::hold(request);
         value(self.posix().getxattr(ino.0, name.as_bytes()), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _timed = self.work.timed(Op::Listxattr);
         super::buffers::hold(request);
         value(self.posix().listxattr(ino.0), size, reply);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Removexattr);
         self.empty(self.posix().removexattr(&self.caller(request), ino.0, name.as_bytes()), reply);
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Access);
         // The kernel decides (default_permissions) and does not ask again.
         reply.error(Errno::ENOSYS);
     }
 
     fn fallocate(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        let _timed = self.work.timed(Op::Fallocate);
         self.work.fallocate(self.caller(request), ino.0, mode, offset..offset.saturating_add(length), reply);
     }
 
     fn lseek(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let _timed = self.work.timed(Op::Lseek);
         super::buffers::hold(request);
         let whence = match whence {
             libc::SEEK_DATA => Seek::Data,
@@ -379,6 +410,7 @@ impl Filesystem for Shell {
         _output: u32,
         reply: fuser::ReplyIoctl,
     ) {
+        let _timed = self.work.timed(Op::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 
@@ -395,6 +427,7 @@ impl Filesystem for Shell {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _timed = self.work.timed(Op::CopyFileRange);
         self.work.copy(self.caller(request), (from.0, from_offset), (to.0, to_offset), length, reply);
     }
 }

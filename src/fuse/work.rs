@@ -9,6 +9,7 @@ use super::holder::Holder;
 use super::outside::{Open, Outside};
 use super::pool::Pool;
 use super::session::Init;
+use super::times::{Op, Timed, Times};
 use crate::env::Env;
 use crate::types::{ByteRange, Fault, Ino};
 use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
@@ -44,6 +45,7 @@ pub(super) struct Work {
     // Handlers that are in an fsync; at most half of them, the others must answer READs and WRITEs.
     syncing: AtomicUsize,
     syncing_max: usize,
+    times: Times,
 }
 
 impl Work {
@@ -60,11 +62,21 @@ impl Work {
             delays: Pool::new("fuse-delay", DELAY_THREADS),
             syncing: AtomicUsize::new(0),
             syncing_max: threads / 2,
+            times: Times::default(),
         }
     }
 
     pub(super) fn posix(&self) -> &Posix {
         &self.posix
+    }
+
+    /// From now until it is dropped.
+    pub(super) fn timed(&self, op: Op) -> Timed<'_> {
+        Timed::new(self.times.of(op), &self.env)
+    }
+
+    pub(super) fn times(&self) -> &Times {
+        &self.times
     }
 
     pub(super) fn connection(&self) -> u64 {
@@ -192,14 +204,21 @@ impl Work {
     /// fsync or fsyncdir: on the handler's own thread (a hand-over costs as much as a fast disk's flush) unless half of the
     /// handlers do so already.
     pub(super) fn sync(self: &Arc<Self>, sync: impl FnOnce(&Posix) -> Result<(), PosixError> + Send + 'static, reply: ReplyEmpty) {
+        let began = self.env.monotonic();
+        let timed = move |work: &Self| work.times.syncs().record(work.env.monotonic().saturating_sub(began));
         if self.syncing.fetch_add(1, Ordering::AcqRel) < self.syncing_max {
             let synced = sync(&self.posix);
             self.syncing.fetch_sub(1, Ordering::AcqRel);
+            timed(self);
             return done(synced, reply);
         }
         self.syncing.fetch_sub(1, Ordering::AcqRel);
         let work = Arc::clone(self);
-        self.syncs.run(move || done(sync(&work.posix), reply));
+        self.syncs.run(move || {
+            let synced = sync(&work.posix);
+            timed(&work);
+            done(synced, reply);
+        });
     }
 
     /// What the kernel holds of a file that is about to get another name comes in before (protocol.md 6.3). The kernel has

@@ -9,6 +9,7 @@ use crate::format::seal::Kind;
 use crate::format::{codec, names, record};
 use crate::rpc;
 use crate::store::Objects;
+use crate::telemetry::Histogram;
 use crate::types::{ByteRange, Fault, FaultKind, Ino, Seq};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -57,6 +58,7 @@ pub struct Fetcher {
     files: Mutex<HashMap<Ino, Arc<AsyncMutex<()>>>>,
     commits: Mutex<LruCache<Seq, Arc<rpc::Commit>>>,
     damaged: Mutex<BTreeSet<String>>,
+    seconds: Histogram,
 }
 
 /// Where a frame lies: in an object, or inline in a commit.
@@ -79,7 +81,14 @@ impl Fetcher {
             files: Mutex::default(),
             commits: Mutex::new(LruCache::new(COMMITS)),
             damaged: Mutex::default(),
+            seconds: Histogram::default(),
         }
+    }
+
+    /// How long those waited who asked for bytes.
+    #[must_use]
+    pub fn seconds(&self) -> &Histogram {
+        &self.seconds
     }
 
     /// Brings `range` of a file here, and what a sequential reader will want next. Gives up after the patience set.
@@ -88,6 +97,7 @@ impl Fetcher {
     /// [`FaultKind::Unknown`]: the store did not answer in time; [`FaultKind::Damaged`]: an object is missing or not what it must
     /// be, named with the file; both concern just these ranges.
     pub async fn fetch(&self, ino: Ino, range: ByteRange, size: u64) -> Result<(), Fault> {
+        let began = self.objects.env().monotonic();
         let widened = self.ahead.lock().get_or_insert_mut(ino, ReadAhead::default).widen(range.clone(), size);
         let sleep = self.objects.env().sleep(self.options.patience);
         let result = tokio::select! {
@@ -97,6 +107,7 @@ impl Fetcher {
                 format!("the store did not give the bytes within {} s; the read fails and works again when the store does", self.options.patience.as_secs()),
             )),
         };
+        self.seconds.record(self.objects.env().monotonic().saturating_sub(began));
         if let Err(fault) = &result {
             tracing::warn!(ino, ?range, %fault, "a read failed: its bytes are not here");
         }

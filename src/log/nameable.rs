@@ -24,6 +24,8 @@ pub struct Nameable {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Approved {
     pub(super) commit: Commit,
+    /// All that it names.
+    pub(super) names: Vec<String>,
 }
 
 impl Nameable {
@@ -69,25 +71,34 @@ impl Nameable {
     /// # Errors
     /// The first object that may not be named.
     pub fn approve(&self, commit: Commit, parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
+        self.approve_with(commit, &[], parent_names)
+    }
+
+    /// The same for a commit whose deltas stand in packs: `framed` is what those deltas name.
+    ///
+    /// # Errors
+    /// As [`Self::approve`].
+    pub fn approve_with(&self, commit: Commit, framed: &[ObjectRef], parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
         let record = LogRecord { kind: Some(Kind::Commit(commit)), ..LogRecord::default() };
-        for object in objects_named(&record) {
+        let mut names = Vec::new();
+        for object in objects_named(&record).into_iter().chain(framed) {
             let known = self.unnamed.get(&object.name).is_some_and(|uploaded| uploaded == object);
             if !known && !self.claimed.contains(&object.name) && !parent_names(&object.name) {
                 let why = "its parent does not name it, this epoch did not upload or adopt it unnamed, and no claim holds it";
                 return Err(LogError::NotNameable { object: object.name.clone(), why });
             }
+            names.push(object.name.clone());
         }
         match record.kind {
-            Some(Kind::Commit(commit)) => Ok(Approved { commit }),
+            Some(Kind::Commit(commit)) => Ok(Approved { commit, names }),
             _ => Err(LogError::NotNameable { object: String::new(), why: "it is no commit" }),
         }
     }
 
     /// A commit is in the log: from now on only its tree can hold what it named.
-    pub(super) fn named(&mut self, commit: &Commit) {
-        let record = LogRecord { kind: Some(Kind::Commit(commit.clone())), ..LogRecord::default() };
-        for object in objects_named(&record) {
-            self.unnamed.remove(&object.name);
+    pub(super) fn named(&mut self, names: &[String]) {
+        for name in names {
+            self.unnamed.remove(name);
         }
     }
 }

@@ -345,7 +345,7 @@ fn a_commit_names_only_its_own_uploads_its_parents_adopted_and_claimed_objects()
     let parents = pack(1, 5);
     assert!(nameable.approve(commit(&parents), &|_| false).is_err());
     nameable.approve(commit(&parents), &|name| name == parents.name).unwrap();
-    nameable.named(&commit(&pack(2, 2)));
+    nameable.named(&[pack(2, 2).name]);
     assert!(nameable.approve(commit(&pack(2, 2)), &|_| false).is_err(), "named once: from now on only as the parent's");
     let changed = ObjectRef { size: 101, ..pack(1, 1) };
     assert!(nameable.approve(commit(&changed), &|_| false).is_err(), "not what was uploaded");

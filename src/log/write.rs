@@ -12,7 +12,7 @@ use super::read::objects_named;
 use super::{At, Created, Hint, LogError, Phase, Reader, Record, Site, Tip, block};
 use crate::format::{names, record};
 use crate::rpc::log_record::Kind;
-use crate::rpc::{Close, Commit, Fence, Holder, LogRecord, ObjectRef, Open};
+use crate::rpc::{Close, Fence, Holder, LogRecord, ObjectRef, Open};
 use crate::types::{CacheId, Epoch, Hash, Nonce, Seq, WriterId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -47,7 +47,8 @@ pub struct Intent {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     intent: Intent,
-    commit: Option<Commit>,
+    /// What a commit names; `None`: it is another record.
+    names: Option<Vec<String>>,
 }
 
 impl Prepared {
@@ -106,6 +107,8 @@ pub struct OpenReport {
     pub intent: Option<Outcome>,
     /// What our `open` adopted.
     pub adopted: Vec<ObjectRef>,
+    /// Those of the cache's unnamed packs that its landed intent names: the parent of the next commit names them.
+    pub landed: Vec<ObjectRef>,
     /// `open` records between the cache's head and ours: the next checkpoint lists them too.
     pub opens: Vec<Seq>,
 }
@@ -156,7 +159,7 @@ impl Writer {
                 return Err(LogError::Held { seq: tip.open.as_ref().map_or(tip.seq, |open| open.seq) });
             }
             let (intent, opens) = reconcile(&reader, &tip, params.cache.as_ref()).await?;
-            let adopted = adoptable(&reader, &tip, &params, intent).await?;
+            let (adopted, landed) = adoptable(&reader, &tip, &params, intent).await?;
             let open = Open { holder: Some(params.holder.clone()), previous_epoch: tip.epoch, adopted, checkpoint: tip.checkpoint };
             match append_open(&reader, &tip, params.writer, Kind::Open(open.clone())).await? {
                 None => hint.seq = tip.seq,
@@ -165,7 +168,7 @@ impl Writer {
                     let (opened, checkpoint, last_commit) = (head.seq, tip.checkpoint, tip.seq);
                     let id = params.writer;
                     let writer = Self { reader, id, head, opened, checkpoint, last_commit, nameable, pending: None, closed: false };
-                    return Ok((writer, OpenReport { before: tip, intent, adopted: open.adopted, opens }));
+                    return Ok((writer, OpenReport { before: tip, intent, adopted: open.adopted, landed, opens }));
                 }
             }
         }
@@ -218,9 +221,9 @@ impl Writer {
     /// # Errors
     /// A number is not resolved yet, or the commit cannot be encoded.
     pub fn prepare(&mut self, approved: Approved) -> Result<Prepared, LogError> {
-        let mut commit = approved.commit;
+        let Approved { mut commit, names } = approved;
         commit.checkpoint = self.checkpoint;
-        self.prepare_kind(Kind::Commit(commit))
+        self.prepare_kind(Kind::Commit(commit)).map(|prepared| Prepared { names: Some(names), ..prepared })
     }
 
     /// The record of a clean end. Everything is committed; nothing is dirty.
@@ -287,10 +290,10 @@ impl Writer {
         self.site().env.failpoint("log.after_put_before_resolve");
         self.pending = None;
         self.head = Head { seq: *seq, hash: *hash, epoch: *epoch };
-        match &prepared.commit {
-            Some(commit) => {
+        match &prepared.names {
+            Some(names) => {
                 self.last_commit = *seq;
-                self.nameable.named(commit);
+                self.nameable.named(names);
             }
             None => self.closed = true,
         }
@@ -405,10 +408,6 @@ fn untrusted(name: String, there: bool) -> LogError {
 fn encode(site: &Site, parent: Seq, parent_hash: Hash, epoch: Epoch, writer: WriterId, kind: Kind) -> Result<Prepared, LogError> {
     let seq = parent + 1;
     let nonce: [u8; 16] = site.env.random();
-    let commit = match &kind {
-        Kind::Commit(commit) => Some(commit.clone()),
-        _ => None,
-    };
     let message = LogRecord {
         seq,
         parent_hash: if seq == 1 { Bytes::new() } else { Bytes::copy_from_slice(parent_hash.as_bytes()) },
@@ -419,7 +418,7 @@ fn encode(site: &Site, parent: Seq, parent_hash: Hash, epoch: Epoch, writer: Wri
         kind: Some(kind),
     };
     let (bytes, hash) = record::encode(&message, &site.sealer, &site.record_name(seq), site.env.random())?;
-    Ok(Prepared { intent: Intent { seq, epoch, nonce: Nonce(nonce), hash, bytes }, commit })
+    Ok(Prepared { intent: Intent { seq, epoch, nonce: Nonce(nonce), hash, bytes }, names: None })
 }
 
 /// Whether a cache agrees with the log: from its head only its own intent, and records that change nothing (`open`, `close`), lead to the end.
@@ -454,13 +453,19 @@ async fn reconcile(reader: &Reader, tip: &Tip, cache: Option<&CacheState>) -> Re
 
 /// Which of a cache's unnamed packs an `open` may adopt: those of the epoch in force or adopted by it, when that epoch was of this very cache;
 /// not those that a landed intent has named; and only those that exist. While no newer `open` stands, gc leaves all of them alone; when one
-/// comes in between, our put fails.
-async fn adoptable(reader: &Reader, tip: &Tip, params: &WriterParams, intent: Option<Outcome>) -> Result<Vec<ObjectRef>, LogError> {
-    let (Some(cache), Some(open)) = (&params.cache, &tip.open) else { return Ok(Vec::new()) };
-    let Some(Kind::Open(open)) = &open.record.kind else { return Ok(Vec::new()) };
+/// comes in between, our put fails. Beside them those that the landed intent has named.
+async fn adoptable(
+    reader: &Reader,
+    tip: &Tip,
+    params: &WriterParams,
+    intent: Option<Outcome>,
+) -> Result<(Vec<ObjectRef>, Vec<ObjectRef>), LogError> {
+    let nothing = Ok((Vec::new(), Vec::new()));
+    let (Some(cache), Some(open)) = (&params.cache, &tip.open) else { return nothing };
+    let Some(Kind::Open(open)) = &open.record.kind else { return nothing };
     let own = |id: &Bytes| CacheId::from_slice(id).filter(|_| *id == params.holder.cache_id);
     if open.holder.as_ref().and_then(|holder| own(&holder.cache_id)).is_none() {
-        return Ok(Vec::new());
+        return nothing;
     }
     let site = reader.site();
     let mut named = BTreeSet::new();
@@ -468,7 +473,12 @@ async fn adoptable(reader: &Reader, tip: &Tip, params: &WriterParams, intent: Op
         && let At::Record(landed) = reader.decode(intent.seq, &site.record_name(intent.seq), &intent.bytes).await?
     {
         named.extend(objects_named(&landed.record).into_iter().map(|object| object.name.clone()));
+        if matches!(&landed.record.kind, Some(Kind::Commit(commit)) if !commit.delta_frames.is_empty()) {
+            // What its deltas name is not known without reading them: any of the cache's packs may be among it.
+            return nothing;
+        }
     }
+    let landed = cache.unnamed.iter().filter(|object| named.contains(&object.name)).cloned().collect();
     let mut adopted = Vec::new();
     for object in &cache.unnamed {
         let Some((_, name)) = names::absolute(site.incarnation, &object.name) else { continue };
@@ -478,5 +488,5 @@ async fn adoptable(reader: &Reader, tip: &Tip, params: &WriterParams, intent: Op
             adopted.push(object.clone());
         }
     }
-    Ok(adopted)
+    Ok((adopted, landed))
 }

@@ -26,6 +26,12 @@ impl Objects {
         Self { store, sealer, incarnation, env }
     }
 
+    /// The same objects, reached by another way to the same store.
+    #[must_use]
+    pub fn with_store(&self, store: Arc<dyn Store>) -> Self {
+        Self { store, ..self.clone() }
+    }
+
     /// The store below.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {

@@ -3,6 +3,7 @@
 use super::StoreError;
 use super::url::{Bucket, Location, StoreUrl};
 use super::wrap::Retries;
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -59,13 +60,13 @@ impl Pace {
 }
 
 /// Requests that a volume which is written all the time may make in an hour, and what one commit takes of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Budget {
     /// `None`: as many as it likes.
     pub requests_per_hour: Option<NonZeroU64>,
 }
 
-/// A commit is a pack and a record, when nothing is known yet.
+/// A commit is a pack and a record, when nothing is known yet; what is less is small and counts as much, so that the lag is steady.
 const REQUESTS_PER_COMMIT: u64 = 2;
 /// So that a commit every 10 s fits.
 const CHARGED: u64 = 3600 / 10 * REQUESTS_PER_COMMIT;
@@ -84,14 +85,40 @@ impl Budget {
     }
 
     /// The lag in force: what the policy asks for, or longer where the budget does not allow that. `spent` is what this volume's
-    /// newest commits took: (requests, commits).
+    /// newest commits took: (requests, commits), see [`Spending`].
     #[must_use]
     pub fn lag(&self, asked: Duration, spent: (u64, u64)) -> Duration {
         let Some(per_hour) = self.requests_per_hour else { return asked };
         let (requests, commits) = spent;
-        let per_commit = if commits == 0 { REQUESTS_PER_COMMIT } else { requests.div_ceil(commits).max(1) };
+        let per_commit = if commits == 0 { REQUESTS_PER_COMMIT } else { requests.div_ceil(commits).max(REQUESTS_PER_COMMIT) };
         let nanoseconds = u128::from(per_commit) * 3_600_000_000_000 / u128::from(per_hour.get());
         asked.max(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+    }
+}
+
+/// What the newest commits took of a budget. Each request widens the lag of the commits after it by its own share of an hour, so
+/// that a checkpoint is paid for too, and by many commits.
+#[derive(Debug, Clone, Default)]
+pub struct Spending {
+    newest: VecDeque<u64>,
+}
+
+/// Commits that one commit's requests are spread over.
+const COMMITS: usize = 32;
+
+impl Spending {
+    /// A commit took so many requests, those of attempts that failed before it included.
+    pub fn commit(&mut self, requests: u64) {
+        if self.newest.len() == COMMITS {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(requests);
+    }
+
+    /// (requests, commits) for [`Budget::lag`].
+    #[must_use]
+    pub fn spent(&self) -> (u64, u64) {
+        (self.newest.iter().sum(), self.newest.len() as u64)
     }
 }
 
@@ -169,8 +196,25 @@ mod tests {
         let budget = Budget { requests_per_hour: NonZeroU64::new(360) };
         assert_eq!(budget.lag(second, (100, 50)), Duration::from_secs(20));
         assert_eq!(budget.lag(second, (101, 50)), Duration::from_secs(30), "a part of a request is a request");
+        assert_eq!(budget.lag(second, (32, 32)), Duration::from_secs(20), "never below that of the first commit");
         assert_eq!(budget.lag(Duration::from_secs(60), (100, 50)), Duration::from_secs(60));
         // Always writing with that lag for an hour costs no more than the budget.
         assert!(3600 / budget.lag(second, (100, 50)).as_secs() * 2 <= 360);
+    }
+
+    #[test]
+    fn every_request_is_paid_for_by_the_commits_after_it() {
+        let budget = Budget { requests_per_hour: NonZeroU64::new(720) };
+        let (mut spending, mut now, mut requests) = (Spending::default(), Duration::ZERO, 0);
+        for commit in 0..2000u64 {
+            // A checkpoint after each 128 commits.
+            let took = if commit % 128 == 127 { 40 } else { 2 };
+            requests += took;
+            spending.commit(took);
+            now += budget.lag(Duration::from_secs(1), spending.spent());
+        }
+        let hours = now.as_secs_f64() / 3600.0;
+        assert!(f64::from(u32::try_from(requests).unwrap()) <= 720.0 * hours, "{requests} in {hours} h");
+        assert_eq!(spending.spent().1, COMMITS as u64);
     }
 }

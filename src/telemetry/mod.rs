@@ -10,11 +10,13 @@
 //! ```
 
 mod exporter;
+mod histogram;
 mod logs;
 pub mod names;
 mod registry;
 
 pub use exporter::Exporter;
+pub use histogram::Histogram;
 pub use logs::{LogFormat, init_logs};
 pub use names::{Desc, Kind};
 pub use registry::{Counter, Gauge, Metrics};

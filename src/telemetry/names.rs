@@ -9,6 +9,8 @@ pub enum Kind {
     Time,
     /// Goes up and down.
     Gauge,
+    /// Durations by their size, in seconds.
+    Histogram,
 }
 
 /// One metric family.
@@ -18,7 +20,7 @@ pub struct Desc {
     pub name: &'static str,
     /// One sentence for the person who meets it in an alert.
     pub help: &'static str,
-    /// Counter, time or gauge.
+    /// Which kind of number.
     pub kind: Kind,
     /// Label names; the values are given in the same order.
     pub labels: &'static [&'static str],
@@ -65,6 +67,13 @@ metrics! {
     HYDRATE_LEFT_BYTES = Kind::Gauge, "holdfast_hydrate_left_bytes", VOLUME,
         "Bytes of the volume that are not in the cache.";
 
+    HYDRATE_FETCH_SECONDS = Kind::Histogram, "holdfast_hydrate_fetch_seconds", VOLUME,
+        "Time until bytes that somebody waits for came from the store, or were given up.";
+
+    WRITEBACK_SEAL_SECONDS = Kind::Histogram, "holdfast_writeback_seal_seconds", VOLUME,
+        "Time of a seal: what the kernel holds brought in, and all that changed frozen.";
+    WRITEBACK_COMMIT_SECONDS = Kind::Histogram, "holdfast_writeback_commit_seconds", VOLUME,
+        "Time from a frozen seal to its commit in the log and taken over by the cache.";
     WRITEBACK_COMMITS = Kind::Counter, "holdfast_writeback_commits_total", VOLUME,
         "Commits that this driver stored.";
     WRITEBACK_CHECKPOINTS = Kind::Counter, "holdfast_writeback_checkpoints_total", VOLUME,
@@ -77,6 +86,15 @@ metrics! {
         "Bytes of packs stored, as sealed.";
     WRITEBACK_LAG_SECONDS = Kind::Gauge, "holdfast_writeback_lag_seconds", VOLUME,
         "The lag in force: the policy's, or wider when the request budget asks for it.";
+    WRITEBACK_REQUESTS = Kind::Counter, "holdfast_writeback_requests_total", VOLUME,
+        "Requests that writing took, without attempts that failed: what the request budget goes by.";
+    WRITEBACK_REQUEST_BUDGET = Kind::Gauge, "holdfast_writeback_request_budget", VOLUME,
+        "Requests an hour that writing all the time may cost; 0: any number.";
+
+    FUSE_REQUEST_SECONDS = Kind::Histogram, "holdfast_fuse_request_seconds", &["volume", "opcode"],
+        "Requests of the kernel: time until the handler had answered, or had handed it to a thread that may wait.";
+    FUSE_SYNC_SECONDS = Kind::Histogram, "holdfast_fuse_sync_seconds", VOLUME,
+        "Time until an fsync of a file or directory was answered.";
 
     VOLUME_SAFE = Kind::Gauge, "holdfast_volume_safe", VOLUME,
         "1 when `status` would say SAFE.";
@@ -108,7 +126,9 @@ mod tests {
             let module = desc.name.strip_prefix("holdfast_").and_then(|rest| rest.split('_').next()).unwrap();
             assert!(modules.contains(&module), "{}", desc.name);
             assert!(desc.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", desc.name);
-            assert_eq!(desc.name.ends_with("_total"), desc.kind != Kind::Gauge, "{}", desc.name);
+            let counts = matches!(desc.kind, Kind::Counter | Kind::Time);
+            assert_eq!(desc.name.ends_with("_total"), counts, "{}", desc.name);
+            assert!(desc.kind != Kind::Histogram || desc.name.ends_with("_seconds"), "{}", desc.name);
             assert_eq!(desc.name.ends_with("_seconds_total"), desc.kind == Kind::Time, "{}", desc.name);
             assert!(desc.help.ends_with('.') && !desc.help.contains('\n'), "{}", desc.name);
         }

@@ -1,6 +1,7 @@
 //! Counters and gauges by name and label values, and their text form. Handles are an atomic each: counting on the path of a
 //! request costs no lock.
 
+use super::histogram::Histogram;
 use super::names::{self, Desc, Kind};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ struct Inner {
 enum Slot {
     Counter(Counter),
     Gauge(Gauge),
+    Histogram(Histogram),
 }
 
 /// Only grows.
@@ -96,7 +98,7 @@ impl Metrics {
     pub fn counter(&self, desc: &'static Desc, labels: &[&str]) -> Counter {
         match self.slot(desc, labels) {
             Slot::Counter(counter) => counter,
-            Slot::Gauge(_) => wrong_kind(desc),
+            Slot::Gauge(_) | Slot::Histogram(_) => wrong_kind(desc),
         }
     }
 
@@ -105,7 +107,16 @@ impl Metrics {
     pub fn gauge(&self, desc: &'static Desc, labels: &[&str]) -> Gauge {
         match self.slot(desc, labels) {
             Slot::Gauge(gauge) => gauge,
-            Slot::Counter(_) => wrong_kind(desc),
+            Slot::Counter(_) | Slot::Histogram(_) => wrong_kind(desc),
+        }
+    }
+
+    /// Exports a histogram that is kept by the part that fills it. Once more with the same labels: the newer one counts.
+    pub fn attach(&self, desc: &'static Desc, labels: &[&str], histogram: &Histogram) {
+        if let Slot::Histogram(_) = self.slot(desc, labels) {
+            self.put(desc, labels, Slot::Histogram(histogram.clone()));
+        } else {
+            wrong_kind::<Histogram>(desc);
         }
     }
 
@@ -144,13 +155,16 @@ impl Metrics {
     }
 
     fn slot(&self, desc: &'static Desc, labels: &[&str]) -> Slot {
-        let family = names::ALL.iter().position(|known| std::ptr::eq(*known, desc)).unwrap_or(usize::MAX);
-        if family == usize::MAX || labels.len() != desc.labels.len() {
-            tracing::error!(name = desc.name, "a metric is used with the wrong number of labels; it is not exported");
-            return new_slot(desc);
+        match key(desc, labels) {
+            Some(key) => self.0.series.lock().entry(key).or_insert_with(|| new_slot(desc)).clone(),
+            None => new_slot(desc),
         }
-        let key = (family, labels.iter().map(|label| (*label).to_owned()).collect());
-        self.0.series.lock().entry(key).or_insert_with(|| new_slot(desc)).clone()
+    }
+
+    fn put(&self, desc: &'static Desc, labels: &[&str], slot: Slot) {
+        if let Some(key) = key(desc, labels) {
+            self.0.series.lock().insert(key, slot);
+        }
     }
 }
 
@@ -160,10 +174,19 @@ impl fmt::Debug for Metrics {
     }
 }
 
+fn key(desc: &'static Desc, labels: &[&str]) -> Option<(usize, Vec<String>)> {
+    let family = names::ALL.iter().position(|known| std::ptr::eq(*known, desc)).filter(|_| labels.len() == desc.labels.len());
+    if family.is_none() {
+        tracing::error!(name = desc.name, "a metric is used with the wrong number of labels; it is not exported");
+    }
+    Some((family?, labels.iter().map(|label| (*label).to_owned()).collect()))
+}
+
 fn new_slot(desc: &Desc) -> Slot {
     match desc.kind {
         Kind::Counter | Kind::Time => Slot::Counter(Counter::default()),
         Kind::Gauge => Slot::Gauge(Gauge::default()),
+        Kind::Histogram => Slot::Histogram(Histogram::default()),
     }
 }
 
@@ -178,6 +201,7 @@ fn type_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Counter | Kind::Time => "counter",
         Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
     }
 }
 
@@ -189,8 +213,23 @@ fn write_series(text: &mut String, desc: &Desc, values: &[String], slot: &Slot) 
         (Slot::Counter(counter), Kind::Time) => number(counter.get() as f64 / 1e9),
         (Slot::Counter(counter), _) => counter.get().to_string(),
         (Slot::Gauge(gauge), _) => number(gauge.get()),
+        (Slot::Histogram(histogram), _) => return write_histogram(text, desc.name, &labels, histogram),
     };
     writeln!(text, "{}{braced} {value}", desc.name)
+}
+
+fn write_histogram(text: &mut String, name: &str, labels: &[String], histogram: &Histogram) -> fmt::Result {
+    let all = labels.iter().map(|label| format!("{label},")).collect::<String>();
+    let mut last = 0;
+    for (bound, count) in histogram.cumulative() {
+        writeln!(text, "{name}_bucket{{{all}le=\"{}\"}} {count}", number(bound.as_secs_f64()))?;
+        last = count;
+    }
+    // Read after the buckets: it may have grown, and must not be less than they are.
+    let count = histogram.count().max(last);
+    let braced = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    writeln!(text, "{name}_bucket{{{all}le=\"+Inf\"}} {count}")?;
+    writeln!(text, "{name}_sum{braced} {}\n{name}_count{braced} {count}", number(histogram.sum().as_secs_f64()))
 }
 
 fn number(value: f64) -> String {
@@ -247,6 +286,27 @@ mod tests {
         metrics.forget_volume("a");
         let text = metrics.export();
         assert!(text.contains("{volume=\"b\"} 7") && !text.contains("{volume=\"a\"}"), "{text}");
+    }
+
+    #[test]
+    fn histogram_is_exported_as_it_is_when_asked_for() {
+        let (metrics, histogram) = (Metrics::new(), Histogram::default());
+        metrics.attach(&names::FUSE_REQUEST_SECONDS, &["a", "read"], &histogram);
+        histogram.record(std::time::Duration::from_micros(3));
+        histogram.record(std::time::Duration::from_secs(100));
+        metrics.attach(&names::FUSE_REQUEST_SECONDS, &["a", "read"], &histogram);
+        let text = metrics.export();
+        for line in [
+            "# TYPE holdfast_fuse_request_seconds histogram",
+            "holdfast_fuse_request_seconds_bucket{volume=\"a\",opcode=\"read\",le=\"0.000001\"} 0",
+            "holdfast_fuse_request_seconds_bucket{volume=\"a\",opcode=\"read\",le=\"0.000004\"} 1",
+            "holdfast_fuse_request_seconds_bucket{volume=\"a\",opcode=\"read\",le=\"67.108864\"} 1",
+            "holdfast_fuse_request_seconds_bucket{volume=\"a\",opcode=\"read\",le=\"+Inf\"} 2",
+            "holdfast_fuse_request_seconds_sum{volume=\"a\",opcode=\"read\"} 100.000003",
+            "holdfast_fuse_request_seconds_count{volume=\"a\",opcode=\"read\"} 2",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+        }
     }
 
     #[test]

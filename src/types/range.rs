@@ -5,11 +5,24 @@ use std::collections::BTreeMap;
 /// `start <= x < end`. Empty when `start == end`; `start <= end` always.
 pub type ByteRange = std::ops::Range<u64>;
 
-/// A set of bytes as disjoint, non-touching, non-empty ranges in order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A set of bytes as disjoint, non-touching, non-empty ranges in order. Most sets have one range at the most: it needs no memory of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeSet {
-    // start -> end
-    ranges: BTreeMap<u64, u64>,
+    ranges: Ranges,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ranges {
+    /// The empty set when it is empty.
+    One(u64, u64),
+    /// start -> end; two at least.
+    Many(BTreeMap<u64, u64>),
+}
+
+impl Default for RangeSet {
+    fn default() -> Self {
+        Self { ranges: Ranges::One(0, 0) }
+    }
 }
 
 impl RangeSet {
@@ -24,20 +37,17 @@ impl RangeSet {
         if range.is_empty() {
             return;
         }
-        let (mut start, mut end) = (range.start, range.end);
-        if let Some((&s, &e)) = self.ranges.range(..=start).next_back()
-            && e >= start
-        {
-            if e >= end {
-                return;
+        match &mut self.ranges {
+            Ranges::One(start, end) if start == end => (*start, *end) = (range.start, range.end),
+            Ranges::One(start, end) if range.start <= *end && *start <= range.end => {
+                (*start, *end) = ((*start).min(range.start), (*end).max(range.end));
             }
-            start = s;
+            Ranges::One(start, end) => self.ranges = Ranges::Many(BTreeMap::from([(*start, *end), (range.start, range.end)])),
+            Ranges::Many(many) => {
+                insert(many, range);
+                self.settle();
+            }
         }
-        while let Some((&s, &e)) = self.ranges.range(start..=end).next() {
-            end = end.max(e);
-            self.ranges.remove(&s);
-        }
-        self.ranges.insert(start, end);
     }
 
     /// Takes a range out.
@@ -45,27 +55,51 @@ impl RangeSet {
         if range.is_empty() {
             return;
         }
-        if let Some((&s, &e)) = self.ranges.range(..range.start).next_back()
-            && e > range.start
-        {
-            self.ranges.insert(s, range.start);
-            if e > range.end {
-                self.ranges.insert(range.end, e);
-                return;
+        match &mut self.ranges {
+            Ranges::One(start, end) if range.end <= *start || *end <= range.start => {}
+            Ranges::One(start, end) => match (*start < range.start, range.end < *end) {
+                (true, true) => self.ranges = Ranges::Many(BTreeMap::from([(*start, range.start), (range.end, *end)])),
+                (true, false) => *end = range.start,
+                (false, true) => *start = range.end,
+                (false, false) => (*start, *end) = (0, 0),
+            },
+            Ranges::Many(many) => {
+                remove(many, &range);
+                self.settle();
             }
         }
-        while let Some((&s, &e)) = self.ranges.range(range.start..range.end).next() {
-            self.ranges.remove(&s);
-            if e > range.end {
-                self.ranges.insert(range.end, e);
-            }
+    }
+
+    fn settle(&mut self) {
+        if let Ranges::Many(many) = &self.ranges
+            && many.len() < 2
+        {
+            let (start, end) = many.first_key_value().map_or((0, 0), |(start, end)| (*start, *end));
+            self.ranges = Ranges::One(start, end);
+        }
+    }
+
+    /// The ranges that begin within `starts`, in order.
+    fn starting(&self, starts: ByteRange) -> impl DoubleEndedIterator<Item = (u64, u64)> + '_ {
+        let (one, many) = match &self.ranges {
+            Ranges::One(start, end) => (Some((*start, *end)).filter(|_| start < end && starts.contains(start)), None),
+            Ranges::Many(many) => (None, Some(many.range(starts).map(|(start, end)| (*start, *end)))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    /// The last range that begins at `at` or before.
+    fn before(&self, at: u64) -> Option<(u64, u64)> {
+        match &self.ranges {
+            Ranges::One(start, end) => Some((*start, *end)).filter(|_| start < end && *start <= at),
+            Ranges::Many(many) => many.range(..=at).next_back().map(|(start, end)| (*start, *end)),
         }
     }
 
     /// Whether every byte of `range` is in the set.
     #[must_use]
     pub fn contains(&self, range: ByteRange) -> bool {
-        range.is_empty() || self.ranges.range(..=range.start).next_back().is_some_and(|(_, &e)| e >= range.end)
+        range.is_empty() || self.before(range.start).is_some_and(|(_, end)| end >= range.end)
     }
 
     /// Whether any byte of `range` is in the set.
@@ -76,9 +110,9 @@ impl RangeSet {
 
     /// The parts of the set inside `range`, in order.
     pub fn within(&self, range: ByteRange) -> impl Iterator<Item = ByteRange> + '_ {
-        let first = self.ranges.range(..=range.start).next_back().filter(|(_, e)| **e > range.start).map(|(s, e)| (*s, *e));
+        let first = self.before(range.start).filter(|(_, end)| *end > range.start);
         let from = if range.is_empty() { range.end } else { range.start + 1 };
-        let rest = self.ranges.range(from..range.end.max(from)).map(|(s, e)| (*s, *e));
+        let rest = self.starting(from..range.end.max(from));
         first.into_iter().chain(rest).map(move |(s, e)| s.max(range.start)..e.min(range.end)).filter(|part| part.start < part.end)
     }
 
@@ -101,31 +135,69 @@ impl RangeSet {
 
     /// All ranges in order.
     pub fn iter(&self) -> impl Iterator<Item = ByteRange> + '_ {
-        self.ranges.iter().map(|(s, e)| *s..*e)
+        self.starting(0..u64::MAX).map(|(start, end)| start..end)
     }
 
     /// Bytes in the set.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.ranges.iter().map(|(s, e)| e - s).sum()
+        self.iter().map(|range| range.end - range.start).sum()
     }
 
     /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        matches!(&self.ranges, Ranges::One(start, end) if start == end)
     }
 
     /// Number of ranges.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.ranges.len()
+        match &self.ranges {
+            Ranges::One(start, end) => usize::from(start < end),
+            Ranges::Many(many) => many.len(),
+        }
     }
 
     /// The end of the last range, if any.
     #[must_use]
     pub fn end(&self) -> Option<u64> {
-        self.ranges.last_key_value().map(|(_, e)| *e)
+        self.starting(0..u64::MAX).next_back().map(|(_, end)| end)
+    }
+}
+
+fn insert(many: &mut BTreeMap<u64, u64>, range: ByteRange) {
+    let (mut start, mut end) = (range.start, range.end);
+    if let Some((&s, &e)) = many.range(..=start).next_back()
+        && e >= start
+    {
+        if e >= end {
+            return;
+        }
+        start = s;
+    }
+    while let Some((&s, &e)) = many.range(start..=end).next() {
+        end = end.max(e);
+        many.remove(&s);
+    }
+    many.insert(start, end);
+}
+
+fn remove(many: &mut BTreeMap<u64, u64>, range: &ByteRange) {
+    if let Some((&s, &e)) = many.range(..range.start).next_back()
+        && e > range.start
+    {
+        many.insert(s, range.start);
+        if e > range.end {
+            many.insert(range.end, e);
+            return;
+        }
+    }
+    while let Some((&s, &e)) = many.range(range.start..range.end).next() {
+        many.remove(&s);
+        if e > range.end {
+            many.insert(range.end, e);
+        }
     }
 }
 
@@ -164,6 +236,10 @@ mod tests {
             prop_assert_eq!(gaps, range.clone().filter(|i| !bytes[*i as usize]).collect::<Vec<_>>());
             let ends: Vec<_> = set.iter().collect();
             prop_assert!(ends.windows(2).all(|w| w[0].end < w[1].start));
+            prop_assert_eq!(set.end(), ends.last().map(|range| range.end));
+            prop_assert_eq!((set.count(), set.is_empty()), (ends.len(), ends.is_empty()));
+            // The same bytes are the same set, whatever it was before.
+            prop_assert_eq!(ends.into_iter().collect::<RangeSet>(), set);
         }
     }
 }

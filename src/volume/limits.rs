@@ -31,8 +31,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    fn dirty_permille(&self) -> u64 {
-        self.cache.dirty_bytes().saturating_mul(1000) / self.sizes.dirty_max.max(1)
+    /// How near a limit is: what is in no commit to its own, and with what never will be in one (`local`) to the cache's, since
+    /// neither can be evicted (protocol.md 7.6).
+    fn full_permille(&self) -> u64 {
+        let permille = |bytes: u64, max: u64| bytes.saturating_mul(1000) / max.max(1);
+        permille(self.cache.dirty_bytes(), self.sizes.dirty_max).max(permille(self.cache.pinned_bytes(), self.sizes.cache_max))
     }
 }
 
@@ -44,7 +47,7 @@ impl Gate for Limits {
         match what {
             // A success would be no lie: fsync makes bytes durable here whatever the store does.
             Admission::Sync => Ok(()),
-            Admission::Create | Admission::OpenForWriting | Admission::Grow if self.dirty_permille() >= 1000 => Err(PosixError::NoSpace),
+            Admission::Create | Admission::OpenForWriting | Admission::Grow if self.full_permille() >= 1000 => Err(PosixError::NoSpace),
             Admission::Create | Admission::OpenForWriting | Admission::Grow => Ok(()),
         }
     }
@@ -54,7 +57,7 @@ impl Gate for Limits {
     }
 
     fn delay(&self) -> Option<Duration> {
-        delay(self.dirty_permille())
+        delay(self.full_permille())
     }
 
     fn space(&self, cache: Space) -> Space {
@@ -63,15 +66,54 @@ impl Gate for Limits {
 }
 
 /// None below the mark, then growing to the longest at the limit.
-fn delay(dirty_permille: u64) -> Option<Duration> {
-    let over = dirty_permille.checked_sub(SLOW_PERMILLE).filter(|over| *over > 0)?;
+fn delay(full_permille: u64) -> Option<Duration> {
+    let over = full_permille.checked_sub(SLOW_PERMILLE).filter(|over| *over > 0)?;
     let share = over.min(1000 - SLOW_PERMILLE);
     Some(DELAY_MAX.mul_f64(share as f64 / (1000 - SLOW_PERMILLE) as f64))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::late::Late;
     use super::*;
+    use crate::cache::{CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update};
+    use crate::env::Env;
+    use crate::types::{CacheId, Domain, Identity, Incarnation, ROOT, StoreId};
+
+    #[test]
+    fn local_bytes_count_against_the_limit_of_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let origin = CacheOrigin {
+            store_id: StoreId([1; 16]),
+            incarnation: Incarnation([2; 16]),
+            identity: Identity::parse("test").unwrap(),
+            cache_id: CacheId([3; 16]),
+        };
+        let mut options = CacheOptions::new(dir.path().join("cache"));
+        (options.log_bytes, options.any_file_system, options.no_sync) = (4 << 20, true, true);
+        let cache = Cache::create(Env::real(), options, &origin).unwrap();
+        cache.set_epoch(1).unwrap();
+        let new = NewInode { mode: libc::S_IFREG | 0o600, ..NewInode::default() };
+        let make = |update: &mut Update<'_>| -> Result<(u64, SavedReply), CacheError> {
+            let ino = update.new_inode(&new)?.ino;
+            update.set_name(ROOT, b"f", ino)?;
+            Ok((ino, SavedReply::Empty))
+        };
+        let ino = cache.update(None, make).unwrap();
+        cache.write(None, ino, 0, &[1; 100_000]).unwrap();
+        let seal = cache.seal(&mut |_, _| Domain::Local).unwrap();
+        cache.abandon(seal).unwrap();
+        assert_eq!(cache.dirty_content(), 0, "no commit will take it");
+        let sizes = |cache_max| Sizes { cache_max, dirty_max: cache_max / 2, capacity: None };
+        let limits = |cache_max| {
+            let late = LateProgress(Arc::new(Late::default()));
+            Limits { cache: Arc::clone(&cache), late, sizes: sizes(cache_max) }
+        };
+        assert_eq!(limits(1 << 20).admit(Admission::Create), Ok(()));
+        assert_eq!(limits(100_000).admit(Admission::Create), Err(PosixError::NoSpace));
+        assert_eq!(limits(100_000).admit(Admission::Sync), Ok(()));
+        assert!(limits(100_000).delay().is_some());
+    }
 
     #[test]
     fn writes_are_slowed_only_near_the_limit_and_never_for_long() {

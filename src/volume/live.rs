@@ -15,8 +15,9 @@ use crate::log::lookup::Books;
 use crate::log::{Hint, Lookup, Phase, Reader, Site};
 use crate::policy::Tier;
 use crate::store::Objects;
+use crate::telemetry::{Desc, Histogram, names};
 use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
-use crate::writeback::{Classifier, Ended, KernelPages, LastCommit, Parts, State, WriteBack};
+use crate::writeback::{Classifier, Ended, KernelPages, Lag, LastCommit, Parts, State, WriteBack};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -220,12 +221,15 @@ impl Volume {
 
     /// Starts what needs the store.
     fn start(self: &Arc<Self>, params: &OpenParams, opened: Opened, run: RunOptions) {
-        let Opened { objects, cache, writer, tail, last, report } = opened;
-        let fetcher = Arc::new(Fetcher::new(objects.clone(), Arc::clone(&cache), run.fetch));
+        let Opened { objects, cache, writer, tail, last, report, requests, landed } = opened;
+        // What is read is not counted as what writing costs.
+        let reading = objects.with_store(Arc::clone(&params.books.store));
+        let fetcher = Arc::new(Fetcher::new(reading, Arc::clone(&cache), run.fetch));
         let lag = params.policy.rules().filter_map(|(_, _, tier)| tier.lag()).min().unwrap_or(Duration::from_secs(1));
         debug_assert!(Tier::LAG_MIN <= lag);
         let classifier = Classifier::new(params.policy.clone());
-        let parts = Parts { objects, cache, writer, tail, classifier, lag, dirty_max: params.sizes.dirty_max };
+        let (budget, dirty_max) = (params.budget, params.sizes.dirty_max);
+        let parts = Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max };
         let (writeback, run_loop) = WriteBack::new(parts);
         if let Some(last) = last {
             writeback.progress().set_last_commit(last);
@@ -320,8 +324,24 @@ impl Volume {
 
     /// How old a change may become before it is sealed; zero for a reader.
     #[must_use]
-    pub fn lag(&self) -> Duration {
-        self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or(Duration::ZERO, |writeback| writeback.lag())
+    pub fn lag(&self) -> Lag {
+        self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or_else(Lag::default, |writeback| writeback.lag())
+    }
+
+    /// Tells the times of fetches, seals and commits, as far as there are any.
+    pub fn timings(&self, tell: &mut dyn FnMut(&'static Desc, &Histogram)) {
+        let Some(engine) = self.engine.engine.get() else { return };
+        tell(&names::HYDRATE_FETCH_SECONDS, engine.fetcher.seconds());
+        if let Some(writeback) = &engine.writeback {
+            tell(&names::WRITEBACK_SEAL_SECONDS, writeback.progress().seals());
+            tell(&names::WRITEBACK_COMMIT_SECONDS, writeback.progress().commits());
+        }
+    }
+
+    /// Requests that writing made so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or(0, |writeback| writeback.requests())
     }
 
     /// Stored objects that were found damaged or missing since the start, by name.

@@ -13,7 +13,8 @@ use crate::log::lookup::{Books, Found};
 use crate::log::{self, CacheState, Hint, LogError, Lookup, Outcome, Phase, Reader, Site, Tip, Writer, WriterParams};
 use crate::policy::Policy;
 use crate::rpc::{self, log_record::Kind};
-use crate::store::Objects;
+use crate::store::plan::Budget;
+use crate::store::{Counters, Counting, Objects, Store};
 use crate::types::{CacheId, Fault, FaultKind, Identity, Incarnation, WriterId};
 use crate::writeback::{LastCommit, Tail};
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub struct OpenParams {
     pub policy: Policy,
     /// Limits.
     pub sizes: Sizes,
+    /// What writing may cost in requests.
+    pub budget: Budget,
     /// Take the volume from a holder that did not close it: a person said so.
     pub take_over: bool,
     /// Who opens: stands in the `open` record.
@@ -53,6 +56,10 @@ pub(super) struct Opened {
     pub(super) tail: Tail,
     pub(super) last: Option<LastCommit>,
     pub(super) report: Report,
+    /// Counts the requests of `objects` and `writer`.
+    pub(super) requests: Arc<Counters>,
+    /// Packs of the commit that was under way when the last process ended, if it landed.
+    pub(super) landed: Vec<rpc::ObjectRef>,
 }
 
 /// What opening found, for whoever tells it to a person.
@@ -105,7 +112,7 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
         match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, cache.as_ref())?, &may_open).await {
             Ok((writer, opened)) => {
                 return match cache {
-                    Some(cache) => go_on(place.objects, &place.reader, cache, writer, opened, report).await,
+                    Some(cache) => go_on(place, cache, writer, opened, report).await,
                     None => fill(params, place, writer, opened.before, cache_id, report).await,
                 };
             }
@@ -129,8 +136,8 @@ pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &
     let place = place(params, waiting).await?;
     let cache_id = cache.origin().cache_id;
     check_holder(params, &place.tip, Some(cache_id))?;
-    let (writer, opened) = Writer::open(place.site, writer_params(params, &place.tip, cache_id, Some(&cache))?).await?;
-    go_on(place.objects, &place.reader, cache, writer, opened, Report::default()).await
+    let (writer, opened) = Writer::open(place.site.clone(), writer_params(params, &place.tip, cache_id, Some(&cache))?).await?;
+    go_on(place, cache, writer, opened, Report::default()).await
 }
 
 /// A volume's place in the store, and where its log ends.
@@ -140,6 +147,7 @@ struct Place {
     reader: Reader,
     tip: Tip,
     created: bool,
+    requests: Arc<Counters>,
 }
 
 async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Place, Fault> {
@@ -150,11 +158,13 @@ async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<P
         Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
     };
     let sealer = data_sealer(books, &found)?;
-    let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer.clone(), found.incarnation);
-    let objects = Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone());
+    let requests = Arc::new(Counters::default());
+    let store: Arc<dyn Store> = Arc::new(Counting::new(Arc::clone(&books.store), Arc::clone(&requests), books.env.clone()));
+    let site = Site::new(Arc::clone(&store), books.env.clone(), sealer.clone(), found.incarnation);
+    let objects = Objects::new(store, sealer, found.incarnation, books.env.clone());
     let reader = Reader::new(site.clone());
     let tip = reader.tip(Hint::default()).await?;
-    Ok(Place { objects, site, reader, tip, created })
+    Ok(Place { objects, site, reader, tip, created, requests })
 }
 
 /// The sealer with a volume's data key.
@@ -242,11 +252,10 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
                 hash: intent.hash,
                 bytes: Bytes::from(intent.bytes),
             });
-            cache.head().map(|head| CacheState {
-                head: log::Head { seq: head.seq, hash: head.hash, epoch: head.epoch },
-                intent,
-                unnamed: Vec::new(),
-            })
+            let mut unnamed: Vec<rpc::ObjectRef> = cache.uploads()?.into_iter().map(|upload| upload.object).collect();
+            unnamed.dedup();
+            let head = cache.head();
+            head.map(|head| CacheState { head: log::Head { seq: head.seq, hash: head.hash, epoch: head.epoch }, intent, unnamed })
         }
     };
     Ok(WriterParams {
@@ -264,14 +273,8 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
 }
 
 /// A surviving cache goes on: its intent is resolved, its head moves to our `open`.
-async fn go_on(
-    objects: Objects,
-    reader: &Reader,
-    cache: Arc<Cache>,
-    writer: Writer,
-    opened: log::OpenReport,
-    mut report: Report,
-) -> Result<Opened, Fault> {
+async fn go_on(place: Place, cache: Arc<Cache>, writer: Writer, opened: log::OpenReport, mut report: Report) -> Result<Opened, Fault> {
+    let Place { objects, reader, requests, .. } = place;
     let head = writer.head();
     if opened.intent == Some(Outcome::Landed) {
         tracing::info!("the commit that was under way when the last driver ended is in the log");
@@ -287,8 +290,8 @@ async fn go_on(
     tail.opened(head.seq);
     report.resumed = true;
     // For status and flush: nothing decides by it.
-    let last = source::newest_commit(reader, opened.before.seq).await;
-    Ok(Opened { objects, cache, writer, tail, last, report })
+    let last = source::newest_commit(&reader, opened.before.seq).await;
+    Ok(Opened { objects, cache, writer, tail, last, report, requests, landed: opened.landed })
 }
 
 /// A fresh cache is filled with what the log shows.
@@ -300,7 +303,7 @@ async fn fill(
     cache_id: CacheId,
     mut report: Report,
 ) -> Result<Opened, Fault> {
-    let Place { objects, reader, .. } = place;
+    let Place { objects, reader, requests, .. } = place;
     let origin = CacheOrigin {
         store_id: params.books.sealer.store(),
         incarnation: objects.incarnation(),
@@ -328,7 +331,7 @@ async fn fill(
     .await?;
     tail.opened(head.seq);
     report.hydrated = last;
-    Ok(Opened { objects, cache, writer, tail, last, report })
+    Ok(Opened { objects, cache, writer, tail, last, report, requests, landed: Vec::new() })
 }
 
 /// Moves a cache directory out of the way, beside itself. Never deletes.

@@ -6,7 +6,7 @@ use crate::log::{self, At, Reader, Record};
 use crate::rpc::{Checkpoint, Commit, log_record::Kind};
 use crate::store::Objects;
 use crate::types::{Fault, FaultKind, Hash, Seq};
-use crate::writeback::{LastCommit, Tail};
+use crate::writeback::{LastCommit, PackedDelta, Tail};
 
 /// The state of a volume at one record.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) async fn read(objects: &Objects, reader: &Reader, checkpoint: Seq, at
         match &record.record.kind {
             Some(Kind::Commit(commit)) => {
                 let deltas = objects.deltas(commit).await?;
-                shown.tail.commit(record.seq, commit, &deltas);
+                shown.tail.commit(record.seq, &commit.inline_frames, deltas.iter().map(PackedDelta::of).collect());
                 shown.last = Some(last_of(record.seq, commit));
                 shown.source.commits.push((record.seq, deltas));
             }

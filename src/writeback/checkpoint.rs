@@ -4,12 +4,13 @@
 //! by construction what the checkpoint says. Parts that nothing touched are shared with the newest checkpoint (protocol.md 3).
 //! Extents that lie inline in commits are gathered into packs here, so that the head needs packs only.
 
+use super::changes::{Changes, PackedDelta};
 use super::progress::Progress;
 use super::upload::{put_pack, put_until_stored};
 use crate::format::checkpoint::PlainPart;
 use crate::format::pack::{Builder, PackBytes};
 use crate::format::seal::hash;
-use crate::format::tree::{self, ExtentMap, Item, Key, Overlay, Place};
+use crate::format::tree::{self, ExtentMap, Item, Key, Place};
 use crate::format::{checkpoint, codec, names};
 use crate::log::{self, Reader, Record, Site};
 use crate::rpc::{self, log_record::Kind};
@@ -28,7 +29,9 @@ const PART_PLAIN_TARGET: usize = 2 << 20;
 pub struct Tail {
     /// The newest checkpoint.
     base: Option<rpc::Checkpoint>,
-    overlay: Overlay,
+    changes: Vec<(Seq, PackedDelta)>,
+    next_inode: u64,
+    next_cookie: u64,
     /// Inline frames of those commits: codec byte and data.
     inline: HashMap<(Seq, u32), Bytes>,
     opens: Vec<Seq>,
@@ -43,7 +46,7 @@ pub struct Tail {
 struct Unread {
     checkpoint: Seq,
     upto: (Seq, Hash),
-    later: Vec<(Seq, rpc::Commit, Vec<rpc::Delta>)>,
+    later: Vec<(Seq, Vec<Bytes>, Vec<PackedDelta>)>,
     later_opens: Vec<Seq>,
 }
 
@@ -81,22 +84,24 @@ impl Tail {
         }
     }
 
-    /// Takes a commit in, with its deltas in order.
-    pub fn commit(&mut self, seq: Seq, commit: &rpc::Commit, deltas: &[rpc::Delta]) {
+    /// Takes a commit in: its inline frames, and its deltas in order.
+    pub fn commit(&mut self, seq: Seq, inline_frames: &[Bytes], deltas: Vec<PackedDelta>) {
         self.commits += 1;
-        self.bytes += deltas.iter().map(|delta| delta.encoded_len() as u64).sum::<u64>();
-        self.bytes += commit.inline_frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        self.bytes += deltas.iter().map(PackedDelta::plain_length).sum::<u64>();
+        self.bytes += inline_frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
         match &mut self.unread {
-            Some(unread) => unread.later.push((seq, commit.clone(), deltas.to_vec())),
-            None => self.lay(seq, commit, deltas),
+            Some(unread) => unread.later.push((seq, inline_frames.to_vec(), deltas)),
+            None => self.lay(seq, inline_frames, deltas),
         }
     }
 
-    fn lay(&mut self, seq: Seq, commit: &rpc::Commit, deltas: &[rpc::Delta]) {
+    fn lay(&mut self, seq: Seq, inline_frames: &[Bytes], deltas: Vec<PackedDelta>) {
         for delta in deltas {
-            self.overlay.apply(seq, delta);
+            self.next_inode = self.next_inode.max(delta.next_inode);
+            self.next_cookie = self.next_cookie.max(delta.next_cookie);
+            self.changes.push((seq, delta));
         }
-        for (frame, bytes) in (0u32..).zip(&commit.inline_frames) {
+        for (frame, bytes) in (0u32..).zip(inline_frames) {
             self.inline.insert((seq, frame), bytes.clone());
         }
     }
@@ -126,14 +131,17 @@ impl Tail {
         let mut whole = Self::after(base);
         for record in records {
             match &record.record.kind {
-                Some(Kind::Commit(commit)) => whole.commit(record.seq, commit, &objects.deltas(commit).await?),
+                Some(Kind::Commit(commit)) => {
+                    let deltas = objects.deltas(commit).await?.iter().map(PackedDelta::of).collect();
+                    whole.commit(record.seq, &commit.inline_frames, deltas);
+                }
                 Some(Kind::Open(_)) => whole.opened(record.seq),
                 Some(Kind::Close(_) | Kind::Fence(_)) | None => {}
             }
         }
         let Some(unread) = self.unread.take() else { return Ok(()) };
-        for (seq, commit, deltas) in unread.later {
-            whole.commit(seq, &commit, &deltas);
+        for (seq, inline_frames, deltas) in unread.later {
+            whole.commit(seq, &inline_frames, deltas);
         }
         unread.later_opens.into_iter().for_each(|seq| whole.opened(seq));
         *self = whole;
@@ -155,6 +163,7 @@ impl Tail {
     /// Writes the checkpoint at `point`, which is the newest commit taken in, and begins anew after it.
     pub(super) async fn write(&mut self, objects: &Objects, site: &Site, progress: &Progress, point: Point) -> Result<(), Fault> {
         self.catch_up(objects, site).await?;
+        let mut changes = Changes::new(&self.changes)?;
         let mut writer = PartWriter { objects, progress, point: &point, parts: Vec::new(), items: Vec::new(), bytes: 0 };
         let mut gathered = Gathered { builder: Builder::default(), places: Vec::new() };
         let base = self.base.as_ref().map(|base| base.parts.clone()).unwrap_or_default();
@@ -166,7 +175,7 @@ impl Tail {
             let to = keys.get(index + 1);
             let part = base.get(index);
             if let Some(part) = part
-                && !self.overlay.touches(&from, to)
+                && !changes.touches(&from, to)
             {
                 writer.settle(&mut gathered).await?;
                 writer.close().await?;
@@ -177,9 +186,14 @@ impl Tail {
                 Some(part) => tree::items_of(objects.checkpoint_part(part).await?),
                 None => Vec::new(),
             };
-            for item in self.overlay.merge(items, &from, to) {
-                let item = self.gather(item, &mut gathered)?;
-                writer.push(item, &mut gathered).await?;
+            let mut left = Some((from, items));
+            while let Some((from, items)) = left {
+                let merge = changes.merge(items, &from, to)?;
+                for item in merge.items {
+                    let item = self.gather(item, &mut gathered)?;
+                    writer.push(item, &mut gathered).await?;
+                }
+                left = merge.rest;
             }
         }
         writer.settle(&mut gathered).await?;
@@ -201,8 +215,8 @@ impl Tail {
             commit_hash: Bytes::copy_from_slice(point.hash.as_bytes()),
             epoch: point.epoch,
             parts,
-            next_inode: self.overlay.next_inode.max(next_inode),
-            next_cookie: self.overlay.next_cookie.max(next_cookie),
+            next_inode: self.next_inode.max(next_inode),
+            next_cookie: self.next_cookie.max(next_cookie),
             totals: point.totals,
             domains: point.domains.clone(),
             policy: point.policy.clone(),
@@ -259,7 +273,7 @@ impl Gathered {
     }
 
     fn is_full(&self) -> bool {
-        self.builder.size() as u64 >= super::plan::PACK_BYTES_TARGET
+        super::plan::pack_is_full(self.builder.size(), self.builder.frames())
     }
 }
 

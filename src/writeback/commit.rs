@@ -1,27 +1,23 @@
 //! One commit, from the seal to its resolution, in the order of [`super::protocol`].
 
+use super::changes::PackedDelta;
 use super::checkpoint::Tail;
+use super::delta::{self, Placed};
 use super::domain::Classifier;
 use super::progress::{LastCommit, Progress};
-use super::upload::{self, Stored};
+use super::reuse::Reuse;
+use super::upload::{self, Stored, Uploading};
 use super::{KernelPages, plan};
 use crate::cache::{self, Cache, CacheError, Resolved, Seal};
-use crate::format::pack::Builder;
-use crate::format::{delta, names};
+use crate::format::names;
 use crate::log::{LogError, Prepared, Writer};
 use crate::rpc;
 use crate::store::Objects;
 use crate::types::{Fault, FaultKind, Seq};
-use prost::Message;
+use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// A delta of at most so many plain bytes stands in the commit itself, whose object may have 4 MiB.
-const DELTA_INLINE_MAX: usize = 2 << 20;
-/// Plain bytes of one frame of a larger delta.
-const DELTA_FRAME: usize = 2 << 20;
-/// Rows asked for at once from a seal.
-const ROWS: usize = 4096;
+use std::time::Duration;
 
 /// What one writer works with.
 #[derive(Debug)]
@@ -37,6 +33,12 @@ pub(super) struct Committer {
     pub(super) policy_recorded: bool,
     /// A checkpoint is stored that no record names yet: only a record makes it the newest.
     pub(super) checkpoint_unnamed: bool,
+    /// Something was uploaded that no commit names: by the process before this one, or for a seal that was given up.
+    pub(super) reuse_due: bool,
+    /// Packs of the commit that was under way when the last process ended, and that landed: the parent of the next one names them.
+    pub(super) landed: HashSet<String>,
+    /// When a request last showed that there was no other writer (monotonic).
+    pub(super) looked: Duration,
 }
 
 /// What an attempt to commit did.
@@ -55,6 +57,8 @@ impl Committer {
     /// [`FaultKind::Fenced`]: another writer has the volume; [`FaultKind::Unknown`]: cancelled; in both cases what was sealed is
     /// dirty again. The cache's faults, damage.
     pub(super) async fn commit(&mut self, with_kernel: bool) -> Result<Done, Fault> {
+        let env = self.objects.env().clone();
+        let began = env.monotonic();
         if with_kernel {
             let kernel = Arc::clone(&self.kernel);
             let points = blocking(move || Ok(kernel.bring_in())).await?;
@@ -64,12 +68,15 @@ impl Committer {
             return Ok(Done { full: true, again: false });
         }
         let seal = self.seal().await?;
-        self.objects.env().failpoint("writeback.after_seal");
+        let sealed = env.monotonic();
+        self.progress.seals().record(sealed.saturating_sub(began));
+        env.failpoint("writeback.after_seal");
         let full = seal.is_full();
         if seal.is_empty() && !self.checkpoint_unnamed {
             self.abandon(seal).await?;
         } else {
             self.store(seal).await?;
+            self.progress.commits().record(env.monotonic().saturating_sub(sealed));
         }
         let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
         let (classifier, again) = blocking(move || {
@@ -79,6 +86,23 @@ impl Committer {
         .await?;
         self.classifier = classifier;
         Ok(Done { full: full && !again, again })
+    }
+
+    /// With something dirty for `age`, before its time to be sealed has come: asks for a successor when that is due (protocol.md 1.10).
+    /// A store that does not answer says nothing.
+    ///
+    /// # Errors
+    /// [`FaultKind::Fenced`]; damage.
+    pub(super) async fn look(&mut self, age: Duration) -> Result<(), Fault> {
+        let since = self.objects.env().monotonic().saturating_sub(age);
+        let looked = look_when_due(&self.objects, &self.progress, &mut self.writer, &mut self.looked, since).await;
+        looked.inspect_err(|fault| self.note_fence(fault))
+    }
+
+    fn note_fence(&self, fault: &Fault) {
+        if fault.kind == FaultKind::Fenced {
+            self.progress.set_fenced(fault);
+        }
     }
 
     async fn seal(&mut self) -> Result<Arc<Seal>, Fault> {
@@ -103,10 +127,13 @@ impl Committer {
                 let last = LastCommit { seq: head.seq, cut_time: commit.cut_time, full: commit.full };
                 self.resolve(seal, head, stored).await?;
                 self.objects.env().failpoint("writeback.after_resolve");
-                self.tail.commit(head.seq, &commit, &deltas);
+                self.tail.commit(head.seq, &commit.inline_frames, deltas);
                 self.progress.committed(last);
                 self.checkpoint_unnamed = false;
                 self.policy_recorded = true;
+                self.reuse_due = false;
+                self.landed.clear();
+                let large = self.tail.bytes() >= plan::CHECKPOINT_BYTES;
                 if plan::checkpoint_due(self.tail.commits(), self.tail.bytes()) {
                     match self.checkpoint(head, &commit).await {
                         Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) && !self.progress.is_cancelled() => {
@@ -115,40 +142,70 @@ impl Committer {
                         done => done?,
                     }
                 }
+                if large {
+                    give_memory_back();
+                }
                 Ok(())
             }
             Err(fault) => {
-                if fault.kind == FaultKind::Fenced {
-                    self.progress.set_fenced(&fault);
-                }
+                self.note_fence(&fault);
+                self.reuse_due = true;
                 self.abandon(seal).await?;
                 Err(fault)
             }
         }
     }
 
-    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<rpc::Delta>), Fault> {
+    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<PackedDelta>), Fault> {
         let epoch = self.writer.epoch();
-        let stored = upload::upload(&self.objects, &self.cache, seal, epoch, &self.progress).await?;
+        let (reuse, arrived) = (self.reuse().await?, Mutex::default());
+        let watch = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked);
+        let with = Uploading { objects: &self.objects, cache: &self.cache, epoch, progress: &self.progress, reuse, arrived: &arrived };
+        let stored = upload::upload(with, seal, watch).await;
+        for object in arrived.into_inner() {
+            self.writer.nameable().uploaded(object)?;
+        }
+        let stored = stored?;
         let seq = self.writer.head().seq + 1;
         let mut commit = self.commit_message(seal, seq);
         commit.inline_frames.clone_from(&stored.inline);
         commit.inline_checksums.clone_from(&stored.inline_checksums);
-        let (deltas, delta_packs) = self.place_delta(seal, &stored, &mut commit).await?;
+        if let Some(totals) = &mut commit.totals {
+            totals.uploaded = stored.objects.iter().take(stored.uploaded + stored.adopted).map(|object| object.size).sum();
+        }
+        let stored = Arc::new(stored);
+        let placed = delta::place(&self.objects, &self.progress, epoch, (seal, &stored), &mut commit).await?;
+        let Placed { deltas, packs: delta_packs } = placed;
+        let stored = Arc::into_inner(stored).ok_or_else(|| Fault::new(FaultKind::Local, "an upload is still being read"))?;
         self.objects.env().failpoint("writeback.after_pack_before_commit");
-        let own = stored.objects.iter().take(stored.uploaded).chain(&delta_packs);
-        for object in own {
-            self.writer.nameable().uploaded(object.clone())?;
+        for object in delta_packs {
+            self.writer.nameable().uploaded(object)?;
         }
         // Extents are shared only when they are committed (protocol.md 6.8): then the parent names their objects.
-        let shared: HashSet<String> = stored.objects.iter().skip(stored.uploaded).map(|object| object.name.clone()).collect();
-        let approved = self.writer.nameable().approve(commit.clone(), &|name| shared.contains(name))?;
+        let own = stored.uploaded + stored.adopted;
+        let shared: HashSet<String> = stored.objects.iter().skip(own).map(|object| object.name.clone()).collect();
+        let landed = std::mem::take(&mut self.landed);
+        let parent_names = |name: &str| shared.contains(name) || landed.contains(name);
+        let approved = self.writer.nameable().approve_with(commit.clone(), &stored.objects, &parent_names);
+        self.landed = landed;
+        let approved = approved?;
         let (cache, sealed) = (Arc::clone(&self.cache), Arc::clone(seal));
         blocking(move || cache.make_durable(&sealed)).await?;
         self.objects.env().failpoint("writeback.after_durable_before_intent");
         let prepared = self.writer.prepare(approved)?;
         let head = self.put(&prepared).await?;
         Ok((head, stored, commit, deltas))
+    }
+
+    /// What need not be uploaded again: what is in packs that may be named (protocol.md 3) and that this cache knows the content of.
+    async fn reuse(&mut self) -> Result<Reuse, Fault> {
+        if !self.reuse_due {
+            return Ok(Reuse::none(&self.cache));
+        }
+        let unnamed = self.writer.nameable().unnamed().map(|object| object.name.clone());
+        let allowed: HashSet<String> = unnamed.chain(self.landed.iter().cloned()).collect();
+        let cache = Arc::clone(&self.cache);
+        blocking(move || Reuse::load(&cache, &allowed)).await
     }
 
     /// Makes the intent durable, then puts the same bytes until the outcome is known.
@@ -169,6 +226,7 @@ impl Committer {
             match self.progress.watched(self.objects.env(), &what, self.writer.put(prepared)).await? {
                 Ok(head) => {
                     self.progress.store_answered();
+                    self.looked = self.objects.env().monotonic();
                     self.objects.env().failpoint("writeback.after_put_before_resolve");
                     return Ok(cache::Head { seq: head.seq, hash: head.hash, epoch: head.epoch });
                 }
@@ -218,40 +276,6 @@ impl Committer {
         }
     }
 
-    /// Puts the delta into the commit, or into packs of its own when it is large.
-    async fn place_delta(
-        &self,
-        seal: &Arc<Seal>,
-        stored: &Stored,
-        commit: &mut rpc::Commit,
-    ) -> Result<(Vec<rpc::Delta>, Vec<rpc::ObjectRef>), Fault> {
-        let rows = Arc::clone(seal);
-        let mut delta = blocking(move || delta_rows(&rows)).await?;
-        delta.objects.clone_from(&stored.objects);
-        delta.extents = stored.files.iter().filter(|file| !file.cleared.is_empty() || !file.extents.is_empty()).cloned().collect();
-        if let Some(totals) = &mut commit.totals {
-            totals.uploaded = stored.objects.iter().take(stored.uploaded).map(|object| object.size).sum();
-        }
-        if delta.encoded_len() <= DELTA_INLINE_MAX {
-            commit.delta = Some(delta.clone());
-            return Ok((vec![delta], Vec::new()));
-        }
-        let deltas = delta::split(delta, DELTA_FRAME);
-        let (mut packs, mut builder) = (Vec::new(), Builder::default());
-        for (at, part) in deltas.iter().enumerate() {
-            builder.push(&part.encode_to_vec())?;
-            if builder.size() as u64 >= plan::PACK_BYTES_TARGET || at + 1 == deltas.len() {
-                let epoch = self.writer.epoch();
-                let name = self.objects.new_pack_name(epoch);
-                let pack = std::mem::take(&mut builder).finish(&name, epoch, self.objects.salt(), self.objects.sealer())?;
-                upload::put_pack(&self.objects, &self.progress, &pack).await?;
-                commit.delta_frames.extend((0u32..).zip(&pack.frames).filter_map(|(frame, _)| pack.frame_ref(frame)));
-                packs.push(pack.object);
-            }
-        }
-        Ok((deltas, packs))
-    }
-
     async fn checkpoint(&mut self, head: cache::Head, commit: &rpc::Commit) -> Result<(), Fault> {
         let point = super::checkpoint::Point {
             seq: head.seq,
@@ -272,25 +296,51 @@ impl Committer {
     }
 }
 
-/// The metadata of a seal as a delta without extents.
-fn delta_rows(seal: &Seal) -> Result<rpc::Delta, CacheError> {
-    let mut delta = rpc::Delta { next_inode: seal.next_inode(), next_cookie: seal.next_cookie(), ..Default::default() };
-    collect(|cursor| seal.removed_names(cursor, ROWS), &mut delta.removed_names)?;
-    collect(|cursor| seal.removed_inodes(cursor, ROWS), &mut delta.removed_inodes)?;
-    collect(|cursor| seal.inodes(cursor, ROWS), &mut delta.inodes)?;
-    collect(|cursor| seal.names(cursor, ROWS), &mut delta.names)?;
-
-    Ok(delta)
+/// One GET of the next number, when something is dirty and the last request that would have met a successor was made
+/// [`plan::LOOK_EVERY`] ago. Measured from that request, not from the last wake-up (docs/protocol-notes.md 14).
+async fn look_when_due(
+    objects: &Objects,
+    progress: &Progress,
+    writer: &mut Writer,
+    looked: &mut Duration,
+    dirty_since: Duration,
+) -> Result<(), Fault> {
+    let env = objects.env();
+    let now = env.monotonic();
+    if now.saturating_sub((*looked).max(dirty_since)) < plan::LOOK_EVERY {
+        return Ok(());
+    }
+    progress.not_saved_by_waiting();
+    let answered = tokio::select! {
+        biased;
+        answered = progress.cancelled_or(writer.check_fenced()) => answered?,
+        () = env.sleep(plan::LOOK_EVERY / 4) => return Ok(()),
+    };
+    match answered {
+        Ok(()) => *looked = now,
+        Err(LogError::Unreachable(_) | LogError::Refused(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
-fn collect<T>(mut next: impl FnMut(&mut u64) -> Result<Vec<T>, CacheError>, into: &mut Vec<T>) -> Result<(), CacheError> {
-    let mut cursor = 0;
+/// Goes on looking; ends only with the reason why nothing more is to be stored.
+async fn watch(objects: &Objects, progress: &Progress, writer: &mut Writer, looked: &mut Duration) -> Fault {
+    let since = objects.env().monotonic();
     loop {
-        let rows = next(&mut cursor)?;
-        if rows.is_empty() {
-            return Ok(());
+        if let Err(fault) = look_when_due(objects, progress, writer, looked, since).await {
+            return fault;
         }
-        into.extend(rows);
+        objects.env().sleep(plan::LOOK_EVERY / 4).await;
+    }
+}
+
+/// After a commit of very many small things: the C library keeps what was freed, for ever, unless told.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a call without memory of ours; the allocator locks itself.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -4,22 +4,32 @@
 //! plan        when to seal, how to cut frames                      pure
 //! domain      to which tier a change belongs                       asked at the flip
 //! upload      frozen content -> packs or inline frames             bounded memory
+//! reuse       what was uploaded and never committed             found again by content
+//! delta       what a seal changed -> the commit, or packs         bounded memory
 //! commit      seal -> upload -> durable here -> intent -> put -> resolve
+//! changes     the deltas since the newest checkpoint           a window at a time
 //! checkpoint  the deltas since the last one -> the next one        parts are shared
 //! run         the loop; flush, drain, cancel
 //! protocol    the order that keeps data safe: window, failpoint, test
 //! ```
 
+mod changes;
 mod checkpoint;
 mod commit;
+mod delta;
 mod domain;
 mod plan;
 mod progress;
 pub mod protocol;
+mod reuse;
 mod run;
 mod upload;
 
+#[cfg(test)]
+mod tests;
+
+pub use changes::PackedDelta;
 pub use checkpoint::Tail;
 pub use domain::Classifier;
 pub use progress::{LastCommit, Progress, State, Trouble};
-pub use run::{Ended, KernelPages, Loop, NoKernel, Parts, WriteBack};
+pub use run::{Ended, KernelPages, Lag, Loop, NoKernel, Parts, WriteBack};

@@ -6,6 +6,9 @@ use std::time::Duration;
 pub(super) const FRAME_BYTES_MAX: u64 = 256 << 10;
 /// A pack is closed when it has grown to this many stored bytes.
 pub(super) const PACK_BYTES_TARGET: u64 = 12 << 20;
+/// Or has so many frames: a pack of tiny files would have more than an object may have (`limits::FRAMES_MAX`) long before. Half of
+/// them, because one file's inline frames come all at once.
+const PACK_FRAMES: usize = crate::format::limits::FRAMES_MAX / 2;
 /// When all that a seal holds is at most this many bytes, it travels inline in the commit: one PUT.
 pub(super) const INLINE_BYTES_MAX: u64 = 64 << 10;
 /// Commits after the newest checkpoint before the next one is due: bounds what opening reads.
@@ -25,6 +28,10 @@ pub(super) struct Situation {
     pub(super) dirty_permille: u64,
     /// Somebody waits for a full commit (flush, drain).
     pub(super) flush_wanted: bool,
+    /// The last seal was made without the kernel, so that there is room for what the kernel holds.
+    pub(super) relieved: bool,
+    /// It had to leave bytes behind a gap that only the kernel can fill, or say that it is one.
+    pub(super) left_behind: bool,
     /// How old a change may become before it must be sealed.
     pub(super) lag: Duration,
 }
@@ -51,7 +58,10 @@ const AT_LIMIT_PERMILLE: u64 = 900;
 #[must_use]
 pub(super) fn next(s: Situation) -> Action {
     let dirty = s.oldest_dirty.is_some();
-    if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty {
+    // Writers that keep the volume at its limit must not keep a flush waiting for ever, nor bytes behind a gap out of every commit:
+    // after a seal without the kernel comes one with it. What comes in then is bounded (the kernel's share), and its WRITEs are delayed,
+    // never held.
+    if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty && !(s.relieved && (s.flush_wanted || s.left_behind)) {
         return Action::SealWithoutKernel;
     }
     if s.flush_wanted || (dirty && s.dirty_permille >= HIGH_WATER_PERMILLE) {
@@ -63,6 +73,16 @@ pub(super) fn next(s: Situation) -> Action {
         Some(age) if age >= s.lag => Action::Seal,
         Some(age) => Action::Wait(s.lag.saturating_sub(age)),
     }
+}
+
+/// With anything dirty, no more time may pass without a request that would meet a successor's record: less than the 30 s of
+/// protocol.md 1.10, which the request itself is part of.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(20);
+
+/// Whether a pack of so many stored bytes and frames is to be closed.
+#[must_use]
+pub(super) fn pack_is_full(bytes: usize, frames: usize) -> bool {
+    bytes as u64 >= PACK_BYTES_TARGET || frames >= PACK_FRAMES
 }
 
 /// Whether a checkpoint is due after a commit.
@@ -96,8 +116,15 @@ pub(super) fn frames(dirty: &[crate::types::ByteRange]) -> Vec<crate::types::Byt
 mod tests {
     use super::*;
 
-    const QUIET: Situation =
-        Situation { oldest_dirty: None, kernel_may_hold: None, dirty_permille: 0, flush_wanted: false, lag: Duration::from_secs(1) };
+    const QUIET: Situation = Situation {
+        oldest_dirty: None,
+        kernel_may_hold: None,
+        dirty_permille: 0,
+        flush_wanted: false,
+        relieved: false,
+        left_behind: false,
+        lag: Duration::from_secs(1),
+    };
 
     #[test]
     fn decides_by_table() {
@@ -111,10 +138,23 @@ mod tests {
             (Situation { flush_wanted: true, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 500, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, ..QUIET }, Action::SealWithoutKernel),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, relieved: true, ..QUIET }, Action::SealWithoutKernel),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, flush_wanted: true, ..QUIET }, Action::SealWithoutKernel),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, flush_wanted: true, relieved: true, ..QUIET }, Action::Seal),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, left_behind: true, relieved: true, ..QUIET }, Action::Seal),
         ];
         for (situation, want) in cases {
             assert_eq!(next(situation), want, "{situation:?}");
         }
+    }
+
+    #[test]
+    fn pack_ends_by_its_bytes_or_by_its_frames() {
+        assert!(!pack_is_full(1 << 20, 4000));
+        assert!(pack_is_full(12 << 20, 48));
+        let most_inline_of_a_file = crate::format::limits::INLINE_FRAMES_MAX;
+        let frames = (1..).find(|frames| pack_is_full(*frames, *frames)).unwrap_or(0);
+        assert!(frames + most_inline_of_a_file <= crate::format::limits::FRAMES_MAX, "{frames}");
     }
 
     #[test]

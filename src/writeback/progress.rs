@@ -2,10 +2,11 @@
 //! a failure of the store.
 
 use crate::env::Env;
+use crate::telemetry::Histogram;
 use crate::types::{Fault, FaultKind, Seq, UnixNanos};
 use parking_lot::Mutex;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -19,6 +20,10 @@ pub struct Progress {
     cancelled: watch::Sender<bool>,
     // Asked for every create: no lock.
     over: AtomicBool,
+    // Requests that a longer lag would not have saved.
+    unavoidable: AtomicU64,
+    seals: Histogram,
+    commits: Histogram,
 }
 
 /// A copy of what is known.
@@ -68,7 +73,14 @@ pub struct Trouble {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { state: Mutex::default(), cancelled: watch::Sender::new(false), over: AtomicBool::new(false) }
+        Self {
+            state: Mutex::default(),
+            cancelled: watch::Sender::new(false),
+            over: AtomicBool::new(false),
+            unavoidable: AtomicU64::new(0),
+            seals: Histogram::default(),
+            commits: Histogram::default(),
+        }
     }
 }
 
@@ -77,6 +89,18 @@ impl Progress {
     #[must_use]
     pub fn state(&self) -> State {
         self.state.lock().clone()
+    }
+
+    /// How long seals took.
+    #[must_use]
+    pub fn seals(&self) -> &Histogram {
+        &self.seals
+    }
+
+    /// How long it took from a seal to its commit.
+    #[must_use]
+    pub fn commits(&self) -> &Histogram {
+        &self.commits
     }
 
     /// Whether nothing more will be committed from here.
@@ -125,6 +149,19 @@ impl Progress {
 
     pub(super) fn uploaded(&self, bytes: u64) {
         self.state.lock().uploaded_bytes += bytes;
+        // A full pack costs the same however long its bytes wait for others.
+        if bytes >= super::plan::PACK_BYTES_TARGET {
+            self.not_saved_by_waiting();
+        }
+    }
+
+    pub(super) fn not_saved_by_waiting(&self) {
+        self.unavoidable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that a longer lag would not have saved: full packs, and looks for a successor.
+    pub(super) fn unavoidable(&self) -> u64 {
+        self.unavoidable.load(Ordering::Relaxed)
     }
 
     pub(super) fn committed(&self, last: LastCommit) {

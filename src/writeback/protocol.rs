@@ -4,7 +4,7 @@
 //! | step | rule | a death right after it |
 //! |---|---|---|
 //! | 1 seal | 6.1, 6.2: one instant, after the kernel's pages came in | `writeback.after_seal`: nothing of it is stored; all is dirty, the next seal takes it |
-//! | 2 packs are stored | 4: random names; 3: named by nobody yet | `writeback.after_pack_before_commit`: orphans that gc takes once the epoch is old |
+//! | 2 packs are stored | 4: random names; 3: named by nobody yet | `writeback.after_pack_before_commit`: the next `open` of this cache adopts them, and its first seal names what is still the same; else orphans that gc takes once the epoch is old |
 //! | 3 the cut is durable here | 6.7: the log is never ahead of the cache | `writeback.after_durable_before_intent`: as 2 |
 //! | 4 the intent is durable here | 1.3: only these bytes are tried from now on | `writeback.after_intent_before_put`: the successor's `open` takes the number; the intent never lands |
 //! | 5 the commit is put | 1.1 | `writeback.after_put_before_resolve`: the successor finds it landed, moves its head there; what it froze is still dirty and is stored once more |

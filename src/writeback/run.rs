@@ -8,7 +8,8 @@ use super::progress::Progress;
 use crate::cache::{Cache, Head};
 use crate::env::Env;
 use crate::log::Writer;
-use crate::store::Objects;
+use crate::store::plan::{Budget, Spending};
+use crate::store::{Counters, Objects};
 use crate::types::{Fault, FaultKind, Ino};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -49,8 +50,14 @@ pub struct Parts {
     pub tail: Tail,
     /// To which tier a path belongs.
     pub classifier: Classifier,
+    /// Packs of a commit that landed when the process before this one ended, as [`crate::log::OpenReport`] says.
+    pub landed: Vec<crate::rpc::ObjectRef>,
     /// How old a change may become.
     pub lag: Duration,
+    /// What that may cost in requests.
+    pub budget: Budget,
+    /// Where the requests of `objects` and `writer` are counted, and no others.
+    pub requests: Arc<Counters>,
     /// Bytes that may be dirty before new work is refused.
     pub dirty_max: u64,
 }
@@ -64,8 +71,20 @@ pub struct WriteBack {
     wake: Notify,
     inbox: Mutex<Inbox>,
     kernel: Mutex<Arc<dyn KernelPages>>,
-    lag: Duration,
+    lag: Mutex<Lag>,
+    requests: Arc<Counters>,
     dirty_max: u64,
+}
+
+/// How old a change may become before it is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lag {
+    /// What counts: as asked, or wider.
+    pub in_force: Duration,
+    /// What the policy asks for.
+    pub asked: Duration,
+    /// What makes it wider.
+    pub budget: Budget,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +109,7 @@ impl WriteBack {
     /// The handle, and the loop to be driven by whoever owns the volume.
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Loop) {
-        let Parts { objects, cache, writer, tail, classifier, lag, dirty_max } = parts;
+        let Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max } = parts;
         let progress = Arc::new(Progress::default());
         let handle = Arc::new(Self {
             env: objects.env().clone(),
@@ -99,13 +118,35 @@ impl WriteBack {
             wake: Notify::new(),
             inbox: Mutex::default(),
             kernel: Mutex::new(Arc::new(NoKernel)),
-            lag,
+            lag: Mutex::new(Lag { in_force: budget.lag(lag, (0, 0)), asked: lag, budget }),
+            requests: Arc::clone(&requests),
             dirty_max,
         });
         let kernel = Arc::new(NoKernel);
-        let committer =
-            Committer { objects, cache, kernel, progress, writer, classifier, tail, policy_recorded: false, checkpoint_unnamed: false };
-        let run = Loop { handle: Arc::clone(&handle), committer, kernel_seen: Duration::ZERO, failures: 0 };
+        let looked = objects.env().monotonic();
+        let committer = Committer {
+            objects,
+            cache,
+            kernel,
+            progress,
+            writer,
+            classifier,
+            tail,
+            policy_recorded: false,
+            checkpoint_unnamed: false,
+            reuse_due: true,
+            landed: landed.into_iter().map(|object| object.name).collect(),
+            looked,
+        };
+        let run = Loop {
+            handle: Arc::clone(&handle),
+            committer,
+            kernel_seen: Duration::ZERO,
+            failures: 0,
+            relieved: false,
+            spending: Spending::default(),
+            accounted: requests.total(),
+        };
         (handle, run)
     }
 
@@ -122,8 +163,14 @@ impl WriteBack {
 
     /// How old a change may become before it is sealed.
     #[must_use]
-    pub fn lag(&self) -> Duration {
-        self.lag
+    pub fn lag(&self) -> Lag {
+        *self.lag.lock()
+    }
+
+    /// Requests that write-back made.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.total()
     }
 
     /// Everything that was written before the call is in a full commit when this returns; its head. `None`: nothing was ever committed.
@@ -169,6 +216,11 @@ pub struct Loop {
     kernel_seen: Duration,
     /// In a row.
     failures: u32,
+    /// A seal without the kernel made room while somebody waited for a full commit.
+    relieved: bool,
+    spending: Spending,
+    /// Requests so far that `spending` knows, or that it need not know.
+    accounted: u64,
 }
 
 impl Loop {
@@ -218,16 +270,29 @@ impl Loop {
             let inbox = self.handle.inbox.lock();
             (!inbox.flushes.is_empty(), inbox.drain)
         };
-        let action = plan::next(self.situation(wanted || drain));
+        let situation = self.situation(wanted || drain);
+        let action = plan::next(situation);
+        let step = (situation.lag / 2).min(plan::LOOK_EVERY / 4);
         match action {
-            Action::Idle => self.rest(self.handle.lag / 2).await,
-            Action::Wait(duration) => self.rest(duration.min(self.handle.lag / 2)).await,
+            Action::Idle => self.rest(step).await,
+            Action::Wait(duration) => {
+                if let Some(age) = situation.oldest_dirty {
+                    self.committer.look(age).await?;
+                }
+                self.rest(duration.min(step)).await;
+            }
             Action::Seal | Action::SealWithoutKernel => {
                 let flushes = std::mem::take(&mut self.handle.inbox.lock().flushes);
                 let with_kernel = action == Action::Seal;
                 self.committer.kernel = Arc::clone(&self.handle.kernel.lock());
                 let done = self.committer.commit(with_kernel).await;
-                self.kernel_seen = self.handle.env.monotonic();
+                if with_kernel {
+                    self.kernel_seen = self.handle.env.monotonic();
+                }
+                self.relieved = !with_kernel && done.is_ok();
+                if done.is_ok() {
+                    self.account();
+                }
                 let full = done.as_ref().is_ok_and(|done| done.full) && with_kernel;
                 self.answer(flushes, done, with_kernel)?;
                 if drain && full {
@@ -266,25 +331,40 @@ impl Loop {
         Ok(())
     }
 
+    /// What the commit took widens the lag of those after it.
+    fn account(&mut self) {
+        let handle = &self.handle;
+        let all = handle.requests.total().saturating_sub(handle.progress.unavoidable());
+        if all > self.accounted {
+            self.spending.commit(all - self.accounted);
+            self.accounted = all;
+        }
+        let mut lag = handle.lag.lock();
+        lag.in_force = lag.budget.lag(lag.asked, self.spending.spent());
+    }
+
     fn situation(&self, flush_wanted: bool) -> Situation {
         let handle = &self.handle;
+        let lag = handle.lag().in_force;
         let now = handle.env.monotonic();
         let age = |at: i64| Duration::from_nanos(u64::try_from(handle.env.now().saturating_sub(at)).unwrap_or(0));
         let kernel_may_hold = handle.kernel.lock().any().then(|| now.saturating_sub(self.kernel_seen));
         Situation {
             oldest_dirty: if handle.cache.changed() {
-                Some(handle.cache.oldest_dirty().map_or(handle.lag, age))
+                Some(handle.cache.oldest_dirty().map_or(lag, age))
             } else {
-                self.committer.checkpoint_unnamed.then_some(handle.lag)
+                self.committer.checkpoint_unnamed.then_some(lag)
             },
             kernel_may_hold,
             dirty_permille: handle.cache.dirty_bytes().saturating_mul(1000) / handle.dirty_max.max(1),
             flush_wanted,
-            lag: handle.lag,
+            relieved: self.relieved,
+            left_behind: handle.cache.left_behind(),
+            lag,
         }
     }
 
-    /// Waits for something to happen. (What is dirty is put within `lag`, and that put finds a successor: protocol.md 1.10.)
+    /// Waits for something to happen.
     async fn rest(&self, at_most: Duration) {
         let sleep = self.handle.env.sleep(at_most.max(Duration::from_millis(10)));
         tokio::select! {

@@ -118,7 +118,7 @@ fn kill_in_resolve() {
     });
     // The commit may be stored: nothing here says so but the intent, and all of it goes up once more.
     assert_eq!(lab.cache.head(), None);
-    assert_eq!(lab.cache.dirty_bytes(), 53_248);
+    assert_eq!(lab.cache.dirty_content(), 53_248);
     lab.check();
     let seal = lab.begin_seal();
     lab.commit(seal);

@@ -214,7 +214,7 @@ proptest! {
         }
         let last = lab.begin_seal();
         lab.commit(last);
-        prop_assert_eq!(lab.cache.dirty_bytes(), 0);
+        prop_assert_eq!(lab.cache.dirty_content(), 0);
         lab.check();
         // All of it can be dropped and fetched again.
         lab.cache.evict(u64::MAX).unwrap();
