@@ -64,7 +64,7 @@ pub struct State {
     pub number: u64,
     /// The time of the last one: times never go back along the chain.
     pub time: UnixNanos,
-    /// Claims in force by the number of their record. Expired ones are in force until somebody releases them.
+    /// Claims in force by the number of their record. Expired ones are in force until somebody releases them: [`Self::expired`].
     pub claims: BTreeMap<u64, Claim>,
     /// Epochs whose branch was ever claimed: their base needs no grace any more.
     pub branches: BTreeSet<String>,
@@ -148,6 +148,14 @@ impl State {
             }
             None => {}
         }
+    }
+
+    /// The claims whose time is over at `now`, the store's clock. They hold what they hold until a `release` of them is stored: only then
+    /// may anybody plan without them, since until then whoever made one may claim the same commit again (protocol.md 2).
+    #[must_use]
+    pub fn expired(&self, now: UnixNanos) -> Vec<u64> {
+        let over = |claim: &Claim| claim.expires != 0 && claim.expires <= now;
+        self.claims.iter().filter(|(_, claim)| over(claim)).map(|(number, _)| *number).collect()
     }
 
     /// Whether a purge was begun, nothing cancelled it, and the grace is over.

@@ -4,10 +4,9 @@
 //! The four sources are four fields here, and there is no fifth.
 
 use super::LogError;
-use super::read::objects_named;
 use crate::format::names;
-use crate::rpc::{Commit, LogRecord, ObjectRef, log_record::Kind};
-use crate::types::{Epoch, Incarnation};
+use crate::rpc::{Commit, Delta, ObjectRef};
+use crate::types::{Epoch, Incarnation, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the next commit of one epoch may name. Names are relative to the incarnation, as in [`ObjectRef`].
@@ -24,6 +23,8 @@ pub struct Nameable {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Approved {
     pub(super) commit: Commit,
+    /// Every object that it names, also those that only its delta in frames of packs names.
+    pub(super) named: Vec<String>,
 }
 
 impl Nameable {
@@ -64,30 +65,48 @@ impl Nameable {
         self.unnamed.values()
     }
 
-    /// Checks every object that a commit names. `parent_names` says what the parent's tree names (ii).
+    /// Checks every object that a commit names, and every earlier record in whose inline frames its extents lie. `framed`: its deltas when
+    /// they lie in frames of packs, and stand not in the commit itself. `parent_names` says what the parent's tree names (ii): packs, and
+    /// records by the name of their object.
     ///
     /// # Errors
     /// The first object that may not be named.
-    pub fn approve(&self, commit: Commit, parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
-        let record = LogRecord { kind: Some(Kind::Commit(commit)), ..LogRecord::default() };
-        for object in objects_named(&record) {
+    pub fn approve(&self, commit: Commit, framed: &[Delta], parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
+        let deltas = || commit.delta.iter().chain(framed);
+        let frames = commit.delta_frames.iter().filter_map(|frame| frame.object.as_ref());
+        let mut named = Vec::new();
+        for object in frames.chain(deltas().flat_map(|delta| &delta.objects)) {
             let known = self.unnamed.get(&object.name).is_some_and(|uploaded| uploaded == object);
             if !known && !self.claimed.contains(&object.name) && !parent_names(&object.name) {
-                let why = "its parent does not name it, this epoch did not upload or adopt it unnamed, and no claim holds it";
-                return Err(LogError::NotNameable { object: object.name.clone(), why });
+                return Err(not_nameable(object.name.clone()));
+            }
+            named.push(object.name.clone());
+        }
+        let extents = deltas().flat_map(|delta| &delta.extents).flat_map(|file| &file.extents);
+        for seq in extents.filter(|extent| extent.object == 0 && extent.inline_seq != 0).map(|extent| extent.inline_seq) {
+            let name = self.record(seq);
+            if !name.as_ref().is_some_and(|name| self.claimed.contains(name) || parent_names(name)) {
+                return Err(not_nameable(name.unwrap_or_default()));
             }
         }
-        match record.kind {
-            Some(Kind::Commit(commit)) => Ok(Approved { commit }),
-            _ => Err(LogError::NotNameable { object: String::new(), why: "it is no commit" }),
-        }
+        Ok(Approved { commit, named })
+    }
+
+    /// The name of a record's object, relative to the incarnation.
+    fn record(&self, seq: Seq) -> Option<String> {
+        let (incarnation, _) = self.prefix?;
+        names::relative(incarnation, &names::commit(incarnation, seq))
     }
 
     /// A commit is in the log: from now on only its tree can hold what it named.
-    pub(super) fn named(&mut self, commit: &Commit) {
-        let record = LogRecord { kind: Some(Kind::Commit(commit.clone())), ..LogRecord::default() };
-        for object in objects_named(&record) {
-            self.unnamed.remove(&object.name);
+    pub(super) fn named(&mut self, names: &[String]) {
+        for name in names {
+            self.unnamed.remove(name);
         }
     }
+}
+
+fn not_nameable(object: String) -> LogError {
+    let why = "its parent does not name it, this epoch did not upload or adopt it unnamed, and no claim holds it";
+    LogError::NotNameable { object, why }
 }

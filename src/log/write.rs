@@ -12,7 +12,7 @@ use super::read::objects_named;
 use super::{At, Created, Hint, LogError, Phase, Reader, Record, Site, Tip, block};
 use crate::format::{names, record};
 use crate::rpc::log_record::Kind;
-use crate::rpc::{Close, Commit, Fence, Holder, LogRecord, ObjectRef, Open};
+use crate::rpc::{Close, Fence, Holder, LogRecord, ObjectRef, Open};
 use crate::types::{CacheId, Epoch, Hash, Nonce, Seq, WriterId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -47,7 +47,8 @@ pub struct Intent {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     intent: Intent,
-    commit: Option<Commit>,
+    // What a commit names.
+    named: Option<Vec<String>>,
 }
 
 impl Prepared {
@@ -218,9 +219,10 @@ impl Writer {
     /// # Errors
     /// A number is not resolved yet, or the commit cannot be encoded.
     pub fn prepare(&mut self, approved: Approved) -> Result<Prepared, LogError> {
-        let mut commit = approved.commit;
+        let Approved { mut commit, named } = approved;
         commit.checkpoint = self.checkpoint;
-        self.prepare_kind(Kind::Commit(commit))
+        let prepared = self.prepare_kind(Kind::Commit(commit))?;
+        Ok(Prepared { named: Some(named), ..prepared })
     }
 
     /// The record of a clean end. Everything is committed; nothing is dirty.
@@ -287,10 +289,10 @@ impl Writer {
         self.site().env.failpoint("log.after_put_before_resolve");
         self.pending = None;
         self.head = Head { seq: *seq, hash: *hash, epoch: *epoch };
-        match &prepared.commit {
-            Some(commit) => {
+        match &prepared.named {
+            Some(named) => {
                 self.last_commit = *seq;
-                self.nameable.named(commit);
+                self.nameable.named(named);
             }
             None => self.closed = true,
         }
@@ -405,10 +407,6 @@ fn untrusted(name: String, there: bool) -> LogError {
 fn encode(site: &Site, parent: Seq, parent_hash: Hash, epoch: Epoch, writer: WriterId, kind: Kind) -> Result<Prepared, LogError> {
     let seq = parent + 1;
     let nonce: [u8; 16] = site.env.random();
-    let commit = match &kind {
-        Kind::Commit(commit) => Some(commit.clone()),
-        _ => None,
-    };
     let message = LogRecord {
         seq,
         parent_hash: if seq == 1 { Bytes::new() } else { Bytes::copy_from_slice(parent_hash.as_bytes()) },
@@ -419,7 +417,7 @@ fn encode(site: &Site, parent: Seq, parent_hash: Hash, epoch: Epoch, writer: Wri
         kind: Some(kind),
     };
     let (bytes, hash) = record::encode(&message, &site.sealer, &site.record_name(seq), site.env.random())?;
-    Ok(Prepared { intent: Intent { seq, epoch, nonce: Nonce(nonce), hash, bytes }, commit })
+    Ok(Prepared { intent: Intent { seq, epoch, nonce: Nonce(nonce), hash, bytes }, named: None })
 }
 
 /// Whether a cache agrees with the log: from its head only its own intent, and records that change nothing (`open`, `close`), lead to the end.
@@ -453,7 +451,7 @@ async fn reconcile(reader: &Reader, tip: &Tip, cache: Option<&CacheState>) -> Re
 }
 
 /// Which of a cache's unnamed packs an `open` may adopt: those of the epoch in force or adopted by it, when that epoch was of this very cache;
-/// not those that a landed intent has named; and only those that exist. While no newer `open` stands, gc leaves all of them alone; when one
+/// not those that a landed intent has named (none at all when its delta lies in packs); and only those that exist. While no newer `open` stands, gc leaves all of them alone; when one
 /// comes in between, our put fails.
 async fn adoptable(reader: &Reader, tip: &Tip, params: &WriterParams, intent: Option<Outcome>) -> Result<Vec<ObjectRef>, LogError> {
     let (Some(cache), Some(open)) = (&params.cache, &tip.open) else { return Ok(Vec::new()) };
@@ -467,6 +465,10 @@ async fn adoptable(reader: &Reader, tip: &Tip, params: &WriterParams, intent: Op
     if let (Some(Outcome::Landed), Some(intent)) = (intent, &cache.intent)
         && let At::Record(landed) = reader.decode(intent.seq, &site.record_name(intent.seq), &intent.bytes).await?
     {
+        if matches!(&landed.record.kind, Some(Kind::Commit(commit)) if !commit.delta_frames.is_empty()) {
+            // What it named stands in those frames: nothing is adopted rather than one pack that a commit has named.
+            return Ok(Vec::new());
+        }
         named.extend(objects_named(&landed.record).into_iter().map(|object| object.name.clone()));
     }
     let mut adopted = Vec::new();

@@ -142,7 +142,8 @@ impl Committer {
         }
         // Extents are shared only when they are committed (protocol.md 6.8): then the parent names their objects.
         let shared: HashSet<String> = stored.objects.iter().skip(stored.uploaded).map(|object| object.name.clone()).collect();
-        let approved = self.writer.nameable().approve(commit.clone(), &|name| shared.contains(name))?;
+        let framed = if commit.delta.is_none() { deltas.as_slice() } else { &[] };
+        let approved = self.writer.nameable().approve(commit.clone(), framed, &|name| shared.contains(name))?;
         let (cache, sealed) = (Arc::clone(&self.cache), Arc::clone(seal));
         blocking(move || cache.make_durable(&sealed)).await?;
         self.objects.env().failpoint("writeback.after_durable_before_intent");

@@ -7,6 +7,7 @@ pub mod exec;
 pub mod janitor;
 pub mod node;
 pub mod oracle;
+pub mod reading;
 pub mod store;
 pub mod tree;
 pub mod world;

@@ -1,6 +1,8 @@
 //! What is true, tracked from the order in which the store applied things, and the invariants held against it at every step.
 
-use super::tree::{Tree, apply, holds};
+use super::engine::lay;
+use super::exec::BEGINNING;
+use super::tree::{Change, Tree, change, delta_packs, holds, same, sets};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
 use holdfast::format::{checkpoint, control, name, names, record, volume};
@@ -23,6 +25,9 @@ pub struct Truth {
     pub kind: &'static str,
     cache: Bytes,
     needs: Vec<String>,
+    // What it sets, and the packs that hold its delta.
+    sets: Vec<(u64, (u64, String))>,
+    frames: Vec<String>,
 }
 
 /// One incarnation.
@@ -43,6 +48,10 @@ pub struct Life {
     closed: bool,
     adopted: Vec<String>,
     checkpoints: BTreeMap<Seq, Vec<String>>,
+    // As read from their parts.
+    trees: BTreeMap<Seq, Tree>,
+    // Every pack that any commit named for a value.
+    named: BTreeSet<String>,
     floors: BTreeMap<u64, u64>,
     control: u64,
 }
@@ -120,7 +129,7 @@ impl Oracle {
             return Err(format!("I6: {name} was stored with two contents"));
         }
         if let Some((incarnation, number)) = names::parse_control(name) {
-            return self.control(incarnation, number, name, bytes);
+            return self.control(BEGINNING + now as i64, incarnation, number, name, bytes);
         }
         if let Some((incarnation, "volume")) = names::parse_volume(name) {
             let record = volume::decode(bytes, &self.store_sealer, name).map_err(|e| e.to_string())?;
@@ -134,6 +143,20 @@ impl Oracle {
             let index = checkpoint::decode_index(bytes, &life.sealer, name).map_err(|e| e.to_string())?;
             let parts = index.parts.iter().filter_map(|part| names::absolute(incarnation, &part.name)).map(|(_, name)| name);
             life.checkpoints.insert(seq, parts.chain([name.to_owned()]).collect());
+            let mut tree = Some(Tree::new());
+            for part in &index.parts {
+                let there = names::absolute(incarnation, &part.name).and_then(|(_, name)| get(&name));
+                let message =
+                    there.map(|bytes| checkpoint::decode_part(&bytes, &life.sealer, part).map_err(|e| e.to_string())).transpose()?;
+                tree = tree.zip(message).map(|(tree, message)| lay(incarnation, &tree, message));
+            }
+            // Without all of its parts (it landed late) it is no checkpoint that a record may name.
+            if let Some(tree) = tree {
+                if life.records.get(&seq).is_some_and(|truth| !same(&truth.tree, &tree)) {
+                    return Err(format!("I20: checkpoint {seq} shows something else than record {seq}"));
+                }
+                life.trees.insert(seq, tree);
+            }
             self.count("checkpoints");
         }
         Ok(())
@@ -182,19 +205,32 @@ impl Oracle {
         }
         life.check_epoch(&message)?;
         let before = parent.as_ref().map(|parent| Arc::clone(&parent.tree)).unwrap_or_default();
-        let base = parent.as_ref().map_or(0, |parent| parent.base);
-        let (tree, base, kind) = match message.kind.as_ref().unwrap() {
-            Kind::Commit(commit) => (Arc::new(apply(incarnation, &before, commit)), commit.checkpoint, "commit"),
-            Kind::Open(open) => (before, open.checkpoint, "open"),
-            Kind::Close(_) => (before, base, "close"),
-            Kind::Fence(_) => (before, base, "fence"),
+        let old = parent.as_ref().map_or(0, |parent| parent.base);
+        let (base, kind) = match message.kind.as_ref().unwrap() {
+            Kind::Commit(commit) => (commit.checkpoint, "commit"),
+            Kind::Open(open) => (open.checkpoint, "open"),
+            Kind::Close(_) => (old, "close"),
+            Kind::Fence(_) => (old, "fence"),
         };
-        if let Kind::Commit(commit) = message.kind.as_ref().unwrap() {
+        let commit = match message.kind.as_ref().unwrap() {
+            Kind::Commit(commit) => Some(change(incarnation, commit, get).ok_or(format!("I5: the delta of commit {seq} is not there"))?),
+            _ => None,
+        };
+        let (set, frames) = match &commit {
+            Some(Change { commit, deltas }) => (sets(incarnation, seq, deltas), delta_packs(incarnation, commit)),
+            None => (Vec::new(), Vec::new()),
+        };
+        let tree = Arc::new(life.read_from(base, (base != old).then_some(seq), &before, &set));
+        if let Some(Change { commit, .. }) = &commit {
             life.floors_hold(&tree, commit, seq)?;
-            check_delta(incarnation, commit, seq, &tree, get)?;
+            life.check_names(seq, &before, &set)?;
+            let record = (names::commit(incarnation, seq), bytes.clone());
+            life.check_values(&set, &|name| if name == record.0 { Some(record.1.clone()) } else { get(name) })?;
         }
-        let mut needs: Vec<String> = tree.values().map(|(_, pack)| pack.clone()).collect();
+        let mut needs: Vec<String> = tree.values().map(|(_, place)| place.clone()).collect();
         needs.extend((base + 1..=seq).map(|n| names::commit(incarnation, n)));
+        // A record is read with its delta, wherever that lies.
+        needs.extend(life.records.range(base + 1..).flat_map(|(_, truth)| truth.frames.clone()).chain(frames.clone()));
         if base > 0 {
             let parts = life.checkpoints.get(&base).ok_or(format!("I5: record {seq} names checkpoint {base}, which is not there"))?;
             if let Some(missing) = parts.iter().find(|part| !exists(part)) {
@@ -204,13 +240,17 @@ impl Oracle {
         }
         let previous = life.note(now, &message, incarnation);
         let cache = opener(&message).unwrap_or_else(|| parent.map(|parent| parent.cache).unwrap_or_default());
-        life.records.insert(seq, Truth { hash: hash(bytes), epoch: message.epoch, tree, base, at: now, kind, cache, needs: needs.clone() });
+        let (hash, epoch, needs) = (hash(bytes), message.epoch, needs.clone());
+        life.records.insert(seq, Truth { hash, epoch, tree, base, at: now, kind, cache, needs: needs.clone(), sets: set, frames });
         let (adopted, purged) = (life.adopted.clone(), life.purged);
         if let Some(previous) = previous {
             self.release(&previous);
             self.hold(&adopted);
             if let Some(missing) = adopted.iter().find(|pack| !exists(pack)) {
                 return Err(format!("I5: `open` {seq} adopts {missing}, which is not there"));
+            }
+            if let Some(pack) = adopted.iter().find(|pack| self.lives[&incarnation].named.contains(*pack)) {
+                return Err(format!("protocol.md 3: `open` {seq} adopts {pack}, which a commit has named"));
             }
             if !adopted.is_empty() {
                 self.count("adoptions");
@@ -226,7 +266,8 @@ impl Oracle {
         Ok(())
     }
 
-    fn control(&mut self, incarnation: Incarnation, number: u64, name: &str, bytes: &Bytes) -> Result<(), String> {
+    /// `stored`: the store's clock.
+    fn control(&mut self, stored: i64, incarnation: Incarnation, number: u64, name: &str, bytes: &Bytes) -> Result<(), String> {
         let life = self.lives.get_mut(&incarnation).ok_or("a control record of nothing")?;
         let record = control::decode(bytes, &life.sealer, name).map_err(|e| e.to_string())?;
         if number != life.control + 1 {
@@ -244,6 +285,10 @@ impl Oracle {
             }
             Control::Release(release) => {
                 let claim = life.claims.remove(&release.claim);
+                let early = claim.as_ref().is_some_and(|claim| claim.expires > stored);
+                if early && record.author == "janitor" {
+                    return Err(format!("I5: claim {} was released before its time by record {number}", release.claim));
+                }
                 if life.purged {
                     free.extend(claim.map(|claim| claim.seq).filter(|seq| !life.claims.values().any(|claim| claim.seq == *seq)));
                 }
@@ -400,20 +445,6 @@ fn opener(message: &LogRecord) -> Option<Bytes> {
     }
 }
 
-fn check_delta(incarnation: Incarnation, commit: &Commit, seq: Seq, tree: &Tree, get: Get<'_>) -> Result<(), String> {
-    for change in commit.delta.iter().flat_map(|delta| &delta.extents) {
-        let Some((value, pack)) = tree.get(&change.ino) else { continue };
-        match get(pack) {
-            None => return Err(format!("I5: commit {seq} of {incarnation} names {pack}, which is not there")),
-            Some(bytes) if !holds(&bytes, change.ino, *value) => {
-                return Err(format!("I6: commit {seq} names {pack} for {}={value}, which it does not hold", change.ino));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
 impl Life {
     fn new(sealer: Sealer) -> Self {
         Self {
@@ -432,6 +463,8 @@ impl Life {
             closed: false,
             adopted: Vec::new(),
             checkpoints: BTreeMap::new(),
+            trees: BTreeMap::new(),
+            named: BTreeSet::new(),
             floors: BTreeMap::new(),
             control: 0,
         }
@@ -471,6 +504,41 @@ impl Life {
             }
             _ => None,
         }
+    }
+
+    /// The tree of the next record, read from `base`. `again`: the base is a new one, and things may lie elsewhere than `before` says.
+    fn read_from(&self, base: Seq, again: Option<Seq>, before: &Tree, set: &[(u64, (u64, String))]) -> Tree {
+        let Some(seq) = again else { return before.iter().map(|(k, v)| (*k, v.clone())).chain(set.iter().cloned()).collect() };
+        let mut tree = self.trees.get(&base).cloned().unwrap_or_default();
+        tree.extend(self.records.range(base + 1..seq).flat_map(|(_, truth)| truth.sets.clone()));
+        tree.extend(set.iter().cloned());
+        tree
+    }
+
+    /// protocol.md 3: what the parent does not name, and no claim holds, is never named again.
+    fn check_names(&mut self, seq: Seq, before: &Tree, set: &[(u64, (u64, String))]) -> Result<(), String> {
+        for (_, (_, place)) in set {
+            let shown = |tree: &Tree| tree.values().any(|(_, other)| other == place);
+            let claimed = || self.claims.values().any(|claim| self.records.get(&claim.seq).is_some_and(|truth| shown(&truth.tree)));
+            if self.named.contains(place) && !shown(before) && !claimed() {
+                return Err(format!("protocol.md 3: commit {seq} names {place}, which was named before and dropped"));
+            }
+        }
+        self.named.extend(set.iter().map(|(_, (_, place))| place.clone()));
+        Ok(())
+    }
+
+    fn check_values(&self, set: &[(u64, (u64, String))], get: Get<'_>) -> Result<(), String> {
+        for (key, (value, place)) in set {
+            match get(place) {
+                None => return Err(format!("I5: {place} is named for {key}={value}, and is not there")),
+                Some(bytes) if !holds(&self.sealer, place, &bytes, *key, *value) => {
+                    return Err(format!("I6: {place} is named for {key}={value}, which it does not hold"));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn floors_hold(&mut self, tree: &Tree, commit: &Commit, seq: Seq) -> Result<(), String> {
