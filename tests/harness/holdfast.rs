@@ -224,6 +224,10 @@ impl Mounted for Holdfast {
     fn check_store(&self) -> String {
         self.reader(&["check", &self.volume])
     }
+
+    fn commits_by_itself(&self) -> bool {
+        true
+    }
 }
 
 impl Drop for Holdfast {

@@ -39,6 +39,10 @@ pub(crate) trait Mounted {
     fn check_store(&self) -> String {
         String::new()
     }
+    /// Whether commits are made by themselves too, and so at moments that no test chose.
+    fn commits_by_itself(&self) -> bool {
+        false
+    }
     /// The same as `flush` while applications write.
     fn flush_busy(&mut self) {
         self.flush();

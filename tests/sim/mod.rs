@@ -5,6 +5,7 @@ pub mod bugs;
 pub mod engine;
 pub mod exec;
 pub mod janitor;
+pub mod life;
 pub mod node;
 pub mod oracle;
 pub mod reading;

@@ -2,65 +2,17 @@
 
 use super::engine::lay;
 use super::exec::BEGINNING;
-use super::tree::{Change, Tree, change, delta_packs, holds, same, sets};
+use super::life::{Exists, Get, Life, Next, Truth};
+use super::tree::{Tree, same};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
 use holdfast::format::{checkpoint, control, name, names, record, volume};
 use holdfast::log::{Phase, Tip};
+use holdfast::rpc::Retire;
 use holdfast::rpc::control_record::Kind as Control;
-use holdfast::rpc::log_record::Kind;
-use holdfast::rpc::{Claim, Commit, LogRecord, Retire};
-use holdfast::types::{CacheId, Epoch, Hash, Identity, Incarnation, Seq};
+use holdfast::types::{CacheId, Hash, Identity, Incarnation, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// A record that is the first its number ever held.
-#[derive(Clone, Debug)]
-pub struct Truth {
-    pub hash: Hash,
-    pub epoch: Epoch,
-    pub tree: Arc<Tree>,
-    pub base: Seq,
-    pub at: u64,
-    pub kind: &'static str,
-    cache: Bytes,
-    needs: Vec<String>,
-    // What it sets, and the packs that hold its delta.
-    sets: Vec<(u64, (u64, String))>,
-    frames: Vec<String>,
-}
-
-/// One incarnation.
-#[derive(Debug)]
-pub struct Life {
-    pub sealer: Sealer,
-    pub records: BTreeMap<Seq, Truth>,
-    pub epoch: Epoch,
-    pub opened_at: BTreeMap<Epoch, u64>,
-    pub retired: BTreeSet<Seq>,
-    pub claims: BTreeMap<u64, Claim>,
-    pub attached: BTreeSet<String>,
-    pub purged: bool,
-    pub fenced: bool,
-    pub ghosts: u64,
-    retired_objects: BTreeSet<String>,
-    writer: Bytes,
-    closed: bool,
-    adopted: Vec<String>,
-    checkpoints: BTreeMap<Seq, Vec<String>>,
-    // As read from their parts.
-    trees: BTreeMap<Seq, Tree>,
-    // Every pack that any commit named for a value.
-    named: BTreeSet<String>,
-    floors: BTreeMap<u64, u64>,
-    control: u64,
-}
-
-impl Life {
-    pub fn head(&self) -> Seq {
-        self.records.keys().next_back().copied().unwrap_or(0)
-    }
-}
 
 /// All that is true, and what was counted on the way.
 #[derive(Debug)]
@@ -75,9 +27,6 @@ pub struct Oracle {
     /// How often something worth having in a world happened.
     pub seen: BTreeMap<&'static str, u64>,
 }
-
-type Exists<'a> = &'a dyn Fn(&str) -> bool;
-type Get<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
 
 impl Oracle {
     pub fn new(store_sealer: Sealer) -> Self {
@@ -195,52 +144,9 @@ impl Oracle {
             self.count("numbers refilled after they were freed");
             return Ok(());
         }
-        let head = life.head();
-        if seq != head + 1 {
-            return Err(format!("I1: record {seq} was stored while the log ends at {head}"));
-        }
-        let parent = life.records.get(&head).cloned();
-        if parent.as_ref().is_some_and(|parent| message.parent_hash != parent.hash.as_bytes()) {
-            return Err(format!("I1: record {seq} is not the child of record {head}"));
-        }
-        life.check_epoch(&message)?;
-        let before = parent.as_ref().map(|parent| Arc::clone(&parent.tree)).unwrap_or_default();
-        let old = parent.as_ref().map_or(0, |parent| parent.base);
-        let (base, kind) = match message.kind.as_ref().unwrap() {
-            Kind::Commit(commit) => (commit.checkpoint, "commit"),
-            Kind::Open(open) => (open.checkpoint, "open"),
-            Kind::Close(_) => (old, "close"),
-            Kind::Fence(_) => (old, "fence"),
-        };
-        let commit = match message.kind.as_ref().unwrap() {
-            Kind::Commit(commit) => Some(change(incarnation, commit, get).ok_or(format!("I5: the delta of commit {seq} is not there"))?),
-            _ => None,
-        };
-        let (set, frames) = match &commit {
-            Some(Change { commit, deltas }) => (sets(incarnation, seq, deltas), delta_packs(incarnation, commit)),
-            None => (Vec::new(), Vec::new()),
-        };
-        let tree = Arc::new(life.read_from(base, (base != old).then_some(seq), &before, &set));
-        if let Some(Change { commit, .. }) = &commit {
-            life.floors_hold(&tree, commit, seq)?;
-            life.check_names(seq, &before, &set)?;
-            let record = (names::commit(incarnation, seq), bytes.clone());
-            life.check_values(&set, &|name| if name == record.0 { Some(record.1.clone()) } else { get(name) })?;
-        }
-        let mut needs: Vec<String> = tree.values().map(|(_, place)| place.clone()).collect();
-        needs.extend((base + 1..=seq).map(|n| names::commit(incarnation, n)));
-        // A record is read with its delta, wherever that lies.
-        needs.extend(life.records.range(base + 1..).flat_map(|(_, truth)| truth.frames.clone()).chain(frames.clone()));
-        if base > 0 {
-            let parts = life.checkpoints.get(&base).ok_or(format!("I5: record {seq} names checkpoint {base}, which is not there"))?;
-            if let Some(missing) = parts.iter().find(|part| !exists(part)) {
-                return Err(format!("I5: record {seq} names checkpoint {base}, whose {missing} is gone"));
-            }
-            needs.extend(parts.iter().cloned());
-        }
+        let Next { tree, base, kind, set, frames, needs, cache } = life.next(incarnation, seq, &message, bytes, exists, get)?;
         let previous = life.note(now, &message, incarnation);
-        let cache = opener(&message).unwrap_or_else(|| parent.map(|parent| parent.cache).unwrap_or_default());
-        let (hash, epoch, needs) = (hash(bytes), message.epoch, needs.clone());
+        let (hash, epoch) = (hash(bytes), message.epoch);
         life.records.insert(seq, Truth { hash, epoch, tree, base, at: now, kind, cache, needs: needs.clone(), sets: set, frames });
         let (adopted, purged) = (life.adopted.clone(), life.purged);
         if let Some(previous) = previous {
@@ -432,127 +338,6 @@ impl Oracle {
         let told = (tip.epoch, tip.checkpoint, tip.phase, tip.open.as_ref().map(|open| open.seq));
         if told != (truth.epoch, truth.base, phase, open) {
             return Err(format!("node {who} describes record {} as {told:?}, not {:?}", tip.seq, (truth.epoch, truth.base, phase, open)));
-        }
-        Ok(())
-    }
-}
-
-/// The cache that an `open` goes on from.
-fn opener(message: &LogRecord) -> Option<Bytes> {
-    match &message.kind {
-        Some(Kind::Open(open)) => Some(open.holder.as_ref().map(|holder| holder.cache_id.clone()).unwrap_or_default()),
-        _ => None,
-    }
-}
-
-impl Life {
-    fn new(sealer: Sealer) -> Self {
-        Self {
-            sealer,
-            records: BTreeMap::new(),
-            epoch: 0,
-            opened_at: BTreeMap::new(),
-            retired: BTreeSet::new(),
-            claims: BTreeMap::new(),
-            attached: BTreeSet::new(),
-            purged: false,
-            fenced: false,
-            ghosts: 0,
-            retired_objects: BTreeSet::new(),
-            writer: Bytes::new(),
-            closed: false,
-            adopted: Vec::new(),
-            checkpoints: BTreeMap::new(),
-            trees: BTreeMap::new(),
-            named: BTreeSet::new(),
-            floors: BTreeMap::new(),
-            control: 0,
-        }
-    }
-
-    fn check_epoch(&self, message: &LogRecord) -> Result<(), String> {
-        let (seq, epoch) = (message.seq, message.epoch);
-        if self.fenced {
-            return Err(format!("I1: record {seq} was stored after the fence"));
-        }
-        let opens = matches!(message.kind, Some(Kind::Open(_) | Kind::Fence(_)));
-        if opens && epoch == self.epoch + 1 {
-            return Ok(());
-        }
-        if !opens && epoch == self.epoch && message.writer == self.writer && !self.closed {
-            return Ok(());
-        }
-        Err(format!("I1: record {seq} of epoch {epoch} while epoch {} is in force", self.epoch))
-    }
-
-    /// Takes the record's effect on the epoch in; gives the adoptions that end with it.
-    fn note(&mut self, now: u64, message: &LogRecord, incarnation: Incarnation) -> Option<Vec<String>> {
-        self.closed = matches!(message.kind, Some(Kind::Close(_)));
-        match message.kind.as_ref() {
-            Some(Kind::Open(open)) => {
-                self.epoch = message.epoch;
-                self.writer = message.writer.clone();
-                self.opened_at.insert(self.epoch, now);
-                let adopted = open.adopted.iter().filter_map(|object| names::absolute(incarnation, &object.name)).map(|(_, name)| name);
-                Some(std::mem::replace(&mut self.adopted, adopted.collect()))
-            }
-            Some(Kind::Fence(_)) => {
-                self.epoch = message.epoch;
-                self.fenced = true;
-                self.opened_at.insert(self.epoch, now);
-                Some(std::mem::take(&mut self.adopted))
-            }
-            _ => None,
-        }
-    }
-
-    /// The tree of the next record, read from `base`. `again`: the base is a new one, and things may lie elsewhere than `before` says.
-    fn read_from(&self, base: Seq, again: Option<Seq>, before: &Tree, set: &[(u64, (u64, String))]) -> Tree {
-        let Some(seq) = again else { return before.iter().map(|(k, v)| (*k, v.clone())).chain(set.iter().cloned()).collect() };
-        let mut tree = self.trees.get(&base).cloned().unwrap_or_default();
-        tree.extend(self.records.range(base + 1..seq).flat_map(|(_, truth)| truth.sets.clone()));
-        tree.extend(set.iter().cloned());
-        tree
-    }
-
-    /// protocol.md 3: what the parent does not name, and no claim holds, is never named again.
-    fn check_names(&mut self, seq: Seq, before: &Tree, set: &[(u64, (u64, String))]) -> Result<(), String> {
-        for (_, (_, place)) in set {
-            let shown = |tree: &Tree| tree.values().any(|(_, other)| other == place);
-            let claimed = || self.claims.values().any(|claim| self.records.get(&claim.seq).is_some_and(|truth| shown(&truth.tree)));
-            if self.named.contains(place) && !shown(before) && !claimed() {
-                return Err(format!("protocol.md 3: commit {seq} names {place}, which was named before and dropped"));
-            }
-        }
-        self.named.extend(set.iter().map(|(_, (_, place))| place.clone()));
-        Ok(())
-    }
-
-    fn check_values(&self, set: &[(u64, (u64, String))], get: Get<'_>) -> Result<(), String> {
-        for (key, (value, place)) in set {
-            match get(place) {
-                None => return Err(format!("I5: {place} is named for {key}={value}, and is not there")),
-                Some(bytes) if !holds(&self.sealer, place, &bytes, *key, *value) => {
-                    return Err(format!("I6: {place} is named for {key}={value}, which it does not hold"));
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn floors_hold(&mut self, tree: &Tree, commit: &Commit, seq: Seq) -> Result<(), String> {
-        if commit.note == "restore" {
-            // An explicit restore: from now on what it shows is what was asked for.
-            for (key, floor) in &mut self.floors {
-                *floor = tree.get(key).map_or(0, |(value, _)| *value);
-            }
-        }
-        for (key, floor) in &self.floors {
-            let shown = tree.get(key).map_or(0, |(value, _)| *value);
-            if shown < *floor {
-                return Err(format!("I2: {key}={floor} was acknowledged, commit {seq} shows {shown}"));
-            }
         }
         Ok(())
     }
