@@ -7,7 +7,6 @@ use crate::{ENOUGH, mounted};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 /// Everything that a tree can have, on the reference file system: names of all kinds, owners, modes, times before 1970 and to the
 /// nanosecond, attributes, access and default ACLs, hard and symbolic links, fifos, devices, and a file that is nearly all hole.
@@ -167,7 +166,7 @@ fn write_big(mounted: &mut dyn Mounted, mib: u64) {
     for n in 0..mib {
         mebibyte(n, &mut block);
         file.write_all(&block).expect("a MiB is written");
-        if (n + 1).is_multiple_of(mib.div_ceil(ENOUGH as u64 - 1)) {
+        if (n + 1).is_multiple_of(mib.div_ceil(ENOUGH as u64 + 2)) {
             mounted.flush_busy();
         }
     }
