@@ -74,6 +74,20 @@ fn cache_disk_full_on_xfs() {
 }
 
 #[test]
+fn mounted_over_a_mount() {
+    let rig = Rig::new();
+    let first = rig.mount("first");
+    fs::write(first.root.join("a"), "mine").expect("write");
+    // Another volume at the same place: its files would hide those that are there.
+    let mut command = rig.prepare("first", &["mount", "test/other"]);
+    command.arg(rig.root("first")).arg("--foreground").arg("--cache").arg(rig.cache("first")).arg("--recovery-key").arg(rig.key());
+    let output = command.output().expect("holdfast runs");
+    assert_eq!(output.status.code(), Some(8), "{}", crate::harness::command::said(&output));
+    assert_eq!(fs::read_to_string(first.root.join("a")).expect("read"), "mine");
+    rig.unmount("first", first);
+}
+
+#[test]
 fn no_fuse_device() {
     let rig = Rig::new();
     let mount = rig.mount_command("first");
