@@ -28,8 +28,7 @@ impl Moved {
     /// # Errors
     /// The store's faults; damage of the log or the checkpoint, by name.
     pub(super) async fn of(objects: &Objects, ino: Ino) -> Result<Self, Fault> {
-        let site = Site::new(objects.store().clone(), objects.env().clone(), objects.sealer().clone(), objects.incarnation())
-            .with_patience(Patience { give_up: Some(PATIENCE), ..Patience::default() });
+        let site = Site::of(objects.clone()).with_patience(Patience { give_up: Some(PATIENCE), ..Patience::default() });
         let tip = Reader::new(site.clone()).tip(Hint::default()).await?;
         let mut extents = Vec::new();
         let index = if tip.checkpoint == 0 { None } else { log::checkpoint::load(&site, tip.checkpoint).await? };

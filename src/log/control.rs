@@ -196,9 +196,9 @@ impl Chain {
     /// The store does not answer, or a record is damaged.
     pub async fn refresh(&mut self) -> Result<(), LogError> {
         loop {
-            let name = names::control(self.site.incarnation, self.state.number + 1);
+            let name = names::control(self.site.incarnation(), self.state.number + 1);
             let Some(bytes) = self.site.get(&name).await? else { return Ok(()) };
-            let record = control::decode(&bytes, &self.site.sealer, &name).map_err(LogError::undecodable)?;
+            let record = control::decode(&bytes, self.site.sealer(), &name).map_err(LogError::undecodable)?;
             self.take(&name, &record, seal::hash(&bytes))?;
         }
     }
@@ -235,14 +235,14 @@ impl Chain {
             let record = ControlRecord {
                 number,
                 parent_hash: if number == 1 { Vec::new().into() } else { self.hash.as_bytes().to_vec().into() },
-                nonce: self.site.env.random::<16>().to_vec().into(),
+                nonce: self.site.env().random::<16>().to_vec().into(),
                 time: now.max(self.state.time),
                 author: author.to_owned(),
                 kind: Some(kind),
             };
-            let name = names::control(self.site.incarnation, number);
-            let (bytes, hash) = control::encode(&record, &self.site.sealer, &name, self.site.env.random())?;
-            self.site.env.failpoint("log.before_control");
+            let name = names::control(self.site.incarnation(), number);
+            let (bytes, hash) = control::encode(&record, self.site.sealer(), &name, self.site.env().random())?;
+            self.site.env().failpoint("log.before_control");
             if self.site.create(&name, &bytes).await? == Created::Ours {
                 self.take(&name, &record, hash)?;
                 return Ok(number);

@@ -9,11 +9,13 @@
 //! requests.add(1);
 //! ```
 
+mod accept;
 mod exporter;
 mod logs;
 pub mod names;
 mod registry;
 
+pub use accept::Acceptor;
 pub use exporter::Exporter;
 pub use logs::{LogFormat, init_logs};
 pub use names::{Desc, Kind};

@@ -150,8 +150,8 @@ async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<P
         Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
     };
     let sealer = data_sealer(books, &found)?;
-    let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer.clone(), found.incarnation);
     let objects = Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone());
+    let site = Site::of(objects.clone());
     let reader = Reader::new(site.clone());
     let tip = reader.tip(Hint::default()).await?;
     Ok(Place { objects, site, reader, tip, created })
@@ -235,18 +235,8 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
     let state = match cache {
         None => None,
         Some(cache) => {
-            let intent = cache.intent()?.map(|intent| log::Intent {
-                seq: intent.seq,
-                epoch: intent.epoch,
-                nonce: intent.nonce,
-                hash: intent.hash,
-                bytes: Bytes::from(intent.bytes),
-            });
-            cache.head().map(|head| CacheState {
-                head: log::Head { seq: head.seq, hash: head.hash, epoch: head.epoch },
-                intent,
-                unnamed: Vec::new(),
-            })
+            let intent = cache.intent()?;
+            cache.head().map(|head| CacheState { head, intent, unnamed: Vec::new() })
         }
     };
     Ok(WriterParams {
@@ -279,7 +269,7 @@ async fn go_on(
     let local = Arc::clone(&cache);
     on_thread(move || {
         local.set_epoch(head.epoch)?;
-        local.set_head(Head { seq: head.seq, hash: head.hash, epoch: head.epoch })?;
+        local.set_head(head)?;
         local.set_intent(None)
     })
     .await?;
@@ -316,7 +306,6 @@ async fn fill(
     };
     report.commits_read = source.commits.len();
     let head = writer.head();
-    let head = Head { seq: head.seq, hash: head.hash, epoch: head.epoch };
     if last.is_some() {
         hydrate::load(&objects, &cache, hydrate::Source { head: Some(head), ..source }).await?;
     }

@@ -5,13 +5,13 @@ use super::domain::Classifier;
 use super::progress::{LastCommit, Progress};
 use super::upload::{self, Stored};
 use super::{KernelPages, plan};
-use crate::cache::{self, Cache, CacheError, Resolved, Seal};
+use crate::cache::{Cache, CacheError, Resolved, Seal};
 use crate::format::pack::Builder;
 use crate::format::{delta, names};
 use crate::log::{LogError, Prepared, Writer};
 use crate::rpc;
 use crate::store::Objects;
-use crate::types::{Fault, FaultKind, Seq};
+use crate::types::{Fault, FaultKind, Head, Seq};
 use prost::Message;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -127,7 +127,7 @@ impl Committer {
         }
     }
 
-    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<rpc::Delta>), Fault> {
+    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(Head, Stored, rpc::Commit, Vec<rpc::Delta>), Fault> {
         let epoch = self.writer.epoch();
         let stored = upload::upload(&self.objects, &self.cache, seal, epoch, &self.progress).await?;
         let seq = self.writer.head().seq + 1;
@@ -153,10 +153,8 @@ impl Committer {
     }
 
     /// Makes the intent durable, then puts the same bytes until the outcome is known.
-    pub(super) async fn put(&mut self, prepared: &Prepared) -> Result<cache::Head, Fault> {
-        let intent = prepared.intent();
-        let intent =
-            cache::Intent { seq: intent.seq, epoch: intent.epoch, nonce: intent.nonce, hash: intent.hash, bytes: intent.bytes.to_vec() };
+    pub(super) async fn put(&mut self, prepared: &Prepared) -> Result<Head, Fault> {
+        let intent = prepared.intent().clone();
         let cache = Arc::clone(&self.cache);
         if let Err(fault) = blocking(move || cache.set_intent(Some(&intent))).await {
             // Never put: the number is free for the next attempt.
@@ -171,7 +169,7 @@ impl Committer {
                 Ok(head) => {
                     self.progress.store_answered();
                     self.objects.env().failpoint("writeback.after_put_before_resolve");
-                    return Ok(cache::Head { seq: head.seq, hash: head.hash, epoch: head.epoch });
+                    return Ok(head);
                 }
                 Err(error @ (LogError::Unreachable(_) | LogError::Refused(_))) => {
                     let pause = plan::backoff(failures);
@@ -184,7 +182,7 @@ impl Committer {
         }
     }
 
-    async fn resolve(&mut self, seal: Arc<Seal>, head: cache::Head, stored: Stored) -> Result<(), Fault> {
+    async fn resolve(&mut self, seal: Arc<Seal>, head: Head, stored: Stored) -> Result<(), Fault> {
         self.progress.set_sealed(None);
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
@@ -253,7 +251,7 @@ impl Committer {
         Ok((deltas, packs))
     }
 
-    async fn checkpoint(&mut self, head: cache::Head, commit: &rpc::Commit) -> Result<(), Fault> {
+    async fn checkpoint(&mut self, head: Head, commit: &rpc::Commit) -> Result<(), Fault> {
         let point = super::checkpoint::Point {
             seq: head.seq,
             hash: head.hash,

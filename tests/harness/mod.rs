@@ -7,6 +7,7 @@
 pub(crate) mod command;
 mod holdfast;
 mod other;
+pub(crate) mod process;
 #[path = "../common/s3.rs"]
 mod s3;
 pub(crate) mod tree;

@@ -287,6 +287,15 @@ impl Sim {
         steps
     }
 
+    /// Drops everything that is still to happen: tasks hold the world, which would hold them for ever.
+    pub fn end(&self) {
+        let (tasks, timers, nodes) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers), std::mem::take(&mut state.nodes))
+        };
+        drop((tasks, timers, nodes));
+    }
+
     fn advance(&self) -> bool {
         let timer = {
             let mut state = self.state.lock();

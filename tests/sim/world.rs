@@ -83,7 +83,9 @@ pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
     sim.spawn(0, weather(world.clone(), nodes));
     let steps = sim.run(pick(&sim, &[6_000, 12_000, 12_000, 30_000]));
     let seen = oracle.lock().seen.clone();
-    Report { seed, steps, digest: sim.digest(), violation: sim.violation(), seen, trace: sim.trace() }
+    let report = Report { seed, steps, digest: sim.digest(), violation: sim.violation(), seen, trace: sim.trace() };
+    sim.end();
+    report
 }
 
 /// One node's processes, one after the other.
