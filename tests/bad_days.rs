@@ -4,7 +4,11 @@
 
 #[path = "bad_days/days.rs"]
 mod days;
+#[path = "common/disk.rs"]
+mod disk;
 mod harness;
+#[path = "bad_days/machine.rs"]
+mod machine;
 #[path = "crash/rig.rs"]
 mod rig;
 #[path = "bad_days/store.rs"]

@@ -56,9 +56,23 @@ fn worlds() {
     }
     assert!(found.is_empty(), "{} of {count} worlds broke an invariant:\n{}", found.len(), found.join("\n"));
     println!("{count} worlds, {steps} steps: {seen:?}");
-    for needed in
-        ["numbers freed", "objects deleted", "adoptions", "intents that had landed", "re-created", "restores", "clones", "branches"]
-    {
+    let all = [
+        "numbers freed",
+        "objects deleted",
+        "adoptions",
+        "intents that had landed",
+        "re-created",
+        "restores",
+        "clones",
+        "branches",
+        "deltas in packs",
+        "inline values gathered",
+        "readers",
+        "readers told",
+        "claims renewed",
+        "claims expired",
+    ];
+    for needed in all {
         assert!(seen.get(needed).is_some_and(|times| *times > 0), "no world had: {needed}");
     }
 }

@@ -7,6 +7,8 @@ mod azure;
 mod bad_days;
 #[path = "store/conformance.rs"]
 mod conformance;
+#[path = "common/disk.rs"]
+mod disk;
 #[path = "store/given.rs"]
 mod given;
 #[path = "store/power_loss.rs"]

@@ -6,6 +6,8 @@
 
 #[path = "tidy/lexer.rs"]
 mod lexer;
+#[path = "tidy/licences.rs"]
+mod licences;
 #[path = "tidy/rules.rs"]
 mod rules;
 #[path = "tidy/shape.rs"]
@@ -31,6 +33,35 @@ fn modules_depend_only_downwards() {
 #[test]
 fn each_foreign_crate_has_one_home() {
     report("a crate is used outside the one module that owns it", rules::foreign_crates(&tree()));
+}
+
+#[test]
+fn licences_bans_and_sources_are_those_of_deny_toml() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lists = licences::Lists::read(&std::fs::read_to_string(root.join("deny.toml")).expect("deny.toml"));
+    let mut command = std::process::Command::new(env!("CARGO"));
+    // The platform of this machine: the manifests of other platforms' crates may not be here.
+    command.args(["metadata", "--format-version", "1", "--offline", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let output = command.current_dir(root).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    report("a dependency that deny.toml does not allow", licences::findings(&lists, &metadata));
+}
+
+#[test]
+fn licence_expressions_are_read_as_spdx_says() {
+    let lists =
+        licences::Lists::read("[licenses]\nallow = [\n  \"MIT\", # why\n  \"A WITH B\",\n]\n[bans]\ndeny = [\n { crate = \"bad\" },\n]\n");
+    let met = |expression: &str| licences::met(expression, &lists.allowed);
+    for good in ["MIT", "GPL-3.0 OR MIT", "MIT/Apache-2.0", "(GPL-3.0 OR MIT) AND MIT", "A WITH B", "GPL AND X OR MIT"] {
+        assert!(met(good), "{good}");
+    }
+    for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "A", "(MIT", "MIT MIT", "GPL OR (MIT AND X)", "A WITH C"] {
+        assert!(!met(bad), "{bad}");
+    }
+    let package = |name: &str, license: &str, source: &str| serde_json::json!({"name": name, "version": "1.0.0", "license": license, "source": source});
+    let metadata = serde_json::json!({"packages": [package("bad", "MIT", ""), package("x", "GPL", ""), package("y", "MIT", "git+https://example.org/y")]});
+    assert_eq!(licences::findings(&lists, &metadata).len(), 3);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
 use super::{Cache, CacheOptions, Replies, die, recover};
 use crate::env::Env;
 use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Ino, Nonce, ROOT, StoreId};
+use bytes::Bytes;
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -100,7 +101,7 @@ fn decode_intent(bytes: &[u8]) -> Option<Intent> {
         epoch: r.u64()?,
         nonce: Nonce::from_slice(r.bytes()?)?,
         hash: Hash::from_slice(r.bytes()?)?,
-        bytes: r.bytes()?.to_vec(),
+        bytes: Bytes::copy_from_slice(r.bytes()?),
     })
 }
 

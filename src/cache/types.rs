@@ -1,7 +1,8 @@
 //! The nouns of the cache's border: what its callers pass in and get back.
 
 use crate::rpc;
-use crate::types::{Attr, ByteRange, CacheId, Epoch, Fault, FaultKind, Hash, Identity, Incarnation, Ino, Nonce, Seq, StoreId, UnixNanos};
+use crate::types::{Attr, ByteRange, CacheId, Fault, FaultKind, Identity, Incarnation, Ino, Seq, StoreId, UnixNanos};
+pub use crate::types::{Head, Intent};
 
 /// Whose cache a directory is. Written at its creation, compared by whoever opens it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,33 +15,6 @@ pub struct CacheOrigin {
     pub identity: Identity,
     /// This directory, from its creation on.
     pub cache_id: CacheId,
-}
-
-/// The newest record of the log that this cache contains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    /// Its number.
-    pub seq: Seq,
-    /// SHA-256 of its stored object.
-    pub hash: Hash,
-    /// The epoch that wrote it.
-    pub epoch: Epoch,
-}
-
-/// What was about to be put under a number, durable before the put (protocol.md 1.3): until the outcome is known only these
-/// bytes are tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Intent {
-    /// The number.
-    pub seq: Seq,
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Tells two attempts at one number apart.
-    pub nonce: Nonce,
-    /// SHA-256 of `bytes`.
-    pub hash: Hash,
-    /// The sealed object.
-    pub bytes: Vec<u8>,
 }
 
 /// One request of the kernel: the connection it came by and its number there.

@@ -3,6 +3,7 @@
 //! Rule (protocol.md 7.4): bytes are installed by the cache only into pages that are still absent, so a write or truncate that
 //! overtakes a fetch wins. A frame is verified (seal, length, checksum) before a byte of it is used.
 
+use super::moved::Moved;
 use super::plan::{self, Frame, ReadAhead, Request};
 use crate::cache::{Cache, Missing, ObjectId};
 use crate::format::seal::Kind;
@@ -217,12 +218,27 @@ impl Fetcher {
     }
 
     async fn answer_inline(&self, ino: Ino, missing: &[Missing], seq: Seq, frames: &[usize]) -> Result<(), Fault> {
-        let commit = self.commit(seq).await?;
         let name = names::commit(self.objects.incarnation(), seq);
+        let commit = self.commit(seq).await;
+        let mut moved = None;
         for index in frames {
             let wanted = &missing[*index];
             let extent = &wanted.extent;
-            let plain = record::inline_frame(&commit, &name, extent.frame, extent.plain_length, extent.checksum)?;
+            let plain = match &commit {
+                Ok(commit) => record::inline_frame(commit, &name, extent.frame, extent.plain_length, extent.checksum).map_err(Fault::from),
+                Err(fault) => Err(Fault::new(fault.kind, fault.to_string())),
+            };
+            let plain = match plain {
+                // Its record was freed, or another one lies under the freed number.
+                Err(fault) if fault.kind == FaultKind::Damaged => {
+                    let moved = match &moved {
+                        Some(moved) => moved,
+                        None => moved.insert(Moved::of(&self.objects, ino).await?),
+                    };
+                    moved.read(&self.objects, wanted).await?.ok_or(fault)?
+                }
+                plain => plain?,
+            };
             self.install(ino, wanted, &plain)?;
         }
         Ok(())

@@ -3,11 +3,13 @@
 //! ```text
 //! open      newest checkpoint's parts (side by side) + deltas after it -> Loader        load
 //! a read    ranges that are not here -> frames -> few ranged GETs -> install            Fetcher
+//! freed     an inline frame whose record is gone -> where the newest checkpoint has it   moved
 //! behind    whole files, in the order of their packs, at lower priority                 prefetch
 //! ```
 
 mod fetch;
 mod load;
+mod moved;
 mod plan;
 mod prefetch;
 

@@ -17,9 +17,9 @@ use std::collections::BTreeSet;
 /// # Errors
 /// The store does not answer, or the marker is damaged.
 pub async fn load(site: &Site, k: u64) -> Result<Option<BlockMarker>, LogError> {
-    let name = names::block(site.incarnation, k);
+    let name = names::block(site.incarnation(), k);
     let Some(bytes) = site.get(&name).await? else { return Ok(None) };
-    block::decode(&bytes, &site.sealer, &name).map(Some).map_err(LogError::undecodable)
+    block::decode(&bytes, site.sealer(), &name).map(Some).map_err(LogError::undecodable)
 }
 
 /// Whether a marker says that `seq` held the record with this hash.
@@ -36,7 +36,7 @@ pub fn lists(site: &Site, marker: &BlockMarker, seq: Seq, hash: Hash) -> bool {
 /// The block may not be marked, a record is damaged, or the store does not answer.
 pub async fn mark(reader: &Reader, k: u64, limit: Seq) -> Result<(), LogError> {
     let site = reader.site();
-    let name = names::block(site.incarnation, k);
+    let name = names::block(site.incarnation(), k);
     if load(site, k).await?.is_some() {
         return Ok(());
     }
@@ -65,12 +65,12 @@ pub async fn mark(reader: &Reader, k: u64, limit: Seq) -> Result<(), LogError> {
         record_hashes.push(hash.as_bytes().to_vec().into());
     }
     let marker = BlockMarker { block: k, record_hashes };
-    let (bytes, _) = block::encode(&marker, &site.sealer, &name, site.env.random())?;
-    site.env.failpoint("log.before_marker");
+    let (bytes, _) = block::encode(&marker, site.sealer(), &name, site.env().random())?;
+    site.env().failpoint("log.before_marker");
     match site.create(&name, &bytes).await? {
         Created::Ours => Ok(()),
         // Of another janitor: it read the same records, or freed some of them in between. Its list counts.
-        Created::Theirs(bytes) => block::decode(&bytes, &site.sealer, &name).map(|_| ()).map_err(LogError::undecodable),
+        Created::Theirs(bytes) => block::decode(&bytes, site.sealer(), &name).map(|_| ()).map_err(LogError::undecodable),
     }
 }
 
@@ -92,7 +92,7 @@ pub async fn free(reader: &Reader, chain: &State, limit: Seq, numbers: &BTreeSet
     for k in unmarked..=last_block {
         mark(reader, k, limit).await?;
     }
-    site.env.failpoint("log.after_marker_before_delete");
+    site.env().failpoint("log.after_marker_before_delete");
     for seq in numbers.iter().filter(|seq| chain.retired_seqs.contains(seq) && site.block_of(**seq) <= last_block) {
         site.delete(&site.record_name(*seq)).await?;
         freed += 1;

@@ -15,9 +15,9 @@ use crate::types::Seq;
 /// # Errors
 /// The store does not answer, or the index is damaged.
 pub async fn load(site: &Site, seq: Seq) -> Result<Option<Checkpoint>, LogError> {
-    let name = names::checkpoint_index(site.incarnation, seq);
+    let name = names::checkpoint_index(site.incarnation(), seq);
     let Some(bytes) = site.get(&name).await? else { return Ok(None) };
-    checkpoint::decode_index(&bytes, &site.sealer, &name).map(Some).map_err(LogError::undecodable)
+    checkpoint::decode_index(&bytes, site.sealer(), &name).map(Some).map_err(LogError::undecodable)
 }
 
 /// Stores the index that makes a checkpoint; its parts are stored already. Shared parts may come only from the newest checkpoint, the one
@@ -29,13 +29,13 @@ pub async fn load(site: &Site, seq: Seq) -> Result<Option<Checkpoint>, LogError>
 /// # Errors
 /// The store does not answer, or what is there is of another record.
 pub async fn store(site: &Site, index: Checkpoint) -> Result<Checkpoint, LogError> {
-    let name = names::checkpoint_index(site.incarnation, index.seq);
-    let (bytes, _) = checkpoint::encode_index(&index, &site.sealer, &name, site.env.random())?;
-    site.env.failpoint("log.before_checkpoint_index");
+    let name = names::checkpoint_index(site.incarnation(), index.seq);
+    let (bytes, _) = checkpoint::encode_index(&index, site.sealer(), &name, site.env().random())?;
+    site.env().failpoint("log.before_checkpoint_index");
     match site.create(&name, &bytes).await? {
         Created::Ours => Ok(index),
         Created::Theirs(bytes) => {
-            let there = checkpoint::decode_index(&bytes, &site.sealer, &name).map_err(LogError::undecodable)?;
+            let there = checkpoint::decode_index(&bytes, site.sealer(), &name).map_err(LogError::undecodable)?;
             if there.commit_hash == index.commit_hash {
                 Ok(there)
             } else {

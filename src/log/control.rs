@@ -64,7 +64,7 @@ pub struct State {
     pub number: u64,
     /// The time of the last one: times never go back along the chain.
     pub time: UnixNanos,
-    /// Claims in force by the number of their record. Expired ones are in force until somebody releases them.
+    /// Claims in force by the number of their record. Expired ones are in force until somebody releases them: [`Self::expired`].
     pub claims: BTreeMap<u64, Claim>,
     /// Epochs whose branch was ever claimed: their base needs no grace any more.
     pub branches: BTreeSet<String>,
@@ -150,6 +150,14 @@ impl State {
         }
     }
 
+    /// The claims whose time is over at `now`, the store's clock. They hold what they hold until a `release` of them is stored: only then
+    /// may anybody plan without them, since until then whoever made one may claim the same commit again (protocol.md 2).
+    #[must_use]
+    pub fn expired(&self, now: UnixNanos) -> Vec<u64> {
+        let over = |claim: &Claim| claim.expires != 0 && claim.expires <= now;
+        self.claims.iter().filter(|(_, claim)| over(claim)).map(|(number, _)| *number).collect()
+    }
+
     /// Whether a purge was begun, nothing cancelled it, and the grace is over.
     #[must_use]
     pub fn purge_due(&self, now: UnixNanos, grace_nanos: i64) -> bool {
@@ -188,9 +196,9 @@ impl Chain {
     /// The store does not answer, or a record is damaged.
     pub async fn refresh(&mut self) -> Result<(), LogError> {
         loop {
-            let name = names::control(self.site.incarnation, self.state.number + 1);
+            let name = names::control(self.site.incarnation(), self.state.number + 1);
             let Some(bytes) = self.site.get(&name).await? else { return Ok(()) };
-            let record = control::decode(&bytes, &self.site.sealer, &name).map_err(LogError::undecodable)?;
+            let record = control::decode(&bytes, self.site.sealer(), &name).map_err(LogError::undecodable)?;
             self.take(&name, &record, seal::hash(&bytes))?;
         }
     }
@@ -227,14 +235,14 @@ impl Chain {
             let record = ControlRecord {
                 number,
                 parent_hash: if number == 1 { Vec::new().into() } else { self.hash.as_bytes().to_vec().into() },
-                nonce: self.site.env.random::<16>().to_vec().into(),
+                nonce: self.site.env().random::<16>().to_vec().into(),
                 time: now.max(self.state.time),
                 author: author.to_owned(),
                 kind: Some(kind),
             };
-            let name = names::control(self.site.incarnation, number);
-            let (bytes, hash) = control::encode(&record, &self.site.sealer, &name, self.site.env.random())?;
-            self.site.env.failpoint("log.before_control");
+            let name = names::control(self.site.incarnation(), number);
+            let (bytes, hash) = control::encode(&record, self.site.sealer(), &name, self.site.env().random())?;
+            self.site.env().failpoint("log.before_control");
             if self.site.create(&name, &bytes).await? == Created::Ours {
                 self.take(&name, &record, hash)?;
                 return Ok(number);

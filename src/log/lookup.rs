@@ -133,7 +133,7 @@ async fn found(books: &Books, record_name: &str, number: u64, bytes: &Bytes) -> 
 /// The store does not answer, or the log is damaged.
 pub async fn vacated(site: &Site, found: &Found) -> Result<Option<Vacant>, LogError> {
     let tip = Reader::new(site.clone()).tip(Hint::default()).await?;
-    Ok((tip.phase == Phase::Fenced && site.incarnation == found.incarnation).then_some(Vacant { number: found.number + 1 }))
+    Ok((tip.phase == Phase::Fenced && site.incarnation() == found.incarnation).then_some(Vacant { number: found.number + 1 }))
 }
 
 /// Creates an incarnation: its volume record first, then the name record that makes it the one that the identity means. `Ok((found, true))`:

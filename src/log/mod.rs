@@ -28,16 +28,17 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use crate::types::{Head, Intent};
 pub use error::LogError;
 pub use lookup::{Lookup, create, lookup};
-pub use nameable::{Approved, Nameable};
+pub use nameable::{Approved, Framed, Nameable};
 pub use read::{At, Hint, Phase, Reader, Record, Tip, objects_named};
-pub use write::{CacheState, Head, Intent, OpenReport, Outcome, Prepared, Writer, WriterParams, fence};
+pub use write::{CacheState, OpenReport, Outcome, Prepared, Writer, WriterParams, fence};
 
 use crate::env::Env;
 use crate::format::names;
 use crate::format::seal::Sealer;
-use crate::store::{Put, Store, StoreError};
+use crate::store::{Objects, Put, Store, StoreError};
 use crate::types::{BLOCK, Incarnation, Seq};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -63,10 +64,7 @@ impl Default for Patience {
 /// Where one incarnation's log and control chain lie, and how they are reached. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Site {
-    store: Arc<dyn Store>,
-    env: Env,
-    sealer: Sealer,
-    incarnation: Incarnation,
+    objects: Objects,
     patience: Patience,
     block: u64,
 }
@@ -75,7 +73,19 @@ impl Site {
     /// The place of `incarnation`, whose objects `sealer` seals.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, env: Env, sealer: Sealer, incarnation: Incarnation) -> Self {
-        Self { store, env, sealer, incarnation, patience: Patience::default(), block: BLOCK }
+        Self::of(Objects::new(store, sealer, incarnation, env))
+    }
+
+    /// The place of the incarnation whose objects these are.
+    #[must_use]
+    pub fn of(objects: Objects) -> Self {
+        Self { objects, patience: Patience::default(), block: BLOCK }
+    }
+
+    /// The same objects, for whoever reads and stores more than records.
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// With another patience.
@@ -95,25 +105,25 @@ impl Site {
     /// The incarnation.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        self.objects.incarnation()
     }
 
     /// What its objects are sealed with.
     #[must_use]
     pub fn sealer(&self) -> &Sealer {
-        &self.sealer
+        self.objects.sealer()
     }
 
     /// Clock and chance.
     #[must_use]
     pub fn env(&self) -> &Env {
-        &self.env
+        self.objects.env()
     }
 
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        self.objects.store()
     }
 
     /// The block that holds a number.
@@ -137,14 +147,14 @@ impl Site {
     /// The object name of a log record.
     #[must_use]
     pub fn record_name(&self, seq: Seq) -> String {
-        names::commit(self.incarnation, seq)
+        names::commit(self.incarnation(), seq)
     }
 
     /// The bytes of an object, asked for until the store answers.
     pub(crate) async fn get(&self, name: &str) -> Result<Option<Bytes>, LogError> {
         let mut pause = Pause::new(self);
         loop {
-            match self.store.get(name).await {
+            match self.store().get(name).await {
                 Ok(found) => return Ok(found),
                 Err(error) => pause.after(error).await?,
             }
@@ -155,7 +165,7 @@ impl Site {
     pub(crate) async fn size(&self, name: &str) -> Result<Option<u64>, LogError> {
         let mut pause = Pause::new(self);
         loop {
-            match self.store.head(name).await {
+            match self.store().head(name).await {
                 Ok(found) => return Ok(found.map(|meta| meta.size)),
                 Err(error) => pause.after(error).await?,
             }
@@ -166,7 +176,7 @@ impl Site {
     pub(crate) async fn delete(&self, name: &str) -> Result<(), LogError> {
         let mut pause = Pause::new(self);
         loop {
-            match self.store.delete(name).await {
+            match self.store().delete(name).await {
                 Ok(()) => return Ok(()),
                 Err(error) => pause.after(error).await?,
             }
@@ -178,7 +188,7 @@ impl Site {
     pub(crate) async fn create(&self, name: &str, bytes: &Bytes) -> Result<Created, LogError> {
         let mut pause = Pause::new(self);
         loop {
-            match self.store.put_if_absent(name, bytes.clone()).await {
+            match self.store().put_if_absent(name, bytes.clone()).await {
                 Ok(Put::Stored) => return Ok(Created::Ours),
                 Ok(Put::Exists) => match self.get(name).await? {
                     Some(there) if there == *bytes => return Ok(Created::Ours),
@@ -210,7 +220,7 @@ struct Pause<'a> {
 
 impl<'a> Pause<'a> {
     fn new(site: &'a Site) -> Self {
-        Self { site, began: site.env.monotonic(), next: site.patience.first }
+        Self { site, began: site.env().monotonic(), next: site.patience.first }
     }
 
     /// Waits before the next attempt, or says why there is none.
@@ -222,7 +232,7 @@ impl<'a> Pause<'a> {
                 return Err(LogError::Refused(error));
             }
         };
-        let waited = self.site.env.monotonic().saturating_sub(self.began);
+        let waited = self.site.env().monotonic().saturating_sub(self.began);
         if self.site.patience.give_up.is_some_and(|limit| waited >= limit) {
             return Err(LogError::Unreachable(error));
         }
@@ -230,8 +240,8 @@ impl<'a> Pause<'a> {
         self.next = (self.next * 2).min(self.site.patience.longest);
         // Half of it by chance, so that many nodes do not come back in step.
         let half = u64::try_from(pause.as_nanos() / 2).unwrap_or(u64::MAX);
-        let jitter = Duration::from_nanos(self.site.env.random_below(half.max(1)));
-        self.site.env.sleep(pause / 2 + jitter).await;
+        let jitter = Duration::from_nanos(self.site.env().random_below(half.max(1)));
+        self.site.env().sleep(pause / 2 + jitter).await;
         Ok(())
     }
 

@@ -4,10 +4,9 @@
 //! The four sources are four fields here, and there is no fifth.
 
 use super::LogError;
-use super::read::objects_named;
 use crate::format::names;
-use crate::rpc::{Commit, LogRecord, ObjectRef, log_record::Kind};
-use crate::types::{Epoch, Incarnation};
+use crate::rpc::{Commit, Delta, ObjectRef};
+use crate::types::{Epoch, Incarnation, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the next commit of one epoch may name. Names are relative to the incarnation, as in [`ObjectRef`].
@@ -24,8 +23,29 @@ pub struct Nameable {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Approved {
     pub(super) commit: Commit,
-    /// All that it names.
-    pub(super) names: Vec<String>,
+    /// Every object that it names, also those that only its delta in frames of packs names.
+    pub(super) named: Vec<String>,
+}
+
+/// What deltas name that stand in packs, and not in the commit itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Framed {
+    /// Objects.
+    pub objects: Vec<ObjectRef>,
+    /// Earlier records, for the bytes that stand in them.
+    pub records: Vec<Seq>,
+}
+
+impl Framed {
+    /// What these deltas name.
+    #[must_use]
+    pub fn of(deltas: &[Delta]) -> Self {
+        let extents = deltas.iter().flat_map(|delta| &delta.extents).flat_map(|file| &file.extents);
+        Self {
+            objects: deltas.iter().flat_map(|delta| &delta.objects).cloned().collect(),
+            records: extents.filter(|extent| extent.object == 0 && extent.inline_seq != 0).map(|extent| extent.inline_seq).collect(),
+        }
+    }
 }
 
 impl Nameable {
@@ -66,33 +86,36 @@ impl Nameable {
         self.unnamed.values()
     }
 
-    /// Checks every object that a commit names. `parent_names` says what the parent's tree names (ii).
+    /// Checks every object that a commit names, and every earlier record in whose inline frames its extents lie. `framed`: its deltas when
+    /// they lie in frames of packs, and stand not in the commit itself. `parent_names` says what the parent's tree names (ii): packs, and
+    /// records by the name of their object.
     ///
     /// # Errors
     /// The first object that may not be named.
-    pub fn approve(&self, commit: Commit, parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
-        self.approve_with(commit, &[], parent_names)
-    }
-
-    /// The same for a commit whose deltas stand in packs: `framed` is what those deltas name.
-    ///
-    /// # Errors
-    /// As [`Self::approve`].
-    pub fn approve_with(&self, commit: Commit, framed: &[ObjectRef], parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
-        let record = LogRecord { kind: Some(Kind::Commit(commit)), ..LogRecord::default() };
-        let mut names = Vec::new();
-        for object in objects_named(&record).into_iter().chain(framed) {
+    pub fn approve(&self, commit: Commit, framed: &Framed, parent_names: &dyn Fn(&str) -> bool) -> Result<Approved, LogError> {
+        let inline = Framed::of(commit.delta.as_slice());
+        let frames = commit.delta_frames.iter().filter_map(|frame| frame.object.as_ref());
+        let mut named = Vec::new();
+        for object in frames.chain(&inline.objects).chain(&framed.objects) {
             let known = self.unnamed.get(&object.name).is_some_and(|uploaded| uploaded == object);
             if !known && !self.claimed.contains(&object.name) && !parent_names(&object.name) {
-                let why = "its parent does not name it, this epoch did not upload or adopt it unnamed, and no claim holds it";
-                return Err(LogError::NotNameable { object: object.name.clone(), why });
+                return Err(not_nameable(object.name.clone()));
             }
-            names.push(object.name.clone());
+            named.push(object.name.clone());
         }
-        match record.kind {
-            Some(Kind::Commit(commit)) => Ok(Approved { commit, names }),
-            _ => Err(LogError::NotNameable { object: String::new(), why: "it is no commit" }),
+        for seq in inline.records.iter().chain(&framed.records) {
+            let name = self.record(*seq);
+            if !name.as_ref().is_some_and(|name| self.claimed.contains(name) || parent_names(name)) {
+                return Err(not_nameable(name.unwrap_or_default()));
+            }
         }
+        Ok(Approved { commit, named })
+    }
+
+    /// The name of a record's object, relative to the incarnation.
+    fn record(&self, seq: Seq) -> Option<String> {
+        let (incarnation, _) = self.prefix?;
+        names::relative(incarnation, &names::commit(incarnation, seq))
     }
 
     /// A commit is in the log: from now on only its tree can hold what it named.
@@ -101,4 +124,9 @@ impl Nameable {
             self.unnamed.remove(name);
         }
     }
+}
+
+fn not_nameable(object: String) -> LogError {
+    let why = "its parent does not name it, this epoch did not upload or adopt it unnamed, and no claim holds it";
+    LogError::NotNameable { object, why }
 }

@@ -5,7 +5,8 @@
 //! kept commit  <- head, claims, the commit before an unclosed open, the dense window, thinning rules
 //! retired      <- every other record below the newest checkpoint: it cannot be claimed any more
 //! freed        <- retired, a commit or close, its block below the newest checkpoint, and needed by nothing unretired
-//! needs        <- the records of (its checkpoint, itself], what its inline extents lie in, its checkpoint's objects, every pack of its tree
+//! needs        <- the records of (its checkpoint, itself] with the packs of their deltas, the records that its inline extents lie in, its
+//!                 checkpoint's objects, every pack of its tree
 //! ```
 //! A retired record may lie there for long, because a kept commit is read through it. Every commit that is not retired can still be claimed,
 //! so everything that an unretired commit needs stays. Commits after `h` are safe by
@@ -51,6 +52,8 @@ pub struct Fact {
     pub base: Seq,
     /// Every object of its tree: packs, and its base's index and parts. Relative to the store.
     pub objects: BTreeSet<String>,
+    /// Packs that hold the record's own delta in frames. It is needed as long as any unretired commit is read through this record.
+    pub delta: BTreeSet<String>,
     /// Records outside (base, itself] that its inline extents lie in.
     pub records: BTreeSet<Seq>,
 }
@@ -203,8 +206,11 @@ fn garbage(site: &Site, facts: &Facts, chain: &State, retiring: &BTreeSet<Seq>, 
         let gone = retiring.contains(seq) || chain.retired_seqs.contains(seq) || (purged && *seq == facts.h);
         if !gone {
             needed.extend(&fact.objects);
+            // It is read through these records, and they through their deltas, retired or not.
+            let read = facts.records.range(..=*seq).rev().take_while(|(before, _)| **before > fact.base);
+            needed.extend(read.flat_map(|(_, fact)| &fact.delta));
         }
-        named.extend(&fact.objects);
+        named.extend(fact.objects.iter().chain(&fact.delta));
     }
     let adopted = facts.records.values().rev().find_map(|fact| match &fact.what {
         What::Open { adopted } => Some(adopted),

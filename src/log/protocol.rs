@@ -11,7 +11,7 @@ pub struct Rule {
     pub window: &'static str,
     /// The place, if it has a name.
     pub failpoint: Option<&'static str>,
-    /// The planted bug of `tests/sim/planted.rs` that breaks it and must be found, or the test that holds it.
+    /// The planted bug of `tests/sim/bugs.rs` that breaks it and must be found, or the test that holds it.
     pub test: &'static str,
 }
 
@@ -60,10 +60,23 @@ pub const RULES: &[Rule] = &[
         test: "ClaimIgnored, DeleteBeforeRetire",
     },
     Rule {
+        rule: "control: a reader's claim ends by the store's clock, and counts until its `release` is stored",
+        window: "an expired claim in force: any janitor releases it later",
+        failpoint: Some("log.before_control"),
+        test: "ExpireByOwnClock, ExpiredNotReleased",
+    },
+    Rule {
         rule: "retire: a number is freed only after `retire` and then the marker of its block are stored; blocks are marked in order",
         window: "retired numbers that still lie there: any janitor deletes them later",
         failpoint: Some("log.before_marker"),
         test: "FreeUnmarked",
+    },
+    Rule {
+        rule: "retire: a commit is read through the records after its checkpoint, with the packs of their deltas, the records of its inline \
+               extents, and the packs that only its checkpoint names: none of them goes before it is retired",
+        window: "objects that nothing needs: any janitor deletes them later",
+        failpoint: None,
+        test: "InlineForgotten, DeltaForgotten, GatheredForgotten",
     },
     Rule {
         rule: "retire: only what a stored `retire` lists is deleted",

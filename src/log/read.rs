@@ -307,7 +307,7 @@ impl Reader {
     /// `open` silently would un-fence a zombie.
     pub(super) async fn decode(&self, seq: Seq, name: &str, bytes: &Bytes) -> Result<At, LogError> {
         let hash = seal::hash(bytes);
-        match record::decode(bytes, &self.site.sealer, name) {
+        match record::decode(bytes, self.site.sealer(), name) {
             Ok(record) => Ok(At::Record(Box::new(Record { seq, hash, record }))),
             Err(error) => {
                 let chain = Chain::read(self.site.clone()).await?;
@@ -324,7 +324,7 @@ impl Reader {
             block = 0;
         }
         loop {
-            block = self.prefix_end(block, &|k| names::block(self.site.incarnation, k)).await?;
+            block = self.prefix_end(block, &|k| names::block(self.site.incarnation(), k)).await?;
             let first = self.site.first_of(block);
             let mut next = if hint > first { self.prefix_end(hint, &|n| self.site.record_name(n)).await? } else { first };
             if next == hint.max(first) {
@@ -344,7 +344,7 @@ impl Reader {
     }
 
     async fn marked(&self, block: u64) -> Result<bool, LogError> {
-        Ok(self.site.size(&names::block(self.site.incarnation, block)).await?.is_some())
+        Ok(self.site.size(&names::block(self.site.incarnation(), block)).await?.is_some())
     }
 
     /// The first number from `from` on whose object is absent, when those present form a prefix. A few at a time, side by side.

@@ -3,13 +3,13 @@
 use super::control::{Chain, Refused, State};
 use super::lookup::{Books, Lookup, create, lookup};
 use super::plan::{Fact, Facts, Rules, What, Why};
-use super::{CacheState, Hint, LogError, Nameable, Outcome, Phase, Reader, Site, Writer, WriterParams, fence, plan};
+use super::{CacheState, Framed, Hint, LogError, Nameable, Outcome, Phase, Reader, Site, Writer, WriterParams, fence, plan};
 use crate::env::{Clock, Env, Failpoints, Random};
 use crate::format::marker::Marker;
 use crate::format::names;
 use crate::format::seal::{Cipher, Sealer};
 use crate::rpc::control_record::Kind;
-use crate::rpc::{Attach, Claim, Commit, Delta, Holder, ObjectRef, Purge, Retire, Undo, Void};
+use crate::rpc::{Attach, Claim, Commit, Delta, Extent, ExtentChange, FrameRef, Holder, ObjectRef, Purge, Retire, Undo, Void};
 use crate::store::{ObjectMeta, Put, Store, StoreError};
 use crate::types::{Identity, Incarnation, StoreId, UnixNanos, WriterId};
 use async_trait::async_trait;
@@ -115,7 +115,7 @@ impl Bench {
     }
 
     fn commit(&self, writer: &mut Writer) -> super::Prepared {
-        let approved = writer.nameable().approve(Commit::default(), &|_| false).unwrap();
+        let approved = writer.nameable().approve(Commit::default(), &Framed::default(), &|_| false).unwrap();
         let prepared = writer.prepare(approved).unwrap();
         block_on(writer.put(&prepared)).unwrap();
         prepared
@@ -138,7 +138,7 @@ fn a_newer_epoch_fences_the_older_writer_at_its_next_number() {
     bench.commit(&mut old);
     let (mut new, report) = bench.open(None).unwrap();
     assert_eq!((report.before.seq, new.epoch()), (2, 2));
-    let approved = old.nameable().approve(Commit::default(), &|_| false).unwrap();
+    let approved = old.nameable().approve(Commit::default(), &Framed::default(), &|_| false).unwrap();
     let prepared = old.prepare(approved).unwrap();
     assert!(matches!(block_on(old.put(&prepared)), Err(LogError::Fenced { seq: 3, epoch: 2 })));
     assert!(matches!(block_on(old.check_fenced()), Err(LogError::Fenced { .. })));
@@ -152,7 +152,7 @@ fn a_newer_epoch_fences_the_older_writer_at_its_next_number() {
 fn what_was_put_cannot_be_taken_back_and_nothing_overtakes_it() {
     let bench = bench();
     let (mut writer, _) = bench.open(None).unwrap();
-    let approve = |writer: &mut Writer| writer.nameable().approve(Commit::default(), &|_| false).unwrap();
+    let approve = |writer: &mut Writer| writer.nameable().approve(Commit::default(), &Framed::default(), &|_| false).unwrap();
     let first = approve(&mut writer);
     let prepared = writer.prepare(first).unwrap();
     let second = approve(&mut writer);
@@ -340,20 +340,59 @@ fn a_commit_names_only_its_own_uploads_its_parents_adopted_and_claimed_objects()
     nameable.claimed([pack(1, 3).name]);
     assert!(nameable.uploaded(pack(1, 4)).is_err(), "of an older epoch");
     for object in [pack(1, 1), pack(2, 2), pack(1, 3)] {
-        nameable.approve(commit(&object), &|_| false).unwrap();
+        nameable.approve(commit(&object), &Framed::default(), &|_| false).unwrap();
     }
     let parents = pack(1, 5);
-    assert!(nameable.approve(commit(&parents), &|_| false).is_err());
-    nameable.approve(commit(&parents), &|name| name == parents.name).unwrap();
+    assert!(nameable.approve(commit(&parents), &Framed::default(), &|_| false).is_err());
+    nameable.approve(commit(&parents), &Framed::default(), &|name| name == parents.name).unwrap();
     nameable.named(&[pack(2, 2).name]);
-    assert!(nameable.approve(commit(&pack(2, 2)), &|_| false).is_err(), "named once: from now on only as the parent's");
+    assert!(nameable.approve(commit(&pack(2, 2)), &Framed::default(), &|_| false).is_err(), "named once: from now on only as the parent's");
     let changed = ObjectRef { size: 101, ..pack(1, 1) };
-    assert!(nameable.approve(commit(&changed), &|_| false).is_err(), "not what was uploaded");
+    assert!(nameable.approve(commit(&changed), &Framed::default(), &|_| false).is_err(), "not what was uploaded");
+}
+
+#[test]
+fn what_a_delta_in_packs_names_counts_as_what_stands_in_the_commit() {
+    let framed = |object: &ObjectRef| Delta { objects: vec![object.clone()], ..Delta::default() };
+    let frame = FrameRef { object: Some(pack(2, 9)), ..FrameRef::default() };
+    let commit = Commit { delta_frames: vec![frame], ..Commit::default() };
+    let mut nameable = Nameable::opened(LIFE, 2, &[]);
+    nameable.uploaded(pack(2, 2)).unwrap();
+    assert!(
+        nameable.approve(commit.clone(), &Framed::of(&[framed(&pack(2, 2))]), &|_| false).is_err(),
+        "the pack of the delta was not uploaded"
+    );
+    nameable.uploaded(pack(2, 9)).unwrap();
+    assert!(nameable.approve(commit.clone(), &Framed::of(&[framed(&pack(1, 7))]), &|_| false).is_err(), "nor was one that the delta names");
+    let approved = nameable.approve(commit, &Framed::of(&[framed(&pack(2, 2))]), &|_| false).unwrap();
+    nameable.named(&approved.named);
+    assert_eq!(nameable.unnamed().count(), 0);
+}
+
+#[test]
+fn an_inline_extent_of_an_earlier_record_is_the_parents_or_claimed() {
+    let extent = Extent { length: 1, plain_length: 1, inline_seq: 4, ..Extent::default() };
+    let file = ExtentChange { ino: 2, cleared: Vec::new(), extents: vec![extent] };
+    let commit = Commit { delta: Some(Delta { extents: vec![file], ..Delta::default() }), ..Commit::default() };
+    let record = names::relative(LIFE, &names::commit(LIFE, 4)).unwrap();
+    let mut nameable = Nameable::opened(LIFE, 2, &[]);
+    assert!(nameable.approve(commit.clone(), &Framed::default(), &|_| false).is_err());
+    nameable.approve(commit.clone(), &Framed::default(), &|name| name == record).unwrap();
+    nameable.claimed([record]);
+    nameable.approve(commit, &Framed::default(), &|_| false).unwrap();
 }
 
 fn log() -> Facts {
-    let fact =
-        |what, epoch, at: i64, base| Fact { what, epoch, stored: at, cut: at, base, objects: BTreeSet::new(), records: BTreeSet::new() };
+    let fact = |what, epoch, at: i64, base| Fact {
+        what,
+        epoch,
+        stored: at,
+        cut: at,
+        base,
+        objects: BTreeSet::new(),
+        delta: BTreeSet::new(),
+        records: BTreeSet::new(),
+    };
     let open = || What::Open { adopted: BTreeSet::new() };
     let mut records = BTreeMap::new();
     // 1 open, 2..=9 commits, 10 open (nobody closed), 11..=29 commits; checkpoint 8 is named from 9 on, 20 from 21 on.
@@ -416,4 +455,34 @@ fn open_records_and_what_kept_commits_are_read_through_are_never_freed() {
     let (_, free) = plan::deletable(&site, &facts, &chain, &[]);
     // 10 is an `open`.
     assert_eq!(free, (5..=19).filter(|seq| *seq != 10).collect());
+}
+
+#[test]
+fn the_pack_of_a_delta_stays_while_any_commit_is_read_through_its_record() {
+    let bench = bench();
+    let mut facts = log();
+    let [held, free] = [3, 15].map(|seq: u8| names::pack(LIFE, 1, [seq; 16]));
+    for (seq, pack) in [(3, &held), (15, &free)] {
+        facts.records.get_mut(&seq).unwrap().delta.insert(pack.clone());
+    }
+    let mut chain = State::default();
+    chain.claims.insert(1, Claim { seq: 4, kind: "pin".into(), ..Claim::default() });
+    // 3 is retired, and 4 is read through it; 15 is retired, and what is kept above is read from checkpoint 20.
+    chain.retired_seqs.extend([3, 15]);
+    let rules = Rules { dense: 0, thin: Vec::new(), branch_grace: 0 };
+    let kept = plan::keep(&facts, &chain, &rules, 1000);
+    facts.records.get_mut(&20).unwrap().base = 16;
+    let retirement = plan::retire(&bench.site, &facts, &chain, &kept, &[held.clone(), free.clone()]);
+    assert_eq!(retirement.objects, BTreeSet::from([free]));
+}
+
+#[test]
+fn a_claim_expires_by_the_clock_it_is_asked_with_and_holds_until_it_is_released() {
+    let mut state = State::default();
+    for (number, expires) in [(1, 0), (2, 50), (3, 51)] {
+        state.claims.insert(number, Claim { seq: number, kind: "reader".into(), expires, ..Claim::default() });
+    }
+    assert_eq!(state.expired(50), [2]);
+    let retire = Kind::Retire(Retire { seqs: vec![2], ..Retire::default() });
+    assert_eq!(state.allows(&retire), Err(Refused::Claimed(2)), "expired, and not released");
 }

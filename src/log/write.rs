@@ -13,42 +13,16 @@ use super::{At, Created, Hint, LogError, Phase, Reader, Record, Site, Tip, block
 use crate::format::{names, record};
 use crate::rpc::log_record::Kind;
 use crate::rpc::{Close, Fence, Holder, LogRecord, ObjectRef, Open};
-use crate::types::{CacheId, Epoch, Hash, Nonce, Seq, WriterId};
+use crate::types::{CacheId, Epoch, Hash, Head, Intent, Nonce, Seq, WriterId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
-
-/// A record as a cache remembers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    /// Its number.
-    pub seq: Seq,
-    /// SHA-256 of its stored object.
-    pub hash: Hash,
-    /// Its epoch.
-    pub epoch: Epoch,
-}
-
-/// What is about to be put under a number; the caller makes it durable before the put (protocol.md 1.3).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Intent {
-    /// The number.
-    pub seq: Seq,
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Tells two attempts at one number apart.
-    pub nonce: Nonce,
-    /// SHA-256 of `bytes`.
-    pub hash: Hash,
-    /// The sealed object.
-    pub bytes: Bytes,
-}
 
 /// A record ready to be put under the next number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
     intent: Intent,
-    /// What a commit names; `None`: it is another record.
-    names: Option<Vec<String>>,
+    // What a commit names.
+    named: Option<Vec<String>>,
 }
 
 impl Prepared {
@@ -153,7 +127,7 @@ impl Writer {
         loop {
             let tip = reader.tip(hint).await?;
             if tip.phase == Phase::Fenced {
-                return Err(LogError::Purged { incarnation: reader.site().incarnation });
+                return Err(LogError::Purged { incarnation: reader.site().incarnation() });
             }
             if !may_open(&tip) {
                 return Err(LogError::Held { seq: tip.open.as_ref().map_or(tip.seq, |open| open.seq) });
@@ -164,7 +138,7 @@ impl Writer {
             match append_open(&reader, &tip, params.writer, Kind::Open(open.clone())).await? {
                 None => hint.seq = tip.seq,
                 Some(head) => {
-                    let nameable = Nameable::opened(reader.site().incarnation, head.epoch, &open.adopted);
+                    let nameable = Nameable::opened(reader.site().incarnation(), head.epoch, &open.adopted);
                     let (opened, checkpoint, last_commit) = (head.seq, tip.checkpoint, tip.seq);
                     let id = params.writer;
                     let writer = Self { reader, id, head, opened, checkpoint, last_commit, nameable, pending: None, closed: false };
@@ -221,9 +195,10 @@ impl Writer {
     /// # Errors
     /// A number is not resolved yet, or the commit cannot be encoded.
     pub fn prepare(&mut self, approved: Approved) -> Result<Prepared, LogError> {
-        let Approved { mut commit, names } = approved;
+        let Approved { mut commit, named } = approved;
         commit.checkpoint = self.checkpoint;
-        self.prepare_kind(Kind::Commit(commit)).map(|prepared| Prepared { names: Some(names), ..prepared })
+        let prepared = self.prepare_kind(Kind::Commit(commit))?;
+        Ok(Prepared { named: Some(named), ..prepared })
     }
 
     /// The record of a clean end. Everything is committed; nothing is dirty.
@@ -277,7 +252,7 @@ impl Writer {
         // Before the first await: a dropped future has an unknown outcome too.
         self.pending = Some((*seq, true));
         let name = self.site().record_name(*seq);
-        self.site().env.failpoint("log.after_intent_before_put");
+        self.site().env().failpoint("log.after_intent_before_put");
         match self.site().create(&name, bytes).await? {
             Created::Theirs(there) => {
                 return Err(match self.overtaken(*seq, &name, &there).await {
@@ -287,13 +262,13 @@ impl Writer {
             }
             Created::Ours => {}
         }
-        self.site().env.failpoint("log.after_put_before_resolve");
+        self.site().env().failpoint("log.after_put_before_resolve");
         self.pending = None;
         self.head = Head { seq: *seq, hash: *hash, epoch: *epoch };
-        match &prepared.names {
-            Some(names) => {
+        match &prepared.named {
+            Some(named) => {
                 self.last_commit = *seq;
-                self.nameable.named(names);
+                self.nameable.named(named);
             }
             None => self.closed = true,
         }
@@ -351,7 +326,7 @@ impl Writer {
             return LogError::damaged(name, format!("it is not the child of record {}", self.head.seq));
         }
         match &record.record.kind {
-            Some(Kind::Fence(_)) => LogError::Purged { incarnation: self.site().incarnation },
+            Some(Kind::Fence(_)) => LogError::Purged { incarnation: self.site().incarnation() },
             _ if record.epoch() > self.head.epoch => LogError::Fenced { seq, epoch: record.epoch() },
             _ if record.writer() == Some(self.id) && self.pending == Some((seq, true)) => LogError::Pending { seq },
             _ => LogError::damaged(name, format!("a record of epoch {} that this writer did not put", record.epoch())),
@@ -384,11 +359,11 @@ async fn append_open(reader: &Reader, tip: &Tip, writer: WriterId, kind: Kind) -
     let prepared = encode(site, tip.seq, tip.hash, tip.epoch + 1, writer, kind)?;
     let Intent { seq, epoch, hash, bytes, .. } = prepared.intent;
     let name = site.record_name(seq);
-    site.env.failpoint("log.before_open");
+    site.env().failpoint("log.before_open");
     if site.create(&name, &bytes).await? != Created::Ours {
         return Ok(None);
     }
-    site.env.failpoint("log.after_open_before_read_back");
+    site.env().failpoint("log.after_open_before_read_back");
     match site.get(&name).await? {
         Some(there) if there == bytes => {}
         found => return Err(untrusted(name, found.is_some())),
@@ -407,18 +382,18 @@ fn untrusted(name: String, there: bool) -> LogError {
 
 fn encode(site: &Site, parent: Seq, parent_hash: Hash, epoch: Epoch, writer: WriterId, kind: Kind) -> Result<Prepared, LogError> {
     let seq = parent + 1;
-    let nonce: [u8; 16] = site.env.random();
+    let nonce: [u8; 16] = site.env().random();
     let message = LogRecord {
         seq,
         parent_hash: if seq == 1 { Bytes::new() } else { Bytes::copy_from_slice(parent_hash.as_bytes()) },
         epoch,
         writer: Bytes::copy_from_slice(writer.as_bytes()),
         nonce: Bytes::copy_from_slice(&nonce),
-        time: site.env.now(),
+        time: site.env().now(),
         kind: Some(kind),
     };
-    let (bytes, hash) = record::encode(&message, &site.sealer, &site.record_name(seq), site.env.random())?;
-    Ok(Prepared { intent: Intent { seq, epoch, nonce: Nonce(nonce), hash, bytes }, names: None })
+    let (bytes, hash) = record::encode(&message, site.sealer(), &site.record_name(seq), site.env().random())?;
+    Ok(Prepared { intent: Intent { seq, epoch, nonce: Nonce(nonce), hash, bytes }, named: None })
 }
 
 /// Whether a cache agrees with the log: from its head only its own intent, and records that change nothing (`open`, `close`), lead to the end.
@@ -452,7 +427,7 @@ async fn reconcile(reader: &Reader, tip: &Tip, cache: Option<&CacheState>) -> Re
 }
 
 /// Which of a cache's unnamed packs an `open` may adopt: those of the epoch in force or adopted by it, when that epoch was of this very cache;
-/// not those that a landed intent has named; and only those that exist. While no newer `open` stands, gc leaves all of them alone; when one
+/// not those that a landed intent has named (none at all when its delta lies in packs); and only those that exist. While no newer `open` stands, gc leaves all of them alone; when one
 /// comes in between, our put fails. Beside them those that the landed intent has named.
 async fn adoptable(
     reader: &Reader,
@@ -481,8 +456,8 @@ async fn adoptable(
     let landed = cache.unnamed.iter().filter(|object| named.contains(&object.name)).cloned().collect();
     let mut adopted = Vec::new();
     for object in &cache.unnamed {
-        let Some((_, name)) = names::absolute(site.incarnation, &object.name) else { continue };
-        let epoch = names::parse_pack(&name).filter(|(of, ..)| *of == site.incarnation).map(|(_, epoch, _)| epoch);
+        let Some((_, name)) = names::absolute(site.incarnation(), &object.name) else { continue };
+        let epoch = names::parse_pack(&name).filter(|(of, ..)| *of == site.incarnation()).map(|(_, epoch, _)| epoch);
         let in_force = epoch == Some(tip.epoch) || open.adopted.contains(object);
         if in_force && !named.contains(&object.name) && site.size(&name).await? == Some(object.size) {
             adopted.push(object.clone());

@@ -1,6 +1,7 @@
 //! `GET /metrics` on an optional address. It knows just enough HTTP for a scraper, and is bounded: eight connections, 8 KiB of
 //! request, five seconds each; a stranger who holds connections open cannot hold memory or the driver.
 
+use super::accept::Acceptor;
 use super::names;
 use super::registry::Metrics;
 use crate::types::{Fault, FaultKind};
@@ -15,7 +16,6 @@ use tokio::task::JoinHandle;
 const CONNECTIONS_MAX: usize = 8;
 const REQUEST_BYTES_MAX: usize = 8 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(5);
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A running exporter; it ends when this is dropped.
 #[derive(Debug)]
@@ -53,20 +53,8 @@ impl Drop for Exporter {
 }
 
 async fn serve(listener: TcpListener, metrics: Metrics) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut retry = tokio::time::interval(RETRY_INTERVAL);
-    loop {
-        // The slot is taken before the connection is: what is too much waits in the kernel's queue.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, mostly: the next accept would fail at once too.
-                tracing::warn!(%error, "a connection to /metrics was not taken");
-                retry.tick().await;
-                continue;
-            }
-        };
+    let mut connections = Acceptor::new(Arc::new(Semaphore::new(CONNECTIONS_MAX)), "/metrics");
+    while let Some((slot, (stream, _))) = connections.next(|| listener.accept()).await {
         let metrics = metrics.clone();
         tokio::spawn(async move {
             let _slot = slot;

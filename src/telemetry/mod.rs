@@ -9,12 +9,14 @@
 //! requests.add(1);
 //! ```
 
+mod accept;
 mod exporter;
 mod histogram;
 mod logs;
 pub mod names;
 mod registry;
 
+pub use accept::Acceptor;
 pub use exporter::Exporter;
 pub use histogram::Histogram;
 pub use logs::{LogFormat, init_logs};

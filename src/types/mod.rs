@@ -3,10 +3,12 @@
 mod fault;
 mod ids;
 mod range;
+mod record;
 
 pub use fault::{Fault, FaultKind};
 pub use ids::{CacheId, DataKey, Hash, Identity, IdentityError, Incarnation, Nonce, StoreId, StoreKey, WriterId};
 pub use range::{ByteRange, RangeSet};
+pub use record::{Head, Intent};
 
 /// A page: the unit of dirtiness and presence, in bytes, whatever the system's page size.
 pub const PAGE: u64 = 4096;

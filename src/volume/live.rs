@@ -460,8 +460,8 @@ pub async fn reader_of(books: &Books, identity: &Identity, waiting: &(dyn Fn(&st
         Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
     };
     let sealer = open::data_sealer(books, &found)?;
-    let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer.clone(), found.incarnation);
-    Ok((Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone()), Reader::new(site)))
+    let objects = Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone());
+    Ok((objects.clone(), Reader::new(Site::of(objects))))
 }
 
 /// Where a reader's cache of one commit lies, beside the volume's own.

@@ -160,8 +160,8 @@ async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<P
     let sealer = data_sealer(books, &found)?;
     let requests = Arc::new(Counters::default());
     let store: Arc<dyn Store> = Arc::new(Counting::new(Arc::clone(&books.store), Arc::clone(&requests), books.env.clone()));
-    let site = Site::new(Arc::clone(&store), books.env.clone(), sealer.clone(), found.incarnation);
     let objects = Objects::new(store, sealer, found.incarnation, books.env.clone());
+    let site = Site::of(objects.clone());
     let reader = Reader::new(site.clone());
     let tip = reader.tip(Hint::default()).await?;
     Ok(Place { objects, site, reader, tip, created, requests })
@@ -245,17 +245,10 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
     let state = match cache {
         None => None,
         Some(cache) => {
-            let intent = cache.intent()?.map(|intent| log::Intent {
-                seq: intent.seq,
-                epoch: intent.epoch,
-                nonce: intent.nonce,
-                hash: intent.hash,
-                bytes: Bytes::from(intent.bytes),
-            });
             let mut unnamed: Vec<rpc::ObjectRef> = cache.uploads()?.into_iter().map(|upload| upload.object).collect();
             unnamed.dedup();
-            let head = cache.head();
-            head.map(|head| CacheState { head: log::Head { seq: head.seq, hash: head.hash, epoch: head.epoch }, intent, unnamed })
+            let intent = cache.intent()?;
+            cache.head().map(|head| CacheState { head, intent, unnamed })
         }
     };
     Ok(WriterParams {
@@ -282,7 +275,7 @@ async fn go_on(place: Place, cache: Arc<Cache>, writer: Writer, opened: log::Ope
     let local = Arc::clone(&cache);
     on_thread(move || {
         local.set_epoch(head.epoch)?;
-        local.set_head(Head { seq: head.seq, hash: head.hash, epoch: head.epoch })?;
+        local.set_head(head)?;
         local.set_intent(None)
     })
     .await?;
@@ -319,7 +312,6 @@ async fn fill(
     };
     report.commits_read = source.commits.len();
     let head = writer.head();
-    let head = Head { seq: head.seq, hash: head.hash, epoch: head.epoch };
     if last.is_some() {
         hydrate::load(&objects, &cache, hydrate::Source { head: Some(head), ..source }).await?;
     }

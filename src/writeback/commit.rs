@@ -8,12 +8,12 @@ use super::progress::{LastCommit, Progress};
 use super::reuse::Reuse;
 use super::upload::{self, Stored, Uploading};
 use super::{KernelPages, plan};
-use crate::cache::{self, Cache, CacheError, Resolved, Seal};
+use crate::cache::{Cache, CacheError, Resolved, Seal};
 use crate::format::names;
-use crate::log::{LogError, Prepared, Writer};
+use crate::log::{Framed, LogError, Prepared, Writer};
 use crate::rpc;
 use crate::store::Objects;
-use crate::types::{Fault, FaultKind, Seq};
+use crate::types::{Fault, FaultKind, Head, Seq};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -156,7 +156,7 @@ impl Committer {
         }
     }
 
-    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(cache::Head, Stored, rpc::Commit, Vec<PackedDelta>), Fault> {
+    async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(Head, Stored, rpc::Commit, Vec<PackedDelta>), Fault> {
         let epoch = self.writer.epoch();
         let (reuse, arrived) = (self.reuse().await?, Mutex::default());
         let watch = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked);
@@ -186,7 +186,8 @@ impl Committer {
         let shared: HashSet<String> = stored.objects.iter().skip(own).map(|object| object.name.clone()).collect();
         let landed = std::mem::take(&mut self.landed);
         let parent_names = |name: &str| shared.contains(name) || landed.contains(name);
-        let approved = self.writer.nameable().approve_with(commit.clone(), &stored.objects, &parent_names);
+        let framed = Framed { objects: stored.objects.clone(), records: Vec::new() };
+        let approved = self.writer.nameable().approve(commit.clone(), &framed, &parent_names);
         self.landed = landed;
         let approved = approved?;
         let (cache, sealed) = (Arc::clone(&self.cache), Arc::clone(seal));
@@ -209,10 +210,8 @@ impl Committer {
     }
 
     /// Makes the intent durable, then puts the same bytes until the outcome is known.
-    pub(super) async fn put(&mut self, prepared: &Prepared) -> Result<cache::Head, Fault> {
-        let intent = prepared.intent();
-        let intent =
-            cache::Intent { seq: intent.seq, epoch: intent.epoch, nonce: intent.nonce, hash: intent.hash, bytes: intent.bytes.to_vec() };
+    pub(super) async fn put(&mut self, prepared: &Prepared) -> Result<Head, Fault> {
+        let intent = prepared.intent().clone();
         let cache = Arc::clone(&self.cache);
         if let Err(fault) = blocking(move || cache.set_intent(Some(&intent))).await {
             // Never put: the number is free for the next attempt.
@@ -228,7 +227,7 @@ impl Committer {
                     self.progress.store_answered();
                     self.looked = self.objects.env().monotonic();
                     self.objects.env().failpoint("writeback.after_put_before_resolve");
-                    return Ok(cache::Head { seq: head.seq, hash: head.hash, epoch: head.epoch });
+                    return Ok(head);
                 }
                 Err(error @ (LogError::Unreachable(_) | LogError::Refused(_))) => {
                     let pause = plan::backoff(failures);
@@ -241,7 +240,7 @@ impl Committer {
         }
     }
 
-    async fn resolve(&mut self, seal: Arc<Seal>, head: cache::Head, stored: Stored) -> Result<(), Fault> {
+    async fn resolve(&mut self, seal: Arc<Seal>, head: Head, stored: Stored) -> Result<(), Fault> {
         self.progress.set_sealed(None);
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
@@ -276,7 +275,7 @@ impl Committer {
         }
     }
 
-    async fn checkpoint(&mut self, head: cache::Head, commit: &rpc::Commit) -> Result<(), Fault> {
+    async fn checkpoint(&mut self, head: Head, commit: &rpc::Commit) -> Result<(), Fault> {
         let point = super::checkpoint::Point {
             seq: head.seq,
             hash: head.hash,

@@ -1,7 +1,8 @@
 //! A git repository: commits, a clone, garbage collection, and `git fsck` after everything that can happen.
 
 use crate::harness::command::{run, shell};
-use crate::harness::{Chance, Mounted, mounted, scale};
+use crate::harness::{Chance, Mounted, scale};
+use crate::mounted;
 use std::path::Path;
 
 const IDENTITY: &[&str] =
@@ -34,7 +35,7 @@ fn commit(repository: &Path, n: u64) {
 pub(crate) fn scenario() {
     let mut chance = Chance::new("git");
     let mut mounted = mounted("git");
-    let commits = 10 * scale().min(10);
+    let mut commits = 10 * scale().min(10);
     let at = |mounted: &dyn Mounted| mounted.root().join("repository");
     std::fs::create_dir(at(mounted.as_ref())).expect("a directory");
     git(&at(mounted.as_ref()), &["init", "-q", "-b", "main"]);
@@ -43,6 +44,10 @@ pub(crate) fn scenario() {
         if n == commits / 2 {
             mounted.bounce();
         }
+    }
+    while crate::too_few(mounted.as_ref()) {
+        commits += 1;
+        commit(&at(mounted.as_ref()), commits);
     }
     mounted.crash();
     assert_eq!(check(&at(mounted.as_ref()), true), commits);

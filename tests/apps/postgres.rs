@@ -1,7 +1,8 @@
 //! PostgreSQL: initdb, pgbench, death at a random moment, recovery; its own checks of every page and index, and pgbench's invariant.
 
 use crate::harness::command::succeed;
-use crate::harness::{Chance, mounted, scale};
+use crate::harness::{Chance, scale};
+use crate::mounted;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -151,7 +152,12 @@ pub(crate) fn scenario() {
     let mut load = pgbench(&server);
     wait_for(&server, recovered + 200);
     mounted.flush_busy();
-    wait_for(&server, recovered + 300 + chance.between(0, 300));
+    let mut more = recovered + 300 + chance.between(0, 300);
+    wait_for(&server, more);
+    while crate::too_few(mounted.as_ref()) {
+        more += 20;
+        wait_for(&server, more);
+    }
     mounted.kill();
     let _ = load.kill();
     let _ = load.wait();

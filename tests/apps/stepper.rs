@@ -1,7 +1,8 @@
 //! Applications that do numbered steps (`tests/apps/worker.rs`): what was acknowledged, and what is found later.
 
 use crate::harness::command::{said, succeed};
-use crate::harness::{Chance, Mounted, mounted, scale};
+use crate::harness::{Chance, Mounted, scale};
+use crate::mounted;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -144,6 +145,9 @@ pub(crate) fn scenario(stepper: &Stepper) {
     let flushed = running.told.0.lock().expect("no panic meanwhile").kept;
     mounted.flush_busy();
     running.advance(name, chance.between(100, 3000));
+    while crate::too_few(mounted.as_ref()) {
+        running.advance(name, chance.between(1, 100));
+    }
     mounted.kill();
     let told = running.kill();
     mounted.elsewhere();

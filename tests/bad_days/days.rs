@@ -201,6 +201,39 @@ fn strange_names() {
     rig.unmount("second", second);
 }
 
+/// A twentieth of a million at SCALE=1: a million takes minutes, and nothing in the code changes between the two.
+#[test]
+fn a_million_files_in_one_directory() {
+    let count = (50_000 * crate::harness::scale()).min(1_000_000);
+    let name = |n: u64| format!("{n:07}-{}", if n.is_multiple_of(10_000) { "x".repeat(200) } else { String::new() });
+    let rig = Rig::new();
+    let first = rig.mount("first");
+    let directory = first.root.join("many");
+    fs::create_dir(&directory).expect("a directory");
+    for n in 0..count {
+        File::create(directory.join(name(n))).expect("create");
+    }
+    let all = |root: &std::path::Path| {
+        let mut names: Vec<_> = fs::read_dir(root.join("many")).expect("list").map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort_unstable();
+        names
+    };
+    let wanted: Vec<std::ffi::OsString> = (0..count).map(|n| name(n).into()).collect();
+    assert!(all(&first.root) == wanted, "listed where they were made");
+    rig.unmount("first", first);
+    let second = rig.mount("second");
+    assert!(all(&second.root) == wanted, "listed on another machine");
+    let directory = second.root.join("many");
+    for n in (0..count).step_by(997) {
+        assert_eq!(fs::symlink_metadata(directory.join(name(n))).expect("lookup").size(), 0);
+    }
+    assert_eq!(errno(fs::symlink_metadata(directory.join("none"))), libc::ENOENT);
+    fs::remove_file(directory.join(name(count / 2))).expect("remove one");
+    fs::rename(directory.join(name(0)), directory.join("first")).expect("rename one");
+    assert_eq!(fs::read_dir(&directory).expect("list").count() as u64, count - 1);
+    rig.unmount("second", second);
+}
+
 #[test]
 fn sparse_file_of_a_tebibyte() {
     let rig = Rig::new();

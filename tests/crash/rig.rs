@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use crate::harness::lab;
+pub(crate) use crate::harness::process::in_mount_table as mounted;
+use crate::harness::process::{at_home, children_of, kill, kill_family, wait_until_gone};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -59,17 +61,8 @@ impl Rig {
     pub(crate) fn prepare(&self, machine: &str, arguments: &[&str]) -> Command {
         let home = self.path(machine);
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.args(arguments).env("HOME", &home).env("HOLDFAST_STORE", &self.url).stdin(Stdio::null());
-        for (variable, folder) in [
-            ("XDG_DATA_HOME", "data"),
-            ("XDG_CACHE_HOME", "cache"),
-            ("XDG_CONFIG_HOME", "config"),
-            ("XDG_STATE_HOME", "state"),
-            ("XDG_RUNTIME_DIR", "run"),
-        ] {
-            std::fs::create_dir_all(home.join(folder)).expect("a directory of a machine");
-            command.env(variable, home.join(folder));
-        }
+        command.args(arguments).env("HOLDFAST_STORE", &self.url).stdin(Stdio::null());
+        at_home(&mut command, &home);
         std::fs::create_dir_all(self.root(machine)).expect("a mount point");
         command
     }
@@ -243,13 +236,7 @@ impl Mount {
     }
 
     fn end(&mut self) {
-        if let Some(mut holder) = self.holder.take() {
-            let drivers = children_of(holder.id());
-            let _ = holder.kill();
-            drivers.iter().for_each(|pid| kill(*pid));
-            let _ = holder.wait();
-            drivers.iter().for_each(|pid| wait_until_gone(*pid));
-        }
+        self.holder.take().into_iter().for_each(kill_family);
         let _ = Command::new("umount").arg("-l").arg(&self.root).stderr(Stdio::null()).status();
     }
 
@@ -271,29 +258,5 @@ impl Drop for Mount {
             println!("the end of the mount's log:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
         self.end();
-    }
-}
-
-/// Whether something is mounted there, by the kernel's table alone.
-pub(crate) fn mounted(root: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| line.split(' ').nth(4).is_some_and(|place| Path::new(place) == root))
-}
-
-fn kill(pid: u32) {
-    // SAFETY: a system call without memory; the process is a descendant of one that this test started.
-    unsafe { libc::kill(pid as i32, libc::SIGKILL) };
-}
-
-fn children_of(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
-}
-
-fn wait_until_gone(pid: u32) {
-    let gone = |state: &str| state.is_empty() || state.contains("State:\tZ");
-    while !gone(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()) {
-        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,6 +1,7 @@
 //! The thing under test: the real command with a store, a recovery key, and one cache per "machine".
 
 use super::command::{run, said};
+use super::process::{at_home, children_of, in_mount_table, kill, kill_family, wait_until_gone};
 use super::s3::S3Server;
 use super::{Mounted, lab};
 use std::fs::File;
@@ -87,20 +88,11 @@ impl Holdfast {
     pub(crate) fn prepare(&self, arguments: &[&str]) -> Command {
         let home = self.home();
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.args(arguments).env("HOME", &home).env("HOLDFAST_STORE", &self.store).env("HOLDFAST_RECOVERY_KEY_FILE", self.key());
+        command.args(arguments).env("HOLDFAST_STORE", &self.store).env("HOLDFAST_RECOVERY_KEY_FILE", self.key());
         command.env("HOLDFAST_RUN_DIR", home.join("run")).env("HOLDFAST_CACHE", home.join("caches"));
         // A test kills drivers more often than a driver that is in order dies.
         command.env("HOLDFAST_CALM", "0s");
-        for (variable, folder) in [
-            ("XDG_DATA_HOME", "data"),
-            ("XDG_CACHE_HOME", "cache"),
-            ("XDG_CONFIG_HOME", "config"),
-            ("XDG_STATE_HOME", "state"),
-            ("XDG_RUNTIME_DIR", "run"),
-        ] {
-            std::fs::create_dir_all(home.join(folder)).expect("a directory of a machine");
-            command.env(variable, home.join(folder));
-        }
+        at_home(&mut command, &home);
         command
     }
 
@@ -180,13 +172,7 @@ impl Mounted for Holdfast {
     }
 
     fn kill(&mut self) {
-        let Some(mut holder) = self.holder.take() else { return };
-        // Children first known, then the parent first killed: it must not restart them.
-        let children = children_of(holder.id());
-        let _ = holder.kill();
-        children.iter().for_each(|pid| kill(*pid));
-        let _ = holder.wait();
-        children.iter().for_each(|pid| wait_until_gone(*pid));
+        self.holder.take().into_iter().for_each(kill_family);
     }
 
     fn revive(&mut self) {
@@ -224,6 +210,10 @@ impl Mounted for Holdfast {
     fn check_store(&self) -> String {
         self.reader(&["check", &self.volume])
     }
+
+    fn commits_by_itself(&self) -> bool {
+        true
+    }
 }
 
 impl Drop for Holdfast {
@@ -241,29 +231,9 @@ impl Drop for Holdfast {
     }
 }
 
-fn kill(pid: u32) {
-    // SAFETY: a system call without memory; the process is a descendant of one that this test started.
-    unsafe { libc::kill(pid as i32, libc::SIGKILL) };
-}
-
-fn children_of(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
-}
-
-fn wait_until_gone(pid: u32) {
-    let gone = |state: &str| state.is_empty() || state.contains("State:\tZ");
-    while !gone(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// Whether a file system is mounted there and answers.
 pub(super) fn is_mounted(root: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let here = |line: &str| line.split(' ').nth(4).is_some_and(|place| Path::new(place) == root);
-    table.lines().any(here) && std::fs::read_dir(root).is_ok()
+    in_mount_table(root) && std::fs::read_dir(root).is_ok()
 }
 
 /// Waits for the stand-in daemon.

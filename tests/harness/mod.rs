@@ -7,6 +7,7 @@
 pub(crate) mod command;
 mod holdfast;
 mod other;
+pub(crate) mod process;
 #[path = "../common/s3.rs"]
 mod s3;
 pub(crate) mod tree;
@@ -38,6 +39,10 @@ pub(crate) trait Mounted {
     /// Every record, checkpoint and extent of the store, checked by the independent reader; what it counted.
     fn check_store(&self) -> String {
         String::new()
+    }
+    /// Whether commits are made by themselves too, and so at moments that no test chose.
+    fn commits_by_itself(&self) -> bool {
+        false
     }
     /// The same as `flush` while applications write.
     fn flush_busy(&mut self) {

@@ -39,7 +39,7 @@ fn log() -> Vec<(String, Bytes)> {
             opens.push(seq);
             Kind::Open(Open { previous_epoch: epoch - 1, checkpoint, ..Open::default() })
         } else {
-            Kind::Commit(Commit { checkpoint, ..commit_of(&BTreeMap::new(), "") })
+            Kind::Commit(Commit { checkpoint, ..commit_of(&BTreeMap::new(), "").commit })
         };
         let (writer, nonce) = (vec![epoch as u8; 16].into(), seq.to_le_bytes().repeat(2).into());
         let message = LogRecord { seq, parent_hash: parent, epoch, writer, nonce, time: 0, kind: Some(kind) };

@@ -49,6 +49,18 @@ pub enum Bug {
     AdoptionIgnored,
     /// The commit before an unclosed `open` is not kept.
     BaseNotKept,
+    /// Records are freed in which inline values of kept commits lie.
+    InlineForgotten,
+    /// The packs that hold the deltas of records are forgotten when their own values are gone.
+    DeltaForgotten,
+    /// A tree is carried on from record to record, past the checkpoint that moved its inline values into a pack.
+    GatheredForgotten,
+    /// A cache looks for an inline value in its record alone, also when a checkpoint has moved it and the record is gone.
+    MoveNotFollowed,
+    /// A reader's claim ends by the janitor's own clock, which is a day ahead of the store's.
+    ExpireByOwnClock,
+    /// An expired claim counts for nothing although no `release` of it is stored.
+    ExpiredNotReleased,
     /// A purge does not end with `fence`.
     PurgeWithoutFence,
     /// DeleteVolume purges without looking who is attached.
@@ -75,8 +87,14 @@ impl Bug {
         (Self::DeleteBeforeRetire, 40),
         (Self::FreeOpens, 200),
         (Self::NewestByListing, 60),
-        (Self::AdoptionIgnored, 60),
-        (Self::BaseNotKept, 200),
+        (Self::AdoptionIgnored, 300),
+        (Self::BaseNotKept, 600),
+        (Self::InlineForgotten, 100),
+        (Self::DeltaForgotten, 100),
+        (Self::GatheredForgotten, 100),
+        (Self::MoveNotFollowed, 100),
+        (Self::ExpireByOwnClock, 100),
+        (Self::ExpiredNotReleased, 100),
         (Self::PurgeWithoutFence, 200),
         (Self::PurgeAttached, 60),
     ];

@@ -4,10 +4,10 @@
 use super::bugs::{Bug, Lying};
 use super::exec::{SECOND, Sim};
 use super::store::World;
-use super::tree::{Tree, apply, pack_bytes};
+use super::tree::{Change, PACK_SIZE, Tree, apply, change, delta_bytes, delta_packs, entry, pack_bytes};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
-use holdfast::format::{checkpoint as format, names};
+use holdfast::format::{checkpoint as format, codec, names};
 use holdfast::log::lookup::{Books, Found};
 use holdfast::log::{At, Head, Intent, LogError, Patience, Reader, Site, Tip, checkpoint};
 use holdfast::rpc::log_record::Kind;
@@ -26,7 +26,17 @@ pub const KEYS: std::ops::RangeInclusive<u64> = 2..=9;
 pub struct Pending {
     pub intent: Intent,
     pub frozen: BTreeMap<u64, u64>,
-    pub commit: Commit,
+    pub change: Change,
+}
+
+/// Where a value lies that a commit sets.
+#[derive(Clone, Debug)]
+pub enum Home {
+    Object(ObjectRef),
+    /// In an inline frame of this commit.
+    Here,
+    /// In an inline frame of an earlier one.
+    Record(Seq),
 }
 
 /// A node's cache of one volume.
@@ -122,7 +132,19 @@ impl Kit {
     pub fn pack(&self, site: &Site, epoch: Epoch, number: u64, entries: &BTreeMap<u64, u64>) -> (ObjectRef, String, Bytes) {
         let random: [u8; 16] = if self.bug == Bug::ReusePackName { (u128::from(number)).to_le_bytes() } else { site.env().random() };
         let name = names::pack(site.incarnation(), epoch, random);
-        let bytes = pack_bytes(entries);
+        self.object(site, epoch, name, pack_bytes(entries))
+    }
+
+    /// A pack that holds nothing but a delta, and the commit that names it instead.
+    pub fn framed(&self, site: &Site, epoch: Epoch, mut change: Change) -> (Change, ObjectRef, String, Bytes) {
+        let (bytes, mut frame) = delta_bytes(&change.commit.delta.take().unwrap_or_default());
+        let (object, name, bytes) = self.object(site, epoch, names::pack(site.incarnation(), epoch, site.env().random()), bytes);
+        frame.object = Some(object.clone());
+        change.commit.delta_frames = vec![frame];
+        (change, object, name, bytes)
+    }
+
+    fn object(&self, site: &Site, epoch: Epoch, name: String, bytes: Bytes) -> (ObjectRef, String, Bytes) {
         let object = ObjectRef {
             name: names::relative(site.incarnation(), &name).unwrap(),
             salt: vec![0; 32].into(),
@@ -135,20 +157,36 @@ impl Kit {
     }
 }
 
-/// A commit that sets keys to values that lie in these objects.
-pub fn commit_of(changes: &BTreeMap<u64, (u64, ObjectRef)>, note: &str) -> Commit {
+/// A commit that sets keys to values that lie there.
+pub fn commit_of(changes: &BTreeMap<u64, (u64, Home)>, note: &str) -> Change {
+    let mut commit = Commit { full: true, note: note.to_owned(), ..Commit::default() };
     let mut objects: Vec<ObjectRef> = Vec::new();
     let mut delta = Delta::default();
-    for (key, (value, object)) in changes {
-        let index = objects.iter().position(|known| known.name == object.name).unwrap_or_else(|| {
-            objects.push(object.clone());
-            objects.len() - 1
-        });
+    for (key, (value, home)) in changes {
+        let place = match home {
+            Home::Object(object) => extent(table(&mut objects, object)),
+            Home::Here => {
+                let plain = entry(*key, *value);
+                commit.inline_checksums.push(codec::checksum(&plain));
+                commit.inline_frames.push(codec::compress(&plain).into());
+                Extent { frame: commit.inline_frames.len() as u32 - 1, ..inline(0) }
+            }
+            Home::Record(seq) => inline(*seq),
+        };
         delta.inodes.push(inode(*key, *value));
-        delta.extents.push(ExtentChange { ino: *key, cleared: Vec::new(), extents: vec![extent(index as u32 + 1)] });
+        delta.extents.push(ExtentChange { ino: *key, cleared: Vec::new(), extents: vec![place] });
     }
     delta.objects = objects;
-    Commit { full: true, delta: Some(delta), note: note.to_owned(), ..Commit::default() }
+    commit.delta = Some(delta.clone());
+    Change { commit, deltas: vec![delta] }
+}
+
+fn table(objects: &mut Vec<ObjectRef>, object: &ObjectRef) -> u32 {
+    let index = objects.iter().position(|known| known.name == object.name).unwrap_or_else(|| {
+        objects.push(object.clone());
+        objects.len() - 1
+    });
+    index as u32 + 1
 }
 
 fn inode(ino: u64, value: u64) -> Inode {
@@ -159,11 +197,23 @@ fn extent(object: u32) -> Extent {
     Extent { offset: 0, length: 8, object, stored_offset: 52, stored_length: 24, plain_length: 8, ..Extent::default() }
 }
 
+fn inline(seq: Seq) -> Extent {
+    Extent { offset: 0, length: 8, plain_length: 16, inline_seq: seq, ..Extent::default() }
+}
+
 /// A reference as a tree holds it, from the name alone.
 pub fn reference(incarnation: Incarnation, name: &str, size: u64) -> ObjectRef {
     let epoch = names::parse_pack(name).map_or(1, |(_, epoch, _)| epoch);
     let relative = names::relative(incarnation, name).unwrap();
     ObjectRef { name: relative, salt: vec![0; 32].into(), epoch, frames: 1, size, hash: vec![0; 32].into() }
+}
+
+/// How a commit names what a tree shows: `None` for what lies inline in another incarnation, which has no name here.
+pub fn home(incarnation: Incarnation, place: &str) -> Option<Home> {
+    match names::parse_commit(place) {
+        Some((of, seq)) => (of == incarnation).then_some(Home::Record(seq)),
+        None => Some(Home::Object(reference(incarnation, place, PACK_SIZE as u64))),
+    }
 }
 
 /// Stores a checkpoint of this tree at `head`, sharing with `previous` each part that did not change.
@@ -207,10 +257,13 @@ pub async fn put_checkpoint(
 
 fn part(incarnation: Incarnation, tree: &Tree, first: u64, last: u64) -> CheckpointPart {
     let mut part = CheckpointPart::default();
-    for (key, (value, pack)) in tree.range(first..=last) {
-        part.objects.push(reference(incarnation, pack, super::tree::PACK_SIZE as u64));
+    for (key, (value, place)) in tree.range(first..=last) {
+        let extents = match home(incarnation, place) {
+            Some(Home::Object(object)) => vec![extent(table(&mut part.objects, &object))],
+            Some(Home::Record(seq)) => vec![inline(seq)],
+            _ => Vec::new(),
+        };
         part.inodes.push(inode(*key, *value));
-        let extents = vec![extent(part.objects.len() as u32)];
         part.extents.push(ExtentChange { ino: *key, cleared: Vec::new(), extents });
     }
     part
@@ -231,10 +284,25 @@ pub async fn load_checkpoint(site: &Site, seq: Seq) -> Result<Option<(Tree, Chec
     let mut tree = Tree::new();
     for part in &index.parts {
         let Some(part) = load_part(site, part).await? else { return Ok(None) };
-        let delta = Delta { objects: part.objects, inodes: part.inodes, extents: part.extents, ..Delta::default() };
-        tree = apply(site.incarnation(), &tree, &Commit { delta: Some(delta), ..Commit::default() });
+        tree = lay(site.incarnation(), &tree, part);
     }
     Ok(Some((tree, index)))
+}
+
+/// The tree with what a part of a checkpoint holds.
+pub fn lay(incarnation: Incarnation, tree: &Tree, part: CheckpointPart) -> Tree {
+    let delta = Delta { objects: part.objects, inodes: part.inodes, extents: part.extents, ..Delta::default() };
+    apply(incarnation, tree, 0, &[delta])
+}
+
+/// A commit with its delta, wherever that is stored. `None`: a part of it is not there.
+pub async fn read_change(site: &Site, commit: &Commit) -> Result<Option<Change>, LogError> {
+    let mut there = BTreeMap::new();
+    for name in delta_packs(site.incarnation(), commit) {
+        let Some(bytes) = site.store().get(&name).await.map_err(LogError::Unreachable)? else { return Ok(None) };
+        there.insert(name, bytes);
+    }
+    Ok(change(site.incarnation(), commit, &|name| there.get(name).cloned()))
 }
 
 /// The tree as of a record, from the checkpoint that it names. `None`: retired while it was read.
@@ -248,20 +316,25 @@ pub async fn tree_at(reader: &Reader, seq: Seq, hash: holdfast::types::Hash, bas
         let hash = holdfast::types::Hash::from_slice(&index.commit_hash).unwrap();
         (tree, index.opens, (base, hash))
     };
-    let incarnation = site.incarnation();
+    let mut commits = Vec::new();
     let mut visit = |record: holdfast::log::Record| {
-        match &record.record.kind {
-            Some(Kind::Commit(commit)) => tree = apply(incarnation, &tree, commit),
+        match record.record.kind {
+            Some(Kind::Commit(commit)) => commits.push((record.seq, commit)),
             Some(Kind::Open(_)) => opens.push(record.seq),
             _ => {}
         }
         Ok(())
     };
     match reader.walk(from, (seq, hash), &mut visit).await {
-        Ok(()) => Ok(Some((tree, opens))),
-        Err(LogError::Retired { .. }) => Ok(None),
-        Err(error) => Err(error),
+        Ok(()) => {}
+        Err(LogError::Retired { .. }) => return Ok(None),
+        Err(error) => return Err(error),
     }
+    for (seq, commit) in commits {
+        let Some(change) = read_change(site, &commit).await? else { return Ok(None) };
+        tree = apply(site.incarnation(), &tree, seq, &change.deltas);
+    }
+    Ok(Some((tree, opens)))
 }
 
 /// The checkpoint from which the tree of record `seq` is read: the one that it, or the newest record before it that names any, names.

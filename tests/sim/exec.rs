@@ -18,7 +18,7 @@ pub const MINUTE: u64 = 60 * SECOND;
 pub const HOUR: u64 = 60 * MINUTE;
 pub const DAY: u64 = 24 * HOUR;
 /// 2026-01-01.
-const BEGINNING: u64 = 1_767_225_600 * SECOND;
+pub const BEGINNING: i64 = (1_767_225_600 * SECOND) as i64;
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ impl Sim {
 
     /// The store's clock.
     pub fn store_time(&self) -> UnixNanos {
-        (BEGINNING + self.now()) as i64
+        BEGINNING + self.now() as i64
     }
 
     pub fn next(&self) -> u64 {
@@ -285,6 +285,15 @@ impl Sim {
             self.poll(chosen);
         }
         steps
+    }
+
+    /// Drops everything that is still to happen: tasks hold the world, which would hold them for ever.
+    pub fn end(&self) {
+        let (tasks, timers, nodes) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers), std::mem::take(&mut state.nodes))
+        };
+        drop((tasks, timers, nodes));
     }
 
     fn advance(&self) -> bool {

@@ -1,9 +1,9 @@
 //! A janitor: reads control, log and listing, plans, retires, marks, deletes; finishes purges. Several run at once.
 
 use super::bugs::Bug;
-use super::engine::{Kit, identity, load_checkpoint};
-use super::exec::{HOUR, MINUTE, SECOND};
-use super::tree::{Tree, apply};
+use super::engine::{Kit, identity, load_checkpoint, read_change};
+use super::exec::{DAY, HOUR, MINUTE, SECOND};
+use super::tree::{Tree, apply, delta_packs};
 use holdfast::format::names;
 use holdfast::log::control::{Chain, Purging, Refused, State};
 use holdfast::log::lookup::{Found, Lookup, lookup};
@@ -59,6 +59,9 @@ impl Janitor {
         let reader = Reader::new(site.clone());
         let mut chain = Chain::read(site.clone()).await?;
         self.purge(&site, &mut chain).await?;
+        if self.kit.bug != Bug::ExpiredNotReleased {
+            self.release_expired(&mut chain).await?;
+        }
         let tip = self.kit.tip(&reader, Hint { seq: known.keys().next_back().copied().unwrap_or(0), open: 0 }).await?;
         if tip.seq == 0 {
             return Ok(());
@@ -90,6 +93,23 @@ impl Janitor {
         }
         if chain.state().purging == Purging::Done && self.kit.bug != Bug::PurgeWithoutFence {
             fence(site.clone(), WriterId(site.env().random()), "purged").await?;
+        }
+        Ok(())
+    }
+
+    /// Readers' claims whose time is over, by the store's clock: some readers never come back.
+    async fn release_expired(&self, chain: &mut Chain) -> Result<(), LogError> {
+        let wrong = if self.kit.bug == Bug::ExpireByOwnClock { DAY as i64 } else { 0 };
+        let now = self.kit.sim.store_time() + wrong;
+        for claim in chain.state().expired(now) {
+            let decide = |state: &State| {
+                if state.expired(now).contains(&claim) { Ok(Control::Release(Release { claim })) } else { Err(Refused::NoClaim(claim)) }
+            };
+            match chain.append("janitor", self.kit.sim.store_time(), &decide).await {
+                Ok(_) => self.kit.world.oracle.lock().count("claims expired"),
+                Err(LogError::Control(Refused::NoClaim(_))) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -128,8 +148,9 @@ impl Janitor {
             };
             let base = base(known, &record);
             let before = match known.get(&(seq - 1)) {
-                Some((_, Some(tree))) => Some(tree.clone()),
                 _ if retired => None,
+                // With a new base things may lie elsewhere.
+                Some((previous, Some(tree))) if self.base_stays(known, previous, base) => Some(tree.clone()),
                 _ if seq == 1 => Some(Tree::new()),
                 _ => match self.tree_from(reader, base, seq - 1).await? {
                     Some(tree) => Some(tree),
@@ -137,7 +158,10 @@ impl Janitor {
                 },
             };
             let tree = match (&record.record.kind, before) {
-                (Some(Kind::Commit(commit)), Some(before)) => Some(apply(reader.site().incarnation(), &before, commit)),
+                (Some(Kind::Commit(commit)), Some(before)) => match read_change(reader.site(), commit).await? {
+                    Some(change) => Some(apply(reader.site().incarnation(), &before, seq, &change.deltas)),
+                    None => return Ok(None),
+                },
                 (_, before) => before,
             };
             known.insert(seq, (*record, tree));
@@ -161,6 +185,10 @@ impl Janitor {
         Ok(Some(Facts { h: tip.seq, epoch: tip.epoch, checkpoint: tip.checkpoint, records }))
     }
 
+    fn base_stays(&self, known: &Known, previous: &Record, now: Seq) -> bool {
+        self.kit.bug == Bug::GatheredForgotten || base(known, previous) == now
+    }
+
     async fn tree_from(&self, reader: &Reader, base: Seq, upto: Seq) -> Result<Option<Tree>, LogError> {
         let mut tree = Tree::new();
         if base > 0 {
@@ -170,7 +198,8 @@ impl Janitor {
         for seq in base + 1..=upto {
             let At::Record(record) = reader.at(seq).await? else { return Ok(None) };
             if let Some(Kind::Commit(commit)) = &record.record.kind {
-                tree = apply(reader.site().incarnation(), &tree, commit);
+                let Some(change) = read_change(reader.site(), commit).await? else { return Ok(None) };
+                tree = apply(reader.site().incarnation(), &tree, seq, &change.deltas);
             }
         }
         Ok(Some(tree))
@@ -184,7 +213,13 @@ impl Janitor {
         match self.kit.bug {
             Bug::GcEpochInForce => facts.epoch += 1,
             Bug::ClaimIgnored => chain.claims.clear(),
+            Bug::ExpiredNotReleased => {
+                for claim in chain.expired(self.kit.sim.store_time()) {
+                    chain.claims.remove(&claim);
+                }
+            }
             Bug::BaseNotKept => rules.branch_grace = 0,
+            Bug::DeltaForgotten => facts.records.values_mut().for_each(|fact| fact.delta.clear()),
             Bug::AdoptionIgnored => {
                 for fact in facts.records.values_mut() {
                     if let What::Open { adopted } = &mut fact.what {
@@ -241,6 +276,9 @@ impl Janitor {
         if self.kit.bug == Bug::FreeOpens {
             facts.records.values_mut().filter(|fact| matches!(fact.what, What::Open { .. })).for_each(|fact| fact.what = What::Close);
         }
+        if self.kit.bug == Bug::InlineForgotten {
+            facts.records.values_mut().for_each(|fact| fact.records.clear());
+        }
         let facts = &facts;
         let (objects, seqs) = plan::deletable(reader.site(), facts, chain, listing);
         for name in objects {
@@ -288,7 +326,12 @@ fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Opt
         Some(Kind::Fence(_)) => What::Fence,
         _ => What::Commit,
     };
-    let objects =
-        tree.into_iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(parts.into_iter().flatten().cloned()).collect();
-    Fact { what, epoch: record.epoch(), stored, cut: record.record.time, base, objects, records: BTreeSet::new() }
+    let places = || tree.into_iter().flat_map(Tree::values).map(|(_, place)| place);
+    let records = places().filter_map(|place| names::parse_commit(place)).map(|(_, seq)| seq).collect();
+    let objects = places().filter(|place| names::parse_commit(place).is_none()).chain(parts.into_iter().flatten()).cloned().collect();
+    let delta = match &record.record.kind {
+        Some(Kind::Commit(commit)) => delta_packs(site.incarnation(), commit).into_iter().collect(),
+        _ => BTreeSet::new(),
+    };
+    Fact { what, epoch: record.epoch(), stored, cut: record.record.time, base, objects, delta, records }
 }

@@ -3,7 +3,7 @@
 use super::bugs::Bug;
 use super::engine::{Cache, KEYS, Kit, identity, tree_at};
 use super::exec::{HOUR, MILLI, MINUTE, SECOND};
-use super::tree::apply;
+use super::tree::{apply, same};
 use holdfast::log::control::{Chain, Refused};
 use holdfast::log::lookup::{Found, Lookup, create, lookup, vacated};
 use holdfast::log::{CacheState, Hint, LogError, OpenReport, Outcome, Reader, Site, Writer, WriterParams};
@@ -32,6 +32,13 @@ pub struct Habits {
     pub pause_max: u64,
     pub restores: u64,
     pub purges: u64,
+    /// Permille of commits whose small values lie inline, and whose deltas lie in frames of packs.
+    pub inline: u64,
+    pub framed: u64,
+    /// Checkpoints take inline values into packs, as the engine's do; otherwise they go on naming the records.
+    pub gather: bool,
+    /// Permille of acts that are long reads under a claim that expires.
+    pub readers: u64,
 }
 
 /// Why a process ends.
@@ -286,7 +293,7 @@ impl Node {
             }
         };
         let truth = self.kit.world.oracle.lock().lives[&found.incarnation].records.get(&head.seq).map(|truth| Arc::clone(&truth.tree));
-        if truth.is_some_and(|truth| *truth != cache.tree) {
+        if truth.is_some_and(|truth| !same(&truth, &cache.tree)) {
             self.kit.sim.violate(format!("I9: node {} opened at {} with a cache that does not show it", self.kit.id, head.seq));
         }
         self.disk.lock().live = Some(cache);
@@ -297,7 +304,7 @@ impl Node {
     fn resumed(&self, mut cache: Cache, writer: &Writer, report: &OpenReport) -> Cache {
         if let (Some(pending), Some(Outcome::Landed)) = (&cache.intent, report.intent) {
             self.kit.world.oracle.lock().count("intents that had landed");
-            cache.tree = apply(cache.found.incarnation, &cache.tree, &pending.commit);
+            cache.tree = apply(cache.found.incarnation, &cache.tree, pending.intent.seq, &pending.change.deltas);
             cache.dirty.retain(|key, value| pending.frozen.get(key) != Some(value));
         }
         cache.intent = None;
@@ -330,6 +337,7 @@ impl Node {
             90..92 => self.wait(running, sim.between(MINUTE, 6 * HOUR)).await?,
             92 if sim.permille(self.habits.restores) => self.restore(running).await?,
             93 => return Ok(false),
+            94 if sim.permille(self.habits.readers) => self.read_along(running).await?,
             _ => self.wait(running, sim.between(MILLI, 5 * SECOND)).await?,
         }
         Ok(true)

@@ -1,57 +1,18 @@
 //! What is true, tracked from the order in which the store applied things, and the invariants held against it at every step.
 
-use super::tree::{Tree, apply, holds};
+use super::engine::lay;
+use super::exec::BEGINNING;
+use super::life::{Exists, Get, Life, Next, Truth};
+use super::tree::{Tree, same};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
 use holdfast::format::{checkpoint, control, name, names, record, volume};
 use holdfast::log::{Phase, Tip};
+use holdfast::rpc::Retire;
 use holdfast::rpc::control_record::Kind as Control;
-use holdfast::rpc::log_record::Kind;
-use holdfast::rpc::{Claim, Commit, LogRecord, Retire};
-use holdfast::types::{CacheId, Epoch, Hash, Identity, Incarnation, Seq};
+use holdfast::types::{CacheId, Hash, Identity, Incarnation, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// A record that is the first its number ever held.
-#[derive(Clone, Debug)]
-pub struct Truth {
-    pub hash: Hash,
-    pub epoch: Epoch,
-    pub tree: Arc<Tree>,
-    pub base: Seq,
-    pub at: u64,
-    pub kind: &'static str,
-    cache: Bytes,
-    needs: Vec<String>,
-}
-
-/// One incarnation.
-#[derive(Debug)]
-pub struct Life {
-    pub sealer: Sealer,
-    pub records: BTreeMap<Seq, Truth>,
-    pub epoch: Epoch,
-    pub opened_at: BTreeMap<Epoch, u64>,
-    pub retired: BTreeSet<Seq>,
-    pub claims: BTreeMap<u64, Claim>,
-    pub attached: BTreeSet<String>,
-    pub purged: bool,
-    pub fenced: bool,
-    pub ghosts: u64,
-    retired_objects: BTreeSet<String>,
-    writer: Bytes,
-    closed: bool,
-    adopted: Vec<String>,
-    checkpoints: BTreeMap<Seq, Vec<String>>,
-    floors: BTreeMap<u64, u64>,
-    control: u64,
-}
-
-impl Life {
-    pub fn head(&self) -> Seq {
-        self.records.keys().next_back().copied().unwrap_or(0)
-    }
-}
 
 /// All that is true, and what was counted on the way.
 #[derive(Debug)]
@@ -66,9 +27,6 @@ pub struct Oracle {
     /// How often something worth having in a world happened.
     pub seen: BTreeMap<&'static str, u64>,
 }
-
-type Exists<'a> = &'a dyn Fn(&str) -> bool;
-type Get<'a> = &'a dyn Fn(&str) -> Option<Bytes>;
 
 impl Oracle {
     pub fn new(store_sealer: Sealer) -> Self {
@@ -120,7 +78,7 @@ impl Oracle {
             return Err(format!("I6: {name} was stored with two contents"));
         }
         if let Some((incarnation, number)) = names::parse_control(name) {
-            return self.control(incarnation, number, name, bytes);
+            return self.control(BEGINNING + now as i64, incarnation, number, name, bytes);
         }
         if let Some((incarnation, "volume")) = names::parse_volume(name) {
             let record = volume::decode(bytes, &self.store_sealer, name).map_err(|e| e.to_string())?;
@@ -134,6 +92,20 @@ impl Oracle {
             let index = checkpoint::decode_index(bytes, &life.sealer, name).map_err(|e| e.to_string())?;
             let parts = index.parts.iter().filter_map(|part| names::absolute(incarnation, &part.name)).map(|(_, name)| name);
             life.checkpoints.insert(seq, parts.chain([name.to_owned()]).collect());
+            let mut tree = Some(Tree::new());
+            for part in &index.parts {
+                let there = names::absolute(incarnation, &part.name).and_then(|(_, name)| get(&name));
+                let message =
+                    there.map(|bytes| checkpoint::decode_part(&bytes, &life.sealer, part).map_err(|e| e.to_string())).transpose()?;
+                tree = tree.zip(message).map(|(tree, message)| lay(incarnation, &tree, message));
+            }
+            // Without all of its parts (it landed late) it is no checkpoint that a record may name.
+            if let Some(tree) = tree {
+                if life.records.get(&seq).is_some_and(|truth| !same(&truth.tree, &tree)) {
+                    return Err(format!("I20: checkpoint {seq} shows something else than record {seq}"));
+                }
+                life.trees.insert(seq, tree);
+            }
             self.count("checkpoints");
         }
         Ok(())
@@ -172,45 +144,19 @@ impl Oracle {
             self.count("numbers refilled after they were freed");
             return Ok(());
         }
-        let head = life.head();
-        if seq != head + 1 {
-            return Err(format!("I1: record {seq} was stored while the log ends at {head}"));
-        }
-        let parent = life.records.get(&head).cloned();
-        if parent.as_ref().is_some_and(|parent| message.parent_hash != parent.hash.as_bytes()) {
-            return Err(format!("I1: record {seq} is not the child of record {head}"));
-        }
-        life.check_epoch(&message)?;
-        let before = parent.as_ref().map(|parent| Arc::clone(&parent.tree)).unwrap_or_default();
-        let base = parent.as_ref().map_or(0, |parent| parent.base);
-        let (tree, base, kind) = match message.kind.as_ref().unwrap() {
-            Kind::Commit(commit) => (Arc::new(apply(incarnation, &before, commit)), commit.checkpoint, "commit"),
-            Kind::Open(open) => (before, open.checkpoint, "open"),
-            Kind::Close(_) => (before, base, "close"),
-            Kind::Fence(_) => (before, base, "fence"),
-        };
-        if let Kind::Commit(commit) = message.kind.as_ref().unwrap() {
-            life.floors_hold(&tree, commit, seq)?;
-            check_delta(incarnation, commit, seq, &tree, get)?;
-        }
-        let mut needs: Vec<String> = tree.values().map(|(_, pack)| pack.clone()).collect();
-        needs.extend((base + 1..=seq).map(|n| names::commit(incarnation, n)));
-        if base > 0 {
-            let parts = life.checkpoints.get(&base).ok_or(format!("I5: record {seq} names checkpoint {base}, which is not there"))?;
-            if let Some(missing) = parts.iter().find(|part| !exists(part)) {
-                return Err(format!("I5: record {seq} names checkpoint {base}, whose {missing} is gone"));
-            }
-            needs.extend(parts.iter().cloned());
-        }
+        let Next { tree, base, kind, set, frames, needs, cache } = life.next(incarnation, seq, &message, bytes, exists, get)?;
         let previous = life.note(now, &message, incarnation);
-        let cache = opener(&message).unwrap_or_else(|| parent.map(|parent| parent.cache).unwrap_or_default());
-        life.records.insert(seq, Truth { hash: hash(bytes), epoch: message.epoch, tree, base, at: now, kind, cache, needs: needs.clone() });
+        let (hash, epoch) = (hash(bytes), message.epoch);
+        life.records.insert(seq, Truth { hash, epoch, tree, base, at: now, kind, cache, needs: needs.clone(), sets: set, frames });
         let (adopted, purged) = (life.adopted.clone(), life.purged);
         if let Some(previous) = previous {
             self.release(&previous);
             self.hold(&adopted);
             if let Some(missing) = adopted.iter().find(|pack| !exists(pack)) {
                 return Err(format!("I5: `open` {seq} adopts {missing}, which is not there"));
+            }
+            if let Some(pack) = adopted.iter().find(|pack| self.lives[&incarnation].named.contains(*pack)) {
+                return Err(format!("protocol.md 3: `open` {seq} adopts {pack}, which a commit has named"));
             }
             if !adopted.is_empty() {
                 self.count("adoptions");
@@ -226,7 +172,8 @@ impl Oracle {
         Ok(())
     }
 
-    fn control(&mut self, incarnation: Incarnation, number: u64, name: &str, bytes: &Bytes) -> Result<(), String> {
+    /// `stored`: the store's clock.
+    fn control(&mut self, stored: i64, incarnation: Incarnation, number: u64, name: &str, bytes: &Bytes) -> Result<(), String> {
         let life = self.lives.get_mut(&incarnation).ok_or("a control record of nothing")?;
         let record = control::decode(bytes, &life.sealer, name).map_err(|e| e.to_string())?;
         if number != life.control + 1 {
@@ -244,6 +191,10 @@ impl Oracle {
             }
             Control::Release(release) => {
                 let claim = life.claims.remove(&release.claim);
+                let early = claim.as_ref().is_some_and(|claim| claim.expires > stored);
+                if early && record.author == "janitor" {
+                    return Err(format!("I5: claim {} was released before its time by record {number}", release.claim));
+                }
                 if life.purged {
                     free.extend(claim.map(|claim| claim.seq).filter(|seq| !life.claims.values().any(|claim| claim.seq == *seq)));
                 }
@@ -387,104 +338,6 @@ impl Oracle {
         let told = (tip.epoch, tip.checkpoint, tip.phase, tip.open.as_ref().map(|open| open.seq));
         if told != (truth.epoch, truth.base, phase, open) {
             return Err(format!("node {who} describes record {} as {told:?}, not {:?}", tip.seq, (truth.epoch, truth.base, phase, open)));
-        }
-        Ok(())
-    }
-}
-
-/// The cache that an `open` goes on from.
-fn opener(message: &LogRecord) -> Option<Bytes> {
-    match &message.kind {
-        Some(Kind::Open(open)) => Some(open.holder.as_ref().map(|holder| holder.cache_id.clone()).unwrap_or_default()),
-        _ => None,
-    }
-}
-
-fn check_delta(incarnation: Incarnation, commit: &Commit, seq: Seq, tree: &Tree, get: Get<'_>) -> Result<(), String> {
-    for change in commit.delta.iter().flat_map(|delta| &delta.extents) {
-        let Some((value, pack)) = tree.get(&change.ino) else { continue };
-        match get(pack) {
-            None => return Err(format!("I5: commit {seq} of {incarnation} names {pack}, which is not there")),
-            Some(bytes) if !holds(&bytes, change.ino, *value) => {
-                return Err(format!("I6: commit {seq} names {pack} for {}={value}, which it does not hold", change.ino));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-impl Life {
-    fn new(sealer: Sealer) -> Self {
-        Self {
-            sealer,
-            records: BTreeMap::new(),
-            epoch: 0,
-            opened_at: BTreeMap::new(),
-            retired: BTreeSet::new(),
-            claims: BTreeMap::new(),
-            attached: BTreeSet::new(),
-            purged: false,
-            fenced: false,
-            ghosts: 0,
-            retired_objects: BTreeSet::new(),
-            writer: Bytes::new(),
-            closed: false,
-            adopted: Vec::new(),
-            checkpoints: BTreeMap::new(),
-            floors: BTreeMap::new(),
-            control: 0,
-        }
-    }
-
-    fn check_epoch(&self, message: &LogRecord) -> Result<(), String> {
-        let (seq, epoch) = (message.seq, message.epoch);
-        if self.fenced {
-            return Err(format!("I1: record {seq} was stored after the fence"));
-        }
-        let opens = matches!(message.kind, Some(Kind::Open(_) | Kind::Fence(_)));
-        if opens && epoch == self.epoch + 1 {
-            return Ok(());
-        }
-        if !opens && epoch == self.epoch && message.writer == self.writer && !self.closed {
-            return Ok(());
-        }
-        Err(format!("I1: record {seq} of epoch {epoch} while epoch {} is in force", self.epoch))
-    }
-
-    /// Takes the record's effect on the epoch in; gives the adoptions that end with it.
-    fn note(&mut self, now: u64, message: &LogRecord, incarnation: Incarnation) -> Option<Vec<String>> {
-        self.closed = matches!(message.kind, Some(Kind::Close(_)));
-        match message.kind.as_ref() {
-            Some(Kind::Open(open)) => {
-                self.epoch = message.epoch;
-                self.writer = message.writer.clone();
-                self.opened_at.insert(self.epoch, now);
-                let adopted = open.adopted.iter().filter_map(|object| names::absolute(incarnation, &object.name)).map(|(_, name)| name);
-                Some(std::mem::replace(&mut self.adopted, adopted.collect()))
-            }
-            Some(Kind::Fence(_)) => {
-                self.epoch = message.epoch;
-                self.fenced = true;
-                self.opened_at.insert(self.epoch, now);
-                Some(std::mem::take(&mut self.adopted))
-            }
-            _ => None,
-        }
-    }
-
-    fn floors_hold(&mut self, tree: &Tree, commit: &Commit, seq: Seq) -> Result<(), String> {
-        if commit.note == "restore" {
-            // An explicit restore: from now on what it shows is what was asked for.
-            for (key, floor) in &mut self.floors {
-                *floor = tree.get(key).map_or(0, |(value, _)| *value);
-            }
-        }
-        for (key, floor) in &self.floors {
-            let shown = tree.get(key).map_or(0, |(value, _)| *value);
-            if shown < *floor {
-                return Err(format!("I2: {key}={floor} was acknowledged, commit {seq} shows {shown}"));
-            }
         }
         Ok(())
     }

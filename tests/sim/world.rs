@@ -58,6 +58,10 @@ pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
         pause_max: pick(&sim, &[10 * SECOND, 2 * MINUTE, HOUR]),
         restores: pick(&sim, &[0, 300, 1000]),
         purges: pick(&sim, &[0, 0, 300, 700]),
+        inline: pick(&sim, &[0, 0, 200, 600]),
+        framed: pick(&sim, &[0, 0, 200, 600]),
+        gather: sim.permille(500),
+        readers: pick(&sim, &[0, 300, 1000]),
     };
     let nodes = sim.between(1, 4);
     let clone = sim.permille(250);
@@ -79,7 +83,9 @@ pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
     sim.spawn(0, weather(world.clone(), nodes));
     let steps = sim.run(pick(&sim, &[6_000, 12_000, 12_000, 30_000]));
     let seen = oracle.lock().seen.clone();
-    Report { seed, steps, digest: sim.digest(), violation: sim.violation(), seen, trace: sim.trace() }
+    let report = Report { seed, steps, digest: sim.digest(), violation: sim.violation(), seen, trace: sim.trace() };
+    sim.end();
+    report
 }
 
 /// One node's processes, one after the other.

@@ -1,13 +1,13 @@
 //! What a node does with the volume while it has it: upload, commit, checkpoint, restore, fill a clone.
 
 use super::bugs::Bug;
-use super::engine::{Pending, base_of, commit_of, put_checkpoint, reference, tree_at};
+use super::engine::{Home, Pending, base_of, commit_of, home, put_checkpoint, tree_at};
 use super::exec::SECOND;
 use super::node::{Node, Running, Stop};
-use super::tree::{PACK_SIZE, Tree, apply};
+use super::tree::{Change, Tree, apply, same};
 use holdfast::format::names;
 use holdfast::log::control::Chain;
-use holdfast::log::{At, Prepared, Reader, Site};
+use holdfast::log::{At, Framed, Prepared, Reader, Site};
 use holdfast::rpc::control_record::Kind as Control;
 use holdfast::rpc::{ObjectRef, Release};
 use holdfast::types::{Hash, Incarnation};
@@ -28,9 +28,12 @@ impl Node {
             return;
         }
         let truth = life.records.get(&head.seq).filter(|truth| truth.hash == head.hash);
+        // An inline value whose record was freed lies where the newest checkpoint says, which the log's own tree is read from.
+        let there = |(_, place): &(u64, String)| self.kit.world.bytes(place).is_some();
         let wrong = cache.tree.iter().find(|(key, value)| {
-            !cache.dirty.contains_key(key)
-                && truth.is_none_or(|truth| truth.tree.get(key) != Some(value) || self.kit.world.bytes(&value.1).is_none())
+            let shown = truth.and_then(|truth| truth.tree.get(key)).filter(|shown| shown.0 == value.0);
+            let moved = names::parse_commit(&value.1).is_some() && self.kit.bug != Bug::MoveNotFollowed;
+            !cache.dirty.contains_key(key) && shown.is_none_or(|shown| !there(shown) || !(moved || there(value)))
         });
         drop(oracle);
         if wrong.is_some() || durable != Some(head) {
@@ -43,36 +46,60 @@ impl Node {
         if frozen.is_empty() {
             return Ok(());
         }
-        let mut changes: BTreeMap<u64, (u64, ObjectRef)> = BTreeMap::new();
+        let mut changes: BTreeMap<u64, (u64, Home)> = BTreeMap::new();
         let mut fresh = BTreeMap::new();
         let usable: Vec<ObjectRef> = running.writer.nameable().unnamed().cloned().collect();
         for (key, value) in &frozen {
             // An upload of this or an adopted epoch is used again as long as its content is what is dirty.
             match self.cache().unnamed.iter().find(|(object, entries)| entries.get(key) == Some(value) && usable.contains(object)) {
-                Some((object, _)) => drop(changes.insert(*key, (*value, object.clone()))),
+                Some((object, _)) => drop(changes.insert(*key, (*value, Home::Object(object.clone())))),
                 None => drop(fresh.insert(*key, *value)),
             }
         }
         for entries in halves(fresh, self.kit.sim.permille(300)) {
+            if self.kit.sim.permille(self.habits.inline) {
+                changes.extend(entries.into_iter().map(|(key, value)| (key, (value, Home::Here))));
+                continue;
+            }
             let Some(object) = self.upload(running, &entries).await? else { return Ok(()) };
-            changes.extend(entries.into_iter().map(|(key, value)| (key, (value, object.clone()))));
+            changes.extend(entries.into_iter().map(|(key, value)| (key, (value, Home::Object(object.clone())))));
         }
-        let commit = commit_of(&changes, "");
-        let site = running.reader.site().clone();
-        let tree = self.cache().tree;
-        let named = |name: &str| {
-            let absolute = names::absolute(site.incarnation(), name).map(|(_, name)| name).unwrap_or_default();
-            tree.values().any(|(_, pack)| *pack == absolute)
-        };
-        let unnamed: Vec<ObjectRef> = changes.values().map(|(_, object)| object.clone()).collect();
-        let approved = running.writer.nameable().approve(commit.clone(), &named);
-        let approved = approved.inspect_err(|error| self.kit.sim.violate(format!("{error}: {unnamed:?}")))?;
-        let prepared = running.writer.prepare(approved)?;
-        self.put(running, prepared, frozen, commit).await?;
+        let Some(change) = self.place_delta(running, commit_of(&changes, "")).await? else { return Ok(()) };
+        let prepared = self.prepare(running, &change)?;
+        self.put(running, prepared, frozen, change).await?;
         if running.writer.head().seq >= running.last_checkpoint + self.habits.checkpoint_every {
             self.checkpoint(running).await?;
         }
         Ok(())
+    }
+
+    /// Checks what the commit names, then gives it a number.
+    fn prepare(&self, running: &mut Running, change: &Change) -> Result<Prepared, Stop> {
+        let incarnation = running.found.incarnation;
+        let tree = self.cache().tree;
+        let named = |name: &str| {
+            let absolute = names::absolute(incarnation, name).map(|(_, name)| name).unwrap_or_default();
+            tree.values().any(|(_, place)| *place == absolute)
+        };
+        let framed = if change.commit.delta.is_none() { change.deltas.as_slice() } else { &[] };
+        let approved = running.writer.nameable().approve(change.commit.clone(), &Framed::of(framed), &named);
+        let approved = approved.inspect_err(|error| self.kit.sim.violate(error.to_string()))?;
+        Ok(running.writer.prepare(approved)?)
+    }
+
+    /// Some deltas lie in frames of a pack of their own, as too large ones do. `None`: it could not be uploaded.
+    async fn place_delta(&self, running: &mut Running, change: Change) -> Result<Option<Change>, Stop> {
+        if !self.kit.sim.permille(self.habits.framed) {
+            return Ok(Some(change));
+        }
+        let (change, object, name, bytes) = self.kit.framed(running.reader.site(), running.writer.epoch(), change);
+        if self.kit.put_pack(&name, &bytes).await.is_none() {
+            self.kit.pause(SECOND, 5 * SECOND).await;
+            return Ok(None);
+        }
+        running.writer.nameable().uploaded(object)?;
+        self.kit.world.oracle.lock().count("deltas in packs");
+        Ok(Some(change))
     }
 
     async fn upload(&self, running: &mut Running, entries: &BTreeMap<u64, u64>) -> Result<Option<ObjectRef>, Stop> {
@@ -97,14 +124,8 @@ impl Node {
     }
 
     /// Intent, put, resolve.
-    async fn put(
-        &self,
-        running: &mut Running,
-        prepared: Prepared,
-        frozen: BTreeMap<u64, u64>,
-        commit: holdfast::rpc::Commit,
-    ) -> Result<(), Stop> {
-        let pending = Pending { intent: prepared.intent().clone(), frozen: frozen.clone(), commit: commit.clone() };
+    async fn put(&self, running: &mut Running, prepared: Prepared, frozen: BTreeMap<u64, u64>, change: Change) -> Result<(), Stop> {
+        let pending = Pending { intent: prepared.intent().clone(), frozen: frozen.clone(), change: change.clone() };
         if self.kit.bug != Bug::SkipIntent {
             self.with(|cache| cache.intent = Some(pending));
         }
@@ -112,7 +133,7 @@ impl Node {
             self.make_durable();
         }
         if self.kit.bug == Bug::CleanBeforeResolved {
-            self.with(|cache| cache.tree = apply(cache.found.incarnation, &cache.tree, &commit));
+            self.with(|cache| cache.tree = apply(cache.found.incarnation, &cache.tree, prepared.seq(), &change.deltas));
             self.with(|cache| cache.dirty.clear());
             self.evict(running);
         }
@@ -134,11 +155,11 @@ impl Node {
         };
         let incarnation = running.found.incarnation;
         self.with(|cache| {
-            cache.tree = apply(incarnation, &cache.tree, &commit);
+            cache.tree = apply(incarnation, &cache.tree, head.seq, &change.deltas);
             cache.head = head;
             cache.intent = None;
             cache.dirty.retain(|key, value| frozen.get(key) != Some(value));
-            let named: Vec<&ObjectRef> = commit.delta.iter().flat_map(|delta| &delta.objects).collect();
+            let named: Vec<&ObjectRef> = change.deltas.iter().flat_map(|delta| &delta.objects).collect();
             cache.unnamed.retain(|(object, _)| !named.contains(&object));
         });
         self.make_durable();
@@ -146,7 +167,7 @@ impl Node {
         let cache = self.cache();
         let mut oracle = self.kit.world.oracle.lock();
         let acked = oracle.acknowledged(self.kit.id, incarnation, head.seq, head.hash, &frozen);
-        let same = acked.is_ok() && *oracle.lives[&incarnation].records[&head.seq].tree == cache.tree;
+        let same = acked.is_ok() && same(&oracle.lives[&incarnation].records[&head.seq].tree, &cache.tree);
         drop(oracle);
         self.kit.check(acked);
         if !same {
@@ -163,7 +184,10 @@ impl Node {
         let cache = self.cache();
         let previous = running.writer.checkpoint();
         let site = running.reader.site().clone();
-        match put_checkpoint(&self.kit, &site, running.writer.head(), &cache.tree, &cache.opens, previous).await {
+        // Made from the checkpoint before and the deltas since: where the log says that things lie, which the cache need not know.
+        let shown = self.kit.world.oracle.lock().lives[&running.found.incarnation].records[&running.writer.head().seq].tree.clone();
+        let Some(tree) = self.gathered(running, &shown).await else { return Ok(()) };
+        match put_checkpoint(&self.kit, &site, running.writer.head(), &tree, &cache.opens, previous).await {
             Ok(Some(seq)) => {
                 running.writer.name_checkpoint(seq);
                 running.last_checkpoint = seq;
@@ -177,6 +201,24 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// A tree whose inline values have moved into a pack that the checkpoint alone names. `None`: it could not be uploaded.
+    async fn gathered(&self, running: &mut Running, tree: &Tree) -> Option<Tree> {
+        let inline: BTreeMap<u64, u64> =
+            tree.iter().filter(|(_, (_, place))| names::parse_commit(place).is_some()).map(|(key, (value, _))| (*key, *value)).collect();
+        if inline.is_empty() || !self.habits.gather {
+            return Some(tree.clone());
+        }
+        running.packs = running.packs.max(running.writer.head().seq * 4) + u64::from(self.kit.bug != Bug::ReusePackName);
+        let (_, name, bytes) = self.kit.pack(running.reader.site(), running.writer.epoch(), running.packs, &inline);
+        self.kit.put_pack(&name, &bytes).await?;
+        self.kit.world.oracle.lock().count("inline values gathered");
+        Some(
+            tree.iter()
+                .map(|(key, (value, place))| (*key, (*value, if inline.contains_key(key) { name.clone() } else { place.clone() })))
+                .collect(),
+        )
     }
 
     /// An explicit restore by reference: claim, commit that names what the claim holds, release.
@@ -209,28 +251,37 @@ impl Node {
         Ok(())
     }
 
-    async fn release(&self, site: &Site, claim: u64) {
+    pub(super) async fn release(&self, site: &Site, claim: u64) {
         if let Ok(mut chain) = Chain::read(site.clone()).await {
             let result = chain.append("controller", self.kit.sim.store_time(), &|_| Ok(Control::Release(Release { claim }))).await;
             drop(result);
         }
     }
 
-    /// A commit that names packs which a claim holds.
+    /// A commit that names what a claim holds. What lies inline in another incarnation has no name in this one, and is copied.
     async fn commit_tree(&self, running: &mut Running, tree: &Tree, note: &str) -> Result<(), Stop> {
         let incarnation = running.found.incarnation;
-        let changes: BTreeMap<u64, (u64, ObjectRef)> =
-            tree.iter().map(|(key, (value, pack))| (*key, (*value, reference(incarnation, pack, PACK_SIZE as u64)))).collect();
+        let mut changes = BTreeMap::new();
+        let mut copied = BTreeMap::new();
+        for (key, (value, place)) in tree {
+            match home(incarnation, place) {
+                Some(home) => drop(changes.insert(*key, (*value, home))),
+                None => drop(copied.insert(*key, *value)),
+            }
+        }
+        let claimed: Vec<String> = changes.values().filter_map(|(_, home)| named(incarnation, home)).collect();
+        if !copied.is_empty() {
+            let Some(object) = self.upload(running, &copied).await? else { return Ok(()) };
+            changes.extend(copied.into_iter().map(|(key, value)| (key, (value, Home::Object(object.clone())))));
+        }
         if changes.is_empty() {
             return Ok(());
         }
-        let commit = commit_of(&changes, note);
-        let nameable = running.writer.nameable();
-        nameable.claimed(changes.values().map(|(_, object)| object.name.clone()));
-        let approved = nameable.approve(commit.clone(), &|_| false)?;
-        let prepared = running.writer.prepare(approved)?;
+        let Some(change) = self.place_delta(running, commit_of(&changes, note)).await? else { return Ok(()) };
+        running.writer.nameable().claimed(claimed);
+        let prepared = self.prepare(running, &change)?;
         let frozen = changes.iter().map(|(key, (value, _))| (*key, *value)).collect();
-        self.put(running, prepared, frozen, commit).await?;
+        self.put(running, prepared, frozen, change).await?;
         running.writer.nameable().unclaimed();
         Ok(())
     }
@@ -267,4 +318,13 @@ fn halves(entries: BTreeMap<u64, u64>, split: bool) -> Vec<BTreeMap<u64, u64>> {
     }
     let (left, right) = entries.into_iter().partition(|(key, _)| key % 2 == 0);
     [left, right].into_iter().filter(|half: &BTreeMap<u64, u64>| !half.is_empty()).collect()
+}
+
+/// What a commit must be allowed to name, relative to its incarnation.
+fn named(incarnation: Incarnation, home: &Home) -> Option<String> {
+    match home {
+        Home::Object(object) => Some(object.name.clone()),
+        Home::Record(seq) => names::relative(incarnation, &names::commit(incarnation, *seq)),
+        Home::Here => None,
+    }
 }

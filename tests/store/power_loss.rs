@@ -4,40 +4,11 @@
 //! kernel's caches above it are not in it. So after each acknowledged put the image is copied, the copy is mounted (its journal is
 //! replayed), and everything acknowledged must be in it.
 
+use crate::disk::{Mounted, image, run, text};
 use bytes::Bytes;
 use holdfast::env::Env;
 use holdfast::store::{FileStore, Put, Store};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error} (this test needs it)"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {said} (this test needs root)");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
-
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(image: &Path, at: &Path, options: &str) -> Self {
-        std::fs::create_dir_all(at).expect("mount point");
-        run("mount", &["-o", &format!("loop,{options}"), text(image), text(at)]);
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status().is_ok_and(|status| status.success());
-        if !unmounted {
-            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        }
-    }
-}
+use std::path::PathBuf;
 
 struct World {
     scratch: tempfile::TempDir,
@@ -92,9 +63,7 @@ impl World {
 async fn survives(make: &[&str], size: u64, options: &str, copy: &'static str) {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("tempdir");
     let mut world = World { scratch, copy, acknowledged: Vec::new() };
-    std::fs::File::create(world.image()).and_then(|file| file.set_len(size)).expect("image");
-    let image = world.image();
-    run(make[0], &[&make[1..], &[text(&image)]].concat());
+    image(&world.image(), size, make);
     let _mounted = Mounted::new(&world.image(), &world.mount(), options);
     let init = FileStore::new(&world.mount().join("a/b"), true, Env::real());
     world.put(&init, &["holdfast-store".to_owned()]).await;

@@ -266,7 +266,7 @@ fn states_are_kept() {
         epoch: 2,
         nonce: crate::types::Nonce([1; 16]),
         hash: crate::types::Hash([2; 32]),
-        bytes: vec![3; 500_000],
+        bytes: vec![3; 500_000].into(),
     };
     lab.cache.set_intent(Some(&intent)).unwrap();
     lab.crash();

@@ -3,7 +3,7 @@
 use super::wire::{Flushed, Progress, Unmounted};
 use super::{Ask, Reply, Request, VERSION, socket_path};
 use crate::cli::status::VolumeStatus;
-use crate::telemetry::names;
+use crate::telemetry::{Acceptor, names};
 use crate::types::{Fault, FaultKind};
 use async_trait::async_trait;
 use nix::fcntl::{Flock, FlockArg};
@@ -22,7 +22,6 @@ use tracing::Instrument;
 const CONNECTIONS_MAX: usize = 16;
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a driver answers. Each is carried out to its end even if the asker goes away.
 #[async_trait]
@@ -115,17 +114,8 @@ impl Drop for ControlServer {
 }
 
 async fn serve(listener: UnixListener, handler: Arc<dyn ControlHandler>, slots: Arc<Semaphore>) {
-    let mut retry = tokio::time::interval(RETRY_INTERVAL);
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection to the control socket was not taken");
-                retry.tick().await;
-                continue;
-            }
-        };
+    let mut connections = Acceptor::new(slots, "the control socket");
+    while let Some((slot, (stream, _))) = connections.next(|| listener.accept()).await {
         let handler = Arc::clone(&handler);
         let connection = async move {
             let _slot = slot;

@@ -1,0 +1,57 @@
+//! Processes of the real command: their surroundings, their families, their ends.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Gives a command the home of a "machine", with every directory of the XDG rules in it.
+pub(crate) fn at_home(command: &mut Command, home: &Path) {
+    command.env("HOME", home);
+    for (variable, folder) in [
+        ("XDG_DATA_HOME", "data"),
+        ("XDG_CACHE_HOME", "cache"),
+        ("XDG_CONFIG_HOME", "config"),
+        ("XDG_STATE_HOME", "state"),
+        ("XDG_RUNTIME_DIR", "run"),
+    ] {
+        std::fs::create_dir_all(home.join(folder)).expect("a directory of a machine");
+        command.env(variable, home.join(folder));
+    }
+}
+
+/// `kill -9`.
+pub(crate) fn kill(pid: u32) {
+    // SAFETY: a system call without memory; the process is a descendant of one that this test started.
+    unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+}
+
+/// The processes that a process has started.
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
+}
+
+/// Until a process runs no more, whoever is to wait for it.
+pub(crate) fn wait_until_gone(pid: u32) {
+    let gone = |state: &str| state.is_empty() || state.contains("State:\tZ");
+    while !gone(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Ends a holder and the driver below it, as the loss of the machine's processes would.
+pub(crate) fn kill_family(mut holder: std::process::Child) {
+    // Children first known, then the parent first killed: it must not restart them.
+    let children = children_of(holder.id());
+    let _ = holder.kill();
+    children.iter().for_each(|pid| kill(*pid));
+    let _ = holder.wait();
+    children.iter().for_each(|pid| wait_until_gone(*pid));
+}
+
+/// Whether something is mounted there, by the kernel's table alone.
+pub(crate) fn in_mount_table(root: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().any(|line| line.split(' ').nth(4).is_some_and(|place| Path::new(place) == root))
+}
