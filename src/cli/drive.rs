@@ -209,20 +209,22 @@ fn open_params(
     sizes: Sizes,
     policy: Policy,
 ) -> Result<OpenParams, Fault> {
+    let crate::rpc::Holder { host, installation, boot_id, .. } = holder([0; 16]);
+    debug_assert!(settings.store_is_default || !settings.store.is_empty());
+    Ok(OpenParams { books, identity: args.volume.clone(), cache, policy, sizes, take_over: args.take_over, host, installation, boot_id })
+}
+
+/// This machine, as an `open` names it.
+pub(super) fn holder(cache_id: [u8; 16]) -> crate::rpc::Holder {
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     let host = nix::sys::utsname::uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    debug_assert!(settings.store_is_default || !settings.store.is_empty());
-    Ok(OpenParams {
-        books,
-        identity: args.volume.clone(),
-        cache,
-        policy,
-        sizes,
-        take_over: args.take_over,
+    crate::rpc::Holder {
         host,
         installation: read("/etc/machine-id"),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
-    })
+        address: String::new(),
+        cache_id: cache_id.to_vec().into(),
+    }
 }
 
 fn cache_dir(context: &Context, args: &MountArgs) -> PathBuf {

@@ -29,7 +29,7 @@ mod write;
 mod tests;
 
 pub use error::LogError;
-pub use lookup::{Lookup, create, lookup};
+pub use lookup::{Lookup, create, data_sealer, lookup};
 pub use nameable::{Approved, Nameable};
 pub use read::{At, Hint, Phase, Reader, Record, Tip, objects_named};
 pub use write::{CacheState, Head, Intent, OpenReport, Outcome, Prepared, Writer, WriterParams, fence};

@@ -8,7 +8,7 @@ pub(crate) mod command;
 mod holdfast;
 mod other;
 #[path = "../common/s3.rs"]
-mod s3;
+pub(crate) mod s3;
 pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};
