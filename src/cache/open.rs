@@ -312,7 +312,7 @@ impl Cache {
         }
         drop(meta);
         if self.changed() {
-            self.totals.changed(|| self.env.now());
+            self.totals.changed(&self.env);
         }
         Ok(())
     }

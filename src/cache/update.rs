@@ -138,7 +138,7 @@ impl Update<'_> {
         }
         all.extend(effects);
         if !all.is_empty() {
-            cache.totals.changed(|| cache.env.now());
+            cache.totals.changed(&cache.env);
         }
         let payload = Record { request, effects: all }.encode();
         let lsn = cache.ring.append(&payload).unwrap_or_else(|error| die("the mutation log cannot be written", &error));
