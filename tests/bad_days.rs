@@ -1,7 +1,9 @@
 //! Everything around a volume that goes wrong one day, through the command: what it says, how it ends, and that nothing is lost.
-//! A clock that is set back is a case of the simulation: here it would be the clock of the whole machine. Needs root and /dev/fuse.
+//! Needs root and /dev/fuse.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_methods, reason = "tests against the real world")]
 
+#[path = "bad_days/clock.rs"]
+mod clock;
 #[path = "bad_days/days.rs"]
 mod days;
 #[path = "common/disk.rs"]

@@ -26,7 +26,7 @@ part_fuse() { THREADS=1 suite fuse semantics; }
 part_posix() { THREADS=1 suite posix; }
 part_crash() { THREADS=1 suite crash bad_days; }
 part_xfs() { tests/xfs.sh; }
-part_cli() { THREADS=1 suite cli; }
+part_cli() { THREADS=1 suite cli restore; }
 part_apps() { THREADS=1 suite apps; }
 # Two commands a person would give, and every workload of the benchmarks once, so that neither rots.
 part_demo() { HOLDFAST="$PWD/target/debug/holdfast" DEMO_FILES=300 tests/demo.sh; }

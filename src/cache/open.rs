@@ -316,7 +316,7 @@ impl Cache {
         }
         drop(meta);
         if self.changed() {
-            self.totals.changed(|| self.env.now());
+            self.totals.changed(&self.env);
         }
         Ok(())
     }

@@ -87,7 +87,7 @@ impl Cache {
         if content.listed != epoch {
             content.listed = epoch;
             self.seal.list(epoch, file.ino);
-            self.totals.changed(|| self.env.now());
+            self.totals.changed(&self.env);
         }
     }
 

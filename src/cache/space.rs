@@ -2,7 +2,9 @@
 
 use super::file::{Content, Told};
 use super::types::CacheError;
+use crate::env::Env;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Sums over all files, hot or not.
 #[derive(Debug, Default)]
@@ -20,7 +22,8 @@ pub(super) struct Totals {
     pub(super) rows_frozen: AtomicU64,
     /// Sum of the sizes.
     pub(super) bytes: AtomicU64,
-    /// When the oldest change since the last flip was made, and the oldest of those in the seal under way; 0: none.
+    /// When the oldest change since the last flip was made, and the oldest of those in the seal under way, in nanoseconds of the
+    /// monotonic clock: an age must not depend on a clock that may be set; 0: none.
     pub(super) oldest: AtomicI64,
     pub(super) oldest_frozen: AtomicI64,
 }
@@ -56,9 +59,10 @@ impl Totals {
     }
 
     /// A change was made.
-    pub(super) fn changed(&self, now: impl FnOnce() -> i64) {
+    pub(super) fn changed(&self, env: &Env) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
-            let _ = self.oldest.compare_exchange(0, now().max(1), Ordering::Relaxed, Ordering::Relaxed);
+            let now = i64::try_from(env.monotonic().as_nanos()).unwrap_or(i64::MAX).max(1);
+            let _ = self.oldest.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }
@@ -84,12 +88,12 @@ impl super::Cache {
         self.dirty_content() + self.totals.local.load(Ordering::Relaxed)
     }
 
-    /// When the oldest change that is in no commit was made (wall clock).
+    /// When the oldest change that is in no commit was made, by the monotonic clock of this process.
     #[must_use]
-    pub fn oldest_dirty(&self) -> Option<i64> {
+    pub fn oldest_dirty(&self) -> Option<Duration> {
         let live = self.totals.oldest.load(Ordering::Relaxed);
         let frozen = self.totals.oldest_frozen.load(Ordering::Relaxed);
-        [live, frozen].into_iter().filter(|at| *at != 0).min()
+        [live, frozen].into_iter().filter(|at| *at != 0).min().map(|at| Duration::from_nanos(at.unsigned_abs()))
     }
 
     /// Refuses what would make the volume larger than its limit.

@@ -139,7 +139,7 @@ impl Update<'_> {
         }
         all.extend(effects);
         if !all.is_empty() {
-            cache.totals.changed(|| cache.env.now());
+            cache.totals.changed(&cache.env);
             cache.totals.rows.store(meta.changed.bytes(), Ordering::Relaxed);
         }
         let payload = Record { request, effects: all }.encode();

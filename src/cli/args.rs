@@ -1,6 +1,6 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
-use super::{completions, doctor, exit, history, key, live, mount, policy, status, store, tree, volume};
+use super::{completions, doctor, exit, history, key, live, mount, policy, restore, status, store, tree, volume};
 use crate::config::KEYS;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
@@ -43,6 +43,8 @@ pub enum Command {
     Cp(tree::CopyArgs),
     /// Copy the content of a directory of a commit into a new or empty one
     Export(tree::CopyArgs),
+    /// Make a new volume from a commit of another
+    Restore(restore::RestoreArgs),
     /// Hold a mount's descriptor and start its driver
     #[command(hide = true)]
     Hold(mount::InnerArgs),

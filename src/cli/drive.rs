@@ -210,25 +210,28 @@ fn open_params(
     sizes: Sizes,
     policy: Policy,
 ) -> Result<OpenParams, Fault> {
-    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
-    let host = nix::sys::utsname::uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    let crate::rpc::Holder { host, installation, boot_id, .. } = holder([0; 16]);
+    debug_assert!(settings.store_is_default || !settings.store.is_empty());
     let budget = match settings.request_budget {
         None => Budget::default_for(&unlock::url(settings)?),
         Some(RequestBudget::Unbounded) => Budget { requests_per_hour: None },
         Some(RequestBudget::PerHour(number)) => Budget { requests_per_hour: Some(number) },
     };
-    Ok(OpenParams {
-        books,
-        identity: args.volume.clone(),
-        cache,
-        policy,
-        sizes,
-        budget,
-        take_over: args.take_over,
+    let identity = args.volume.clone();
+    Ok(OpenParams { books, identity, cache, policy, sizes, budget, take_over: args.take_over, host, installation, boot_id })
+}
+
+/// This machine, as an `open` names it.
+pub(super) fn holder(cache_id: [u8; 16]) -> crate::rpc::Holder {
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let host = nix::sys::utsname::uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    crate::rpc::Holder {
         host,
         installation: read("/etc/machine-id"),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
-    })
+        address: String::new(),
+        cache_id: cache_id.to_vec().into(),
+    }
 }
 
 fn cache_dir(context: &Context, args: &MountArgs) -> PathBuf {

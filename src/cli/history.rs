@@ -54,6 +54,8 @@ struct Line {
     uploaded: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
 }
 
 impl From<Entry> for Line {
@@ -69,11 +71,12 @@ impl From<Entry> for Line {
             bytes: None,
             uploaded: None,
             host: None,
+            note: String::new(),
         };
         match entry.what {
             What::Open { holder } => Self { host: Some(holder.host), ..line("open") },
-            What::Commit { full, inodes, bytes, uploaded } => {
-                Self { full: Some(full), inodes: Some(inodes), bytes: Some(bytes), uploaded: Some(uploaded), ..line("commit") }
+            What::Commit { full, inodes, bytes, uploaded, note } => {
+                Self { full: Some(full), inodes: Some(inodes), bytes: Some(bytes), uploaded: Some(uploaded), note, ..line("commit") }
             }
             What::Close => line("close"),
             What::Fence => line("fence"),
@@ -93,7 +96,8 @@ impl Answer for Shown {
                 (Some(inodes), Some(bytes), uploaded, _) => {
                     let partial = if line.full == Some(false) { ", not all tiers" } else { "" };
                     let uploaded = show_size(uploaded.unwrap_or(0));
-                    writeln!(out, "  {inodes} files and directories, {}, {uploaded} uploaded{partial}", show_size(bytes))?;
+                    let note = if line.note.is_empty() { String::new() } else { format!(", {}", line.note.escape_debug()) };
+                    writeln!(out, "  {inodes} files and directories, {}, {uploaded} uploaded{partial}{note}", show_size(bytes))?;
                 }
                 (_, _, _, Some(host)) => writeln!(out, "  epoch {} on {host}", line.epoch)?,
                 _ => writeln!(out)?,

@@ -5,6 +5,7 @@ use super::context::{Answer, Context};
 use super::control::{Ask, Flushed, Progress, Reply, Unmounted, ask, ask_all, find};
 use super::exit::Exit;
 use super::status::{Report, StatusArgs, VolumeStatus};
+use super::stored::{self, StoredReport};
 use super::target::Which;
 use crate::config::show_size;
 use crate::fuse;
@@ -13,7 +14,6 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,7 +130,7 @@ impl Answer for UnmountAnswer {
 /// `holdfast status`.
 pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
     loop {
-        let exit = status_once(context, args.which.clone())?;
+        let exit = status_once(context, args)?;
         let Some(seconds) = args.watch else { return Ok(exit) };
         context.run(async {
             context.env.sleep(Duration::from_secs(seconds)).await;
@@ -139,35 +139,64 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<Exit, Fault
     }
 }
 
-fn status_once(context: &Context, which: Option<OsString>) -> Result<Exit, Fault> {
-    let which = which.map(|text| Which::parse(text).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))).transpose()?;
-    let statuses: Vec<VolumeStatus> = context.run(async {
+fn status_once(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
+    let which =
+        args.which.clone().map(|text| Which::parse(text).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))).transpose()?;
+    let reports: Vec<Either> = context.run(async {
         let Some(which) = which else {
-            return Ok(ask_all(&context.settings.run_dir).await?.into_iter().map(|(_, status)| status).collect());
+            return Ok(ask_all(&context.settings.run_dir).await?.into_iter().map(|(_, status)| mounted(status)).collect());
         };
-        let socket = find(&context.settings.run_dir, &which).await?;
+        let socket = match (find(&context.settings.run_dir, &which).await, &which) {
+            (Err(fault), Which::Volume(volume)) if fault.kind == FaultKind::NotFound => {
+                return Ok(vec![Either::Stored(Box::new(stored::ask(context, volume, &args.key).await?))]);
+            }
+            (found, _) => found?,
+        };
         match ask(&socket, Ask::Status, |_| {}).await? {
-            Reply::Status(status) => Ok(vec![*status]),
+            Reply::Status(status) => Ok(vec![mounted(*status)]),
             _ => Err(unexpected()),
         }
     })?;
-    if statuses.is_empty() {
+    if reports.is_empty() {
         context.say("Nothing is mounted here by holdfast.");
     }
-    let reports: Vec<Report> = statuses.into_iter().map(|status| Report::new(status, TimeZone::system())).collect();
-    let safe = reports.iter().all(|report| report.verdict.safe);
+    let safe = reports.iter().all(Either::is_safe);
     context.answer(&Reports { reports })?;
     Ok(if safe { Exit::Done } else { Exit::NotSafe })
+}
+
+fn mounted(status: VolumeStatus) -> Either {
+    Either::Mounted(Box::new(Report::new(status, TimeZone::system())))
+}
+
+/// What a driver here says, or the store.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Either {
+    Mounted(Box<Report>),
+    Stored(Box<StoredReport>),
+}
+
+impl Either {
+    fn is_safe(&self) -> bool {
+        match self {
+            Self::Mounted(report) => report.verdict.safe,
+            Self::Stored(report) => report.verdict.safe,
+        }
+    }
 }
 
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Reports {
-    reports: Vec<Report>,
+    reports: Vec<Either>,
 }
 
 impl Answer for Reports {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.reports.iter().try_for_each(|report| report.text(out))
+        self.reports.iter().try_for_each(|report| match report {
+            Either::Mounted(report) => report.text(out),
+            Either::Stored(report) => report.text(out),
+        })
     }
 }

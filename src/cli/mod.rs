@@ -18,9 +18,11 @@ pub mod live;
 pub mod mount;
 pub mod policy;
 mod reader;
+pub mod restore;
 mod serve;
 pub mod status;
 pub mod store;
+pub mod stored;
 pub mod target;
 pub mod tree;
 pub mod unlock;
@@ -73,6 +75,7 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
         Command::Cat(args) => tree::cat(&context, &args),
         Command::Cp(args) => tree::cp(&context, &args),
         Command::Export(args) => tree::export(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
         Command::Hold(args) => mount::run_hold(&context, &args.mount),
         Command::Drive(args) => mount::run_drive(&context, &args.mount),
         Command::Store(command) => store::run(&context, command),

@@ -100,7 +100,7 @@ impl Driver {
         let open = volume.cache().changed().then(|| volume.cache().oldest_dirty()).flatten();
         let sealed = volume.progress().and_then(|progress| progress.sealed_since);
         let since = open.into_iter().chain(sealed).min()?;
-        Some(Duration::from_nanos(u64::try_from(self.parts.env.now().saturating_sub(since)).unwrap_or(0)))
+        Some(self.parts.env.monotonic().saturating_sub(since))
     }
 
     fn standing(&self) -> VolumeStatus {
@@ -108,7 +108,7 @@ impl Driver {
         let (cache, sizes, origin) = (volume.cache(), volume.sizes(), volume.cache().origin());
         let progress = volume.progress().unwrap_or_default();
         let space = cache.view(|view| view.space());
-        let since = |at: i64| u64::try_from(env.now().saturating_sub(at) / 1_000_000_000).unwrap_or(0);
+        let since = |at: Duration| env.monotonic().saturating_sub(at).as_secs();
         let lag = volume.lag();
         let failed = volume.report().failed.or_else(|| progress.failed.clone()).map(|what| Trouble { what, seconds: 0 });
         VolumeStatus {

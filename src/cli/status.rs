@@ -113,6 +113,20 @@ pub struct Verdict {
     pub why: String,
 }
 
+impl Verdict {
+    /// The lines of the answer about the newest commit.
+    pub(super) fn show_newest(&self, head: Option<&CommitInfo>, zone: &TimeZone, out: &mut dyn Write) -> io::Result<()> {
+        match self.restorable_to {
+            Some(cut) => writeln!(out, "  restorable to   {}", at::show(cut, zone))?,
+            None => writeln!(out, "  restorable to   nothing: there is no commit yet")?,
+        }
+        match head {
+            Some(head) => writeln!(out, "  newest commit   {}{}", head.commit, if head.full { "" } else { " (not all tiers)" }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A commit takes a moment by itself; only what is older than the lag and this is late.
 const COMMIT_SECONDS: u64 = 5;
 
@@ -180,13 +194,7 @@ impl Answer for Report {
         let place = status.directory.as_deref().map_or_else(String::new, |dir| format!(" at {dir}"));
         writeln!(out, "{}  {}{place}", if verdict.safe { "SAFE" } else { "NOT SAFE" }, status.volume)?;
         writeln!(out, "  {}", verdict.why)?;
-        match verdict.restorable_to {
-            Some(cut) => writeln!(out, "  restorable to   {}", at::show(cut, &zone))?,
-            None => writeln!(out, "  restorable to   nothing: there is no commit yet")?,
-        }
-        if let Some(head) = &status.head {
-            writeln!(out, "  newest commit   {}{}", head.commit, if head.full { "" } else { " (not all tiers)" })?;
-        }
+        verdict.show_newest(status.head.as_ref(), &zone, out)?;
         writeln!(out, "  dirty           {} of at most {}", show_size(status.dirty_bytes), show_size(status.dirty_limit_bytes))?;
         let why = status.lag_reason.as_deref().map_or_else(String::new, |why| format!(" ({why})"));
         writeln!(out, "  lag             {} ms{why}", status.lag_milliseconds)?;
@@ -207,11 +215,15 @@ impl Answer for Report {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exits with 0 when every volume asked about is SAFE, with 20 when one is NOT SAFE.")]
 pub struct StatusArgs {
-    /// A volume, or the directory where it is mounted (beginning with `/` or `.`) [default: all that are mounted here]
+    /// A volume (not mounted here: as the store tells it), or the directory where it is mounted (beginning with `/` or `.`) [default:
+    /// all that are mounted here]
     pub which: Option<std::ffi::OsString>,
     /// Show it again every so many seconds, until interrupted
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub watch: Option<u64>,
+    /// For a volume that is not mounted here.
+    #[command(flatten)]
+    pub key: super::unlock::KeyArgs,
 }
 
 #[cfg(test)]

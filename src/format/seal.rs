@@ -124,6 +124,7 @@ struct Inner {
     key: Zeroizing<[u8; 32]>,
     store: StoreId,
     incarnation: Option<Incarnation>,
+    origins: Vec<Sealer>,
 }
 
 impl fmt::Debug for Sealer {
@@ -168,7 +169,20 @@ impl Sealer {
     /// With the data key of an incarnation, or (no incarnation) the store key. With [`Cipher::None`] the key is not used.
     #[must_use]
     pub fn new(cipher: Cipher, key: &[u8; 32], store: StoreId, incarnation: Option<Incarnation>) -> Self {
-        Self { inner: Arc::new(Inner { cipher, key: Zeroizing::new(*key), store, incarnation }) }
+        Self { inner: Arc::new(Inner { cipher, key: Zeroizing::new(*key), store, incarnation, origins: Vec::new() }) }
+    }
+
+    /// With the sealers of the incarnations that this one is a clone of: frames of their objects are opened too, nothing else of theirs.
+    #[must_use]
+    pub fn with_origins(&self, origins: Vec<Self>) -> Self {
+        let Inner { cipher, key, store, incarnation, .. } = &*self.inner;
+        Self { inner: Arc::new(Inner { cipher: *cipher, key: key.clone(), store: *store, incarnation: *incarnation, origins }) }
+    }
+
+    /// The sealer of the incarnation that this one is a clone of.
+    #[must_use]
+    pub fn origin(&self) -> Option<Self> {
+        self.inner.origins.first().cloned()
     }
 
     /// The store that the objects belong to.
@@ -256,8 +270,8 @@ impl Sealer {
         Ok(Opened { epoch: header.epoch, salt: header.salt, frames })
     }
 
-    /// Opens one frame of an object of this incarnation from the bytes of one ranged GET; the plain content must have
-    /// exactly `plain_length` bytes. `object.name` is relative to the incarnation.
+    /// Opens one frame of an object of this incarnation, or of an origin, from the bytes of one ranged GET; the plain content must
+    /// have exactly `plain_length` bytes. `object.name` is relative to the incarnation.
     ///
     /// # Errors
     /// Bytes that are not this frame.
@@ -286,9 +300,11 @@ impl Sealer {
     ) -> Result<(String, Bytes), Reason> {
         let incarnation = self.inner.incarnation.ok_or_else(|| Reason::invalid("no incarnation to look it up in"))?;
         let (of, name) = names::absolute(incarnation, &object.name).ok_or_else(|| Reason::invalid("its name is no object's"))?;
-        if of != incarnation {
-            return Err(Reason::invalid("it lies in another incarnation, whose key is needed"));
-        }
+        let sealer = match self.inner.origins.iter().find(|origin| origin.inner.incarnation == Some(of)) {
+            Some(origin) => origin,
+            None if of == incarnation => self,
+            None => return Err(Reason::invalid("it lies in another incarnation, whose key is needed")),
+        };
         let salt = <[u8; 32]>::try_from(&*object.salt).map_err(|_| Reason::invalid("its reference has no salt of 32 bytes"))?;
         if frame >= object.frames || object.frames as usize > limits::FRAMES_MAX {
             return Err(Reason::invalid(format!("frame {frame} of {}", object.frames)));
@@ -298,7 +314,7 @@ impl Sealer {
             return Err(Reason::Limit { what: "plain length of a frame", length: plain_max as u64, max: limits::MESSAGE_PLAIN_MAX as u64 });
         }
         let header = Header { kind, frames: object.frames, epoch: object.epoch, salt };
-        let frame = Context::new(self, &header, &name).open(frame, stored)?;
+        let frame = Context::new(sealer, &header, &name).open(frame, stored)?;
         Ok((name, codec::decompress(&frame, plain_max)?.into()))
     }
 }
@@ -409,7 +425,7 @@ const FRAME_AT: usize = 40;
 
 impl Context {
     fn new(sealer: &Sealer, header: &Header, name: &str) -> Self {
-        let Inner { cipher, key, store, incarnation } = &*sealer.inner;
+        let Inner { cipher, key, store, incarnation, .. } = &*sealer.inner;
         let mut associated = Vec::with_capacity(48 + name.len());
         associated.extend_from_slice(store.as_bytes());
         associated.extend_from_slice(&incarnation.map_or([0; 16], |incarnation| incarnation.0));

@@ -1,4 +1,8 @@
-//! What the store holds over time: the records of a volume's log, and which commit a moment means. Needs no mount.
+//! What the store holds over time: the records of a volume's log, which commit a moment means, the end of a life. Needs no mount.
+
+mod removal;
+
+pub use removal::{Standing, begin, delete, end, extent_of, standing, undo};
 
 use crate::log::{At, Hint, Phase, Reader, Tip};
 use crate::rpc::{Holder, log_record::Kind};
@@ -39,6 +43,8 @@ pub enum What {
         bytes: u64,
         /// Bytes of the packs it named first.
         uploaded: u64,
+        /// What its writer said of it: of a restored volume's first, where it came from.
+        note: String,
     },
     /// A writer ended cleanly.
     Close,
@@ -97,7 +103,7 @@ pub async fn entry(reader: &Reader, seq: Seq) -> Result<Option<Entry>, Fault> {
         Some(Kind::Commit(commit)) => {
             time = commit.cut_time;
             let totals = commit.totals.unwrap_or_default();
-            What::Commit { full: commit.full, inodes: totals.inodes, bytes: totals.bytes, uploaded: totals.uploaded }
+            What::Commit { full: commit.full, inodes: totals.inodes, bytes: totals.bytes, uploaded: totals.uploaded, note: commit.note }
         }
         Some(Kind::Close(_)) => What::Close,
         Some(Kind::Fence(_)) | None => What::Fence,
@@ -111,46 +117,76 @@ pub async fn entry(reader: &Reader, seq: Seq) -> Result<Option<Entry>, Fault> {
 /// [`FaultKind::NotFound`]: there is none.
 pub async fn newest(reader: &Reader) -> Result<Entry, Fault> {
     let tip = reader.tip(Hint::default()).await?;
-    commit_at_or_before(reader, tip.seq).await
+    let newest = newest_of(tip.seq, &|seq| entry(reader, seq)).await?;
+    newest.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume has no commit yet"))
 }
 
-/// The commit that shows the volume as of `time`: the newest one whose instant is not after it. Found by halving, so the records' clocks
-/// are taken to be ascending; where a clock was set back, a commit near the jump may be missed, never one invented.
+/// A commit that shows the volume as of `time`: its own instant is not after it, and the next one's is, or there is none. Where a clock was
+/// set, several may be so: the search goes from the end of the log back in growing steps, so that what a wrong clock once wrote far back
+/// does not hide what the right one writes now. The newest commit is found by any time that is not before it.
 ///
 /// # Errors
-/// [`FaultKind::NotFound`]: the volume is younger than that, or (a time after the newest commit) nothing shows that moment yet; both name
-/// the nearest commit.
+/// [`FaultKind::NotFound`]: the volume is younger than that.
 pub async fn at_time(reader: &Reader, time: UnixNanos) -> Result<Entry, Fault> {
     let tip = reader.tip(Hint::default()).await?;
     if tip.phase == Phase::Empty {
         return Err(Fault::new(FaultKind::NotFound, "the volume has no commit yet"));
     }
-    let (mut low, mut high) = (0, tip.seq);
-    // Invariant: every record up to `low` is not after `time`; every one above `high` is.
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        match entry(reader, middle).await? {
-            Some(found) if found.time <= time => low = middle,
-            Some(_) => high = middle - 1,
-            // Retired: what is kept lies above or below; the records' order decides, so look at its lower half only when needed.
-            None => high = middle - 1,
-        }
-    }
-    if low == 0 {
-        return Err(Fault::new(FaultKind::NotFound, "the volume has no commit that old; the oldest is shown by `holdfast history`"));
-    }
-    commit_at_or_before(reader, low).await
+    not_after(tip.seq, time, &|seq| entry(reader, seq)).await
 }
 
-async fn commit_at_or_before(reader: &Reader, seq: Seq) -> Result<Entry, Fault> {
-    let mut at = seq;
-    while at > 0 {
-        if let Some(found) = entry(reader, at).await?
+/// [`at_time`] among the records up to `end`.
+async fn not_after<F>(end: Seq, time: UnixNanos, entry: &dyn Fn(Seq) -> F) -> Result<Entry, Fault>
+where
+    F: Future<Output = Result<Option<Entry>, Fault>>,
+{
+    let mut end = end;
+    loop {
+        // Back from the end, until a record is not after `time`; then halve between it and the last one that was.
+        let (mut low, mut high, mut step) = (end, end, 1);
+        // What is retired lies below what is kept, mostly: it counts as after.
+        while low > 0 && entry(low).await?.is_none_or(|found| found.time > time) {
+            high = low - 1;
+            low = high.saturating_sub(step);
+            step *= 2;
+        }
+        // Every record above `high` that was looked at is after `time`; `low` is not, or 0.
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            match entry(middle).await? {
+                Some(found) if found.time <= time => low = middle,
+                Some(_) | None => high = middle - 1,
+            }
+        }
+        let found = match low {
+            0 => None,
+            low => newest_of(low, entry).await?,
+        };
+        match found {
+            Some(found) if found.time <= time => return Ok(found),
+            // An `open` by a clock that was far behind stands after it: look below.
+            Some(found) => end = found.seq - 1,
+            None => {
+                let why = "the volume has no commit that old; the oldest is shown by `holdfast history`";
+                return Err(Fault::new(FaultKind::NotFound, why));
+            }
+        }
+    }
+}
+
+async fn newest_of<F>(seq: Seq, entry: &dyn Fn(Seq) -> F) -> Result<Option<Entry>, Fault>
+where
+    F: Future<Output = Result<Option<Entry>, Fault>>,
+{
+    for at in (1..=seq).rev() {
+        if let Some(found) = entry(at).await?
             && matches!(found.what, What::Commit { .. })
         {
-            return Ok(found);
+            return Ok(Some(found));
         }
-        at -= 1;
     }
-    Err(Fault::new(FaultKind::NotFound, "the volume has no commit up to there"))
+    Ok(None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,18 @@ pub enum Refused {
     /// No such claim in force.
     #[error("there is no claim {0} in force")]
     NoClaim(u64),
+    /// A removal while a claim holds a commit.
+    #[error("claim {claim} holds commit {seq} ({kind} {name})")]
+    Held {
+        /// Its number.
+        claim: u64,
+        /// The commit.
+        seq: Seq,
+        /// What for.
+        kind: String,
+        /// Of whom.
+        name: String,
+    },
     /// A purge while somebody is attached.
     #[error("claim {0} is attached; nothing is purged while any is")]
     Attached(String),

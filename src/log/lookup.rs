@@ -54,6 +54,13 @@ pub struct Books {
     pub sealer: Sealer,
 }
 
+impl Books {
+    /// Puts and gets of store-level objects are resolved like those of an incarnation.
+    fn site(&self, incarnation: Incarnation) -> Site {
+        Site::new(Arc::clone(&self.store), self.env.clone(), self.sealer.clone(), incarnation)
+    }
+}
+
 /// Looks an identity up. One attempt per request: whoever waits calls again.
 pub async fn lookup(books: &Books, identity: &Identity) -> Lookup {
     match ask(books, identity).await {
@@ -136,16 +143,36 @@ pub async fn vacated(site: &Site, found: &Found) -> Result<Option<Vacant>, LogEr
     Ok((tip.phase == Phase::Fenced && site.incarnation() == found.incarnation).then_some(Vacant { number: found.number + 1 }))
 }
 
-/// Creates an incarnation: its volume record first, then the name record that makes it the one that the identity means. `Ok((found, true))`:
-/// ours; `false`: somebody was faster, and theirs is the one.
+/// An incarnation whose volume record is stored and which no name means yet: nobody finds it, whatever is put into it.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    volume: VolumeRecord,
+    incarnation: Incarnation,
+}
+
+impl Draft {
+    /// Which.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The sealer with its data key.
+    ///
+    /// # Errors
+    /// As [`data_sealer`].
+    pub async fn sealer(&self, books: &Books) -> Result<Sealer, LogError> {
+        data_sealer(books, &self.volume).await
+    }
+}
+
+/// Stores the volume record of a new incarnation.
 ///
 /// # Errors
-/// The store does not answer: the outcome is unknown, look it up again.
-pub async fn create(books: &Books, identity: &Identity, vacant: Vacant, origin: Option<Origin>) -> Result<(Found, bool), LogError> {
-    let Books { store, env, sealer } = books;
+/// The store does not answer.
+pub async fn draft(books: &Books, identity: &Identity, origin: Option<Origin>) -> Result<Draft, LogError> {
+    let Books { env, sealer, .. } = books;
     let incarnation = Incarnation(env.random());
-    // Puts of store-level objects are resolved like those of the incarnation.
-    let site = Site::new(Arc::clone(store), env.clone(), sealer.clone(), incarnation);
     let key = DataKey(env.random());
     let volume = VolumeRecord {
         incarnation: Bytes::copy_from_slice(incarnation.as_bytes()),
@@ -156,14 +183,25 @@ pub async fn create(books: &Books, identity: &Identity, vacant: Vacant, origin: 
     };
     let volume_name = names::volume(incarnation);
     let (bytes, _) = volume::encode(&volume, sealer, &volume_name, env.random())?;
-    if site.create(&volume_name, &bytes).await? != Created::Ours {
+    if books.site(incarnation).create(&volume_name, &bytes).await? != Created::Ours {
         return Err(LogError::damaged(volume_name, "an incarnation of this random id exists already"));
     }
+    Ok(Draft { volume, incarnation })
+}
+
+/// Makes a draft the incarnation that its identity means: one put, after which it is there with all that was put into it.
+/// `Ok((found, true))`: ours; `false`: somebody was faster, and theirs is the one.
+///
+/// # Errors
+/// The store does not answer: the outcome is unknown, look it up again.
+pub async fn name(books: &Books, identity: &Identity, vacant: Vacant, draft: Draft) -> Result<(Found, bool), LogError> {
+    let Books { env, sealer, .. } = books;
+    let Draft { volume, incarnation } = draft;
     env.failpoint("log.after_volume_before_name");
     let record = NameRecord { number: vacant.number, incarnation: volume.incarnation.clone(), created: volume.created };
     let record_name = names::name_record(identity, vacant.number);
     let (bytes, _) = name::encode(&record, sealer, &record_name, env.random())?;
-    match site.create(&record_name, &bytes).await? {
+    match books.site(incarnation).create(&record_name, &bytes).await? {
         Created::Ours => Ok((Found { number: vacant.number, incarnation, volume }, true)),
         Created::Theirs(bytes) => match found(books, &record_name, vacant.number, &bytes).await {
             Ok(Lookup::Found(found)) => Ok((found, false)),
@@ -171,5 +209,60 @@ pub async fn create(books: &Books, identity: &Identity, vacant: Vacant, origin: 
             Err(Trouble::Store(error)) => Err(LogError::Unreachable(error)),
             Err(Trouble::Format(error)) => Err(LogError::undecodable(error)),
         },
+    }
+}
+
+/// Creates an empty incarnation: [`draft`], then [`name`](self::name).
+///
+/// # Errors
+/// As those.
+pub async fn create(books: &Books, identity: &Identity, vacant: Vacant, origin: Option<Origin>) -> Result<(Found, bool), LogError> {
+    let draft = draft(books, identity, origin).await?;
+    self::name(books, identity, vacant, draft).await
+}
+
+/// The incarnation that an earlier name record of an identity means; `None`: it has no record of this number.
+///
+/// # Errors
+/// The store does not answer, or a record is damaged.
+pub async fn earlier(books: &Books, identity: &Identity, number: u64) -> Result<Option<Found>, LogError> {
+    let record_name = names::name_record(identity, number);
+    let Some(bytes) = books.site(Incarnation([0; 16])).get(&record_name).await? else { return Ok(None) };
+    match found(books, &record_name, number, &bytes).await {
+        Ok(Lookup::Found(found)) => Ok(Some(found)),
+        Ok(Lookup::Damaged(why)) => Err(LogError::damaged(record_name, why)),
+        Ok(_) => Ok(None),
+        Err(Trouble::Store(error)) => Err(LogError::Unreachable(error)),
+        Err(Trouble::Format(error)) => Err(LogError::undecodable(error)),
+    }
+}
+
+/// The sealer with a volume's data key; of a clone also with those of its origins, whose packs it reads.
+///
+/// # Errors
+/// The store does not answer, or the record of an origin is gone or damaged.
+pub async fn data_sealer(books: &Books, volume: &VolumeRecord) -> Result<Sealer, LogError> {
+    let own = keyed(books, &volume.incarnation, &volume.data_key)?;
+    let (mut origins, mut origin) = (Vec::new(), volume.origin.clone());
+    while let Some(of) = origin {
+        let sealer = keyed(books, &of.incarnation, &of.data_key)?;
+        // A clone of a clone names packs of both: the record of each life says where it came from.
+        let incarnation = sealer.incarnation().unwrap_or(Incarnation([0; 16]));
+        let name = names::volume(incarnation);
+        let bytes = books.site(incarnation).get(&name).await?.ok_or_else(|| LogError::missing(name.clone()))?;
+        origin = volume::decode(&bytes, &books.sealer, &name).map_err(LogError::undecodable)?.origin;
+        if origins.iter().any(|known: &Sealer| known.incarnation() == sealer.incarnation()) {
+            return Err(LogError::damaged(name, "it is a clone of its own clone"));
+        }
+        origins.push(sealer);
+    }
+    Ok(if origins.is_empty() { own } else { own.with_origins(origins) })
+}
+
+fn keyed(books: &Books, incarnation: &[u8], key: &[u8]) -> Result<Sealer, LogError> {
+    let of = Incarnation::from_slice(incarnation);
+    match (of, <[u8; 32]>::try_from(key)) {
+        (Some(of), Ok(key)) => Ok(Sealer::new(books.sealer.cipher(), &key, books.sealer.store(), Some(of))),
+        _ => Err(LogError::damaged("a volume's record", "it has no incarnation, or no data key of 32 bytes")),
     }
 }

@@ -30,7 +30,7 @@ mod tests;
 
 pub use crate::types::{Head, Intent};
 pub use error::LogError;
-pub use lookup::{Lookup, create, lookup};
+pub use lookup::{Lookup, create, data_sealer, lookup};
 pub use nameable::{Approved, Framed, Nameable};
 pub use read::{At, Hint, Phase, Reader, Record, Tip, objects_named};
 pub use write::{CacheState, OpenReport, Outcome, Prepared, Writer, WriterParams, fence};

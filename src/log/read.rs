@@ -157,6 +157,10 @@ impl Reader {
             }
             at -= 1;
         }
+        // A life that was removed before anybody opened it: its `fence` is record 1.
+        if seq == 1 && matches!(newest.as_ref().and_then(|newest| newest.record.kind.as_ref()), Some(Kind::Fence(_))) {
+            checkpoint = Some(0);
+        }
         let (Some(hash), Some(newest), Some(checkpoint)) = (hash, newest, checkpoint) else {
             return Err(LogError::damaged(self.site.record_name(seq), "no `open` stands before it"));
         };

@@ -3,6 +3,7 @@
 //! [`Store`] is what the rest of the crate sees; names are relative to the store's prefix, as `format::names` makes them.
 //! Every wrapper (retries, counting, faults in tests) is a `Store` too, and one conformance suite runs on all of them.
 
+mod clock;
 mod cloud;
 mod file;
 mod init;
@@ -15,6 +16,7 @@ mod probe;
 mod url;
 mod wrap;
 
+pub use clock::now;
 pub use file::FileStore;
 pub use init::{Initialized, init, read_marker};
 pub use memory::Memory;

@@ -12,7 +12,7 @@ use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
 use crate::env::Env;
 use crate::hydrate::{self, FetchOptions, Fetcher, Prefetch};
 use crate::log::lookup::Books;
-use crate::log::{Hint, Lookup, Phase, Reader, Site};
+use crate::log::{self, Hint, Lookup, Phase, Reader, Site};
 use crate::policy::Tier;
 use crate::store::Objects;
 use crate::telemetry::{Desc, Histogram, names};
@@ -140,10 +140,13 @@ impl Volume {
         waiting: &(dyn Fn(&str) + Sync),
     ) -> Result<Arc<Self>, Fault> {
         let (objects, reader) = reader_of(books, identity, waiting).await?;
+        let tip = reader.tip(Hint::default()).await?;
+        if tip.phase == Phase::Fenced {
+            return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {identity}: it was removed")));
+        }
         let (head, checkpoint) = match at {
             Some(seq) => source::find(&reader, seq).await?,
             None => {
-                let tip = reader.tip(Hint::default()).await?;
                 if tip.phase == Phase::Empty {
                     return Err(Fault::new(FaultKind::NotFound, format!("volume {identity} has no commit yet")));
                 }
@@ -459,7 +462,7 @@ pub async fn reader_of(books: &Books, identity: &Identity, waiting: &(dyn Fn(&st
         Lookup::Absent(_) => return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {identity} in this store"))),
         Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
     };
-    let sealer = open::data_sealer(books, &found)?;
+    let sealer = log::data_sealer(books, &found.volume).await?;
     let objects = Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone());
     Ok((objects.clone(), Reader::new(Site::of(objects))))
 }

@@ -6,6 +6,7 @@
 //! live     the tasks of a volume: write-back, prefetch, upkeep; flush and close
 //! late     the part that needs the store, which a resumed mount has only later
 //! limits   what is refused or slowed, and when
+//! restore  a new volume that begins with a commit of another
 //! source   from the log to what hydrate and write-back begin with
 //! ```
 
@@ -14,6 +15,7 @@ mod limits;
 mod live;
 mod open;
 mod ops;
+mod restore;
 mod source;
 
 pub use limits::Sizes;
@@ -22,3 +24,4 @@ pub use open::{OpenParams, Report};
 pub use ops::{
     Admission, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime, Written,
 };
+pub use restore::{AUTHOR, CLONE, RestoreParams, Restored, release, restore};

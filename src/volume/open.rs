@@ -7,9 +7,9 @@ use super::limits::Sizes;
 use super::source::{self, Shown};
 use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
 use crate::env::Env;
-use crate::format::seal::Sealer;
 use crate::hydrate;
-use crate::log::lookup::{Books, Found};
+use crate::log::control::{Chain, Purging};
+use crate::log::lookup::{Books, Found, vacated};
 use crate::log::{self, CacheState, Hint, LogError, Lookup, Outcome, Phase, Reader, Site, Tip, Writer, WriterParams};
 use crate::policy::Policy;
 use crate::rpc::{self, log_record::Kind};
@@ -102,7 +102,7 @@ pub(super) async fn look_up(books: &Books, identity: &Identity, waiting: &(dyn F
 
 /// Opens for writing, with the cache that is there or a new one.
 pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
-    let place = place(params, waiting).await?;
+    let place = place(params, waiting, true).await?;
     let mut report = Report { created: place.created, ..Report::default() };
     let Existing { mut cache, own } = existing_cache(params, place.objects.incarnation(), &mut report).await?;
     check_holder(params, &place.tip, own)?;
@@ -133,7 +133,11 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
 
 /// Opens the log for a cache that serves a live mount already: it goes on or nothing does.
 pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
-    let place = place(params, waiting).await?;
+    let place = place(params, waiting, false).await?;
+    if place.objects.incarnation() != cache.origin().incarnation {
+        // Removed, and a new life was made since.
+        return Err(gone(&params.identity));
+    }
     let cache_id = cache.origin().cache_id;
     check_holder(params, &place.tip, Some(cache_id))?;
     let (writer, opened) = Writer::open(place.site.clone(), writer_params(params, &place.tip, cache_id, Some(&cache))?).await?;
@@ -150,14 +154,15 @@ struct Place {
     requests: Arc<Counters>,
 }
 
-async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Place, Fault> {
+async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync), may_create: bool) -> Result<Place, Fault> {
     let OpenParams { books, identity, .. } = params;
     let (found, created) = match look_up(books, identity, waiting).await? {
-        Lookup::Found(found) => (found, false),
-        Lookup::Absent(vacant) => log::create(books, identity, vacant, None).await?,
+        Lookup::Found(found) => live_or_next(books, identity, found, may_create).await?,
+        Lookup::Absent(vacant) if may_create => log::create(books, identity, vacant, None).await?,
+        Lookup::Absent(_) => return Err(gone(identity)),
         Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
     };
-    let sealer = data_sealer(books, &found)?;
+    let sealer = log::data_sealer(books, &found.volume).await?;
     let requests = Arc::new(Counters::default());
     let store: Arc<dyn Store> = Arc::new(Counting::new(Arc::clone(&books.store), Arc::clone(&requests), books.env.clone()));
     let objects = Objects::new(store, sealer, found.incarnation, books.env.clone());
@@ -167,15 +172,35 @@ async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<P
     Ok(Place { objects, site, reader, tip, created, requests })
 }
 
-/// The sealer with a volume's data key.
-pub(super) fn data_sealer(books: &Books, found: &Found) -> Result<Sealer, Fault> {
-    let key: [u8; 32] = found
-        .volume
-        .data_key
-        .as_ref()
-        .try_into()
-        .map_err(|_| Fault::new(FaultKind::Damaged, "the volume's record has no data key of 32 bytes".to_owned()))?;
-    Ok(Sealer::new(books.sealer.cipher(), &key, books.sealer.store(), Some(found.incarnation)))
+/// A life that goes on, or, where the last one was removed and its log read to the `fence`, a new and empty one. While it is being removed
+/// nobody opens it.
+async fn live_or_next(books: &Books, identity: &Identity, found: Found, may_create: bool) -> Result<(Found, bool), Fault> {
+    let sealer = log::data_sealer(books, &found.volume).await?;
+    let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer, found.incarnation);
+    let chain = Chain::read(site.clone()).await?;
+    match chain.state().purging {
+        Purging::No => Ok((found, false)),
+        Purging::Begun { .. } => Err(Fault::new(
+            FaultKind::Busy,
+            format!("volume {identity} is being removed: `holdfast volume rm {identity} --undo` keeps it, the same without --undo ends it"),
+        )),
+        Purging::Done if !may_create => Err(gone(identity)),
+        Purging::Done => match vacated(&site, &found).await? {
+            Some(vacant) => Ok(log::create(books, identity, vacant, None).await?),
+            None => Err(Fault::new(
+                FaultKind::Busy,
+                format!("the removal of volume {identity} did not get to its end: run `holdfast volume rm {identity}` again"),
+            )),
+        },
+    }
+}
+
+/// A live mount's volume that the store does not have any more: nothing is made in its place.
+fn gone(identity: &Identity) -> Fault {
+    Fault::new(
+        FaultKind::NotFound,
+        format!("volume {identity} was removed from the store while it was mounted; what was written stays in this cache"),
+    )
 }
 
 /// What was found in the cache directory.

@@ -5,6 +5,7 @@
 //! Extents that lie inline in commits are gathered into packs here, so that the head needs packs only.
 
 use super::changes::{Changes, PackedDelta};
+use super::clone::Cloning;
 use super::progress::Progress;
 use super::upload::{put_pack, put_until_stored};
 use crate::format::checkpoint::PlainPart;
@@ -163,41 +164,8 @@ impl Tail {
     /// Writes the checkpoint at `point`, which is the newest commit taken in, and begins anew after it.
     pub(super) async fn write(&mut self, objects: &Objects, site: &Site, progress: &Progress, point: Point) -> Result<(), Fault> {
         self.catch_up(objects, site).await?;
-        let mut changes = Changes::new(&self.changes)?;
-        let mut writer = PartWriter { objects, progress, point: &point, parts: Vec::new(), items: Vec::new(), bytes: 0 };
-        let mut gathered = Gathered { builder: Builder::default(), places: Vec::new() };
-        let base = self.base.as_ref().map(|base| base.parts.clone()).unwrap_or_default();
-        let keys: Vec<Key> = base.iter().map(part_key).collect::<Result<_, _>>()?;
-        // What lies below the first part belongs to it; without any part there is one range over everything.
-        let ranges = base.len().max(1);
-        for index in 0..ranges {
-            let from = if index == 0 { tree::first_key() } else { keys[index].clone() };
-            let to = keys.get(index + 1);
-            let part = base.get(index);
-            if let Some(part) = part
-                && !changes.touches(&from, to)
-            {
-                writer.settle(&mut gathered).await?;
-                writer.close().await?;
-                writer.parts.push(part.clone());
-                continue;
-            }
-            let items = match part {
-                Some(part) => tree::items_of(objects.checkpoint_part(part).await?),
-                None => Vec::new(),
-            };
-            let mut left = Some((from, items));
-            while let Some((from, items)) = left {
-                let merge = changes.merge(items, &from, to)?;
-                for item in merge.items {
-                    let item = self.gather(item, &mut gathered)?;
-                    writer.push(item, &mut gathered).await?;
-                }
-                left = merge.rest;
-            }
-        }
-        writer.settle(&mut gathered).await?;
-        writer.close().await?;
+        let mut writer = PartWriter::new(objects, progress, (point.seq, point.epoch), None);
+        self.lay_out(objects, &mut writer, true).await?;
         let parts = std::mem::take(&mut writer.parts);
         objects.env().failpoint("writeback.after_parts_before_checkpoint");
         let checkpoint = self.index(&point, parts);
@@ -208,15 +176,60 @@ impl Tail {
         Ok(())
     }
 
-    fn index(&self, point: &Point, parts: Vec<rpc::PartRef>) -> rpc::Checkpoint {
+    /// Gives the whole tree, item by item in order, to a writer of parts; with `share`, parts that nothing touched are named again.
+    pub(super) async fn lay_out(&self, from: &Objects, writer: &mut PartWriter<'_>, share: bool) -> Result<(), Fault> {
+        let mut changes = Changes::new(&self.changes)?;
+        let mut gathered = Gathered { builder: Builder::default(), places: Vec::new() };
+        let base = self.base.as_ref().map(|base| base.parts.clone()).unwrap_or_default();
+        let keys: Vec<Key> = base.iter().map(part_key).collect::<Result<_, _>>()?;
+        // What lies below the first part belongs to it; without any part there is one range over everything.
+        let ranges = base.len().max(1);
+        for index in 0..ranges {
+            let from_key = if index == 0 { tree::first_key() } else { keys[index].clone() };
+            let to = keys.get(index + 1);
+            let part = base.get(index);
+            if let Some(part) = part
+                && share
+                && !changes.touches(&from_key, to)
+            {
+                writer.settle(&mut gathered).await?;
+                writer.close().await?;
+                writer.parts.push(part.clone());
+                continue;
+            }
+            let items = match part {
+                Some(part) => tree::items_of(from.checkpoint_part(part).await?),
+                None => Vec::new(),
+            };
+            let mut left = Some((from_key, items));
+            while let Some((from_key, items)) = left {
+                let merge = changes.merge(items, &from_key, to)?;
+                for item in merge.items {
+                    let item = self.gather(writer.relocated(item)?, &mut gathered)?;
+                    writer.push(item, &mut gathered).await?;
+                }
+                left = merge.rest;
+            }
+        }
+        writer.settle(&mut gathered).await?;
+        writer.close().await
+    }
+
+    /// The least numbers that no inode and no entry of a directory ever had.
+    pub(super) fn next_numbers(&self) -> (u64, u64) {
         let (next_inode, next_cookie) = self.base.as_ref().map_or((0, 0), |base| (base.next_inode, base.next_cookie));
+        (self.next_inode.max(next_inode), self.next_cookie.max(next_cookie))
+    }
+
+    fn index(&self, point: &Point, parts: Vec<rpc::PartRef>) -> rpc::Checkpoint {
+        let (next_inode, next_cookie) = self.next_numbers();
         rpc::Checkpoint {
             seq: point.seq,
             commit_hash: Bytes::copy_from_slice(point.hash.as_bytes()),
             epoch: point.epoch,
             parts,
-            next_inode: self.next_inode.max(next_inode),
-            next_cookie: self.next_cookie.max(next_cookie),
+            next_inode,
+            next_cookie,
             totals: point.totals,
             domains: point.domains.clone(),
             policy: point.policy.clone(),
@@ -278,16 +291,30 @@ impl Gathered {
 }
 
 /// Fills parts in order and stores them.
-struct PartWriter<'a> {
+pub(super) struct PartWriter<'a> {
     objects: &'a Objects,
     progress: &'a Progress,
-    point: &'a Point,
-    parts: Vec<rpc::PartRef>,
+    seq: Seq,
+    epoch: Epoch,
+    pub(super) parts: Vec<rpc::PartRef>,
     items: Vec<Item>,
     bytes: usize,
+    /// The tree is one of another incarnation.
+    pub(super) cloning: Option<Cloning>,
 }
 
-impl PartWriter<'_> {
+impl<'a> PartWriter<'a> {
+    pub(super) fn new(objects: &'a Objects, progress: &'a Progress, (seq, epoch): (Seq, Epoch), cloning: Option<Cloning>) -> Self {
+        Self { objects, progress, seq, epoch, parts: Vec::new(), items: Vec::new(), bytes: 0, cloning }
+    }
+
+    fn relocated(&mut self, item: Item) -> Result<Item, Fault> {
+        match &mut self.cloning {
+            Some(cloning) => cloning.relocated(item),
+            None => Ok(item),
+        }
+    }
+
     async fn push(&mut self, item: Item, gathered: &mut Gathered) -> Result<(), Fault> {
         self.bytes += weight(&item);
         self.items.push(item);
@@ -305,8 +332,8 @@ impl PartWriter<'_> {
         }
         let builder = std::mem::take(&mut gathered.builder);
         gathered.places.clear();
-        let name = self.objects.new_pack_name(self.point.epoch);
-        let pack = builder.finish(&name, self.point.epoch, self.objects.salt(), self.objects.sealer())?;
+        let name = self.objects.new_pack_name(self.epoch);
+        let pack = builder.finish(&name, self.epoch, self.objects.salt(), self.objects.sealer())?;
         put_pack(self.objects, self.progress, &pack).await?;
         let PackBytes { object, frames, .. } = pack;
         let object = Arc::new(object);
@@ -331,8 +358,11 @@ impl PartWriter<'_> {
         let (Some(first), Some(last)) = (self.items.first().map(Item::key), self.items.last().map(Item::key)) else { return Ok(()) };
         let part = PlainPart { first_ino: first.ino, last_ino: last.ino, message: tree::part_of(std::mem::take(&mut self.items)) };
         self.bytes = 0;
-        let name = names::checkpoint_part(self.objects.incarnation(), self.point.seq, self.objects.env().random());
-        let (bytes, reference) = checkpoint::encode_part(&part, self.objects.sealer(), &name, self.point.epoch, self.objects.salt())?;
+        if let Some(cloning) = &mut self.cloning {
+            cloning.delta(self.objects, self.progress, self.epoch, &part.message).await?;
+        }
+        let name = names::checkpoint_part(self.objects.incarnation(), self.seq, self.objects.env().random());
+        let (bytes, reference) = checkpoint::encode_part(&part, self.objects.sealer(), &name, self.epoch, self.objects.salt())?;
         put_until_stored(self.objects, self.progress, &name, &bytes, hash(&bytes)).await?;
         self.parts.push(rpc::PartRef { first_key: first.encode(), ..reference });
         Ok(())

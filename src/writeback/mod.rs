@@ -9,12 +9,14 @@
 //! commit      seal -> upload -> durable here -> intent -> put -> resolve
 //! changes     the deltas since the newest checkpoint           a window at a time
 //! checkpoint  the deltas since the last one -> the next one        parts are shared
+//! clone       the tree of another incarnation's commit -> a first commit
 //! run         the loop; flush, drain, cancel
 //! protocol    the order that keeps data safe: window, failpoint, test
 //! ```
 
 mod changes;
 mod checkpoint;
+mod clone;
 mod commit;
 mod delta;
 mod domain;
@@ -30,6 +32,7 @@ mod tests;
 
 pub use changes::PackedDelta;
 pub use checkpoint::Tail;
+pub use clone::{Cloned, clone_tree};
 pub use domain::Classifier;
 pub use progress::{LastCommit, Progress, State, Trouble};
 pub use run::{Ended, KernelPages, Lag, Loop, NoKernel, Parts, WriteBack};

@@ -33,8 +33,8 @@ pub struct State {
     pub last_commit: Option<LastCommit>,
     /// Set while the store does not take what it is asked to take.
     pub store_trouble: Option<Trouble>,
-    /// When the oldest change was made that is sealed and not yet known to be in the log.
-    pub sealed_since: Option<UnixNanos>,
+    /// When the oldest change was made that is sealed and not yet known to be in the log, by the monotonic clock.
+    pub sealed_since: Option<Duration>,
     /// Bytes of packs uploaded by this process.
     pub uploaded_bytes: u64,
     /// Commits by this process.
@@ -61,8 +61,8 @@ pub struct LastCommit {
 /// Why nothing is stored at the moment.
 #[derive(Debug, Clone)]
 pub struct Trouble {
-    /// Since when, by the wall clock.
-    pub since: UnixNanos,
+    /// Since when, by the monotonic clock.
+    pub since: Duration,
     /// The newest cause.
     pub why: String,
     /// Tries so far.
@@ -142,7 +142,7 @@ impl Progress {
             }
             None => {
                 tracing::warn!(%fault, "the store does not take what is written; it stays dirty here and is tried again");
-                state.store_trouble = Some(Trouble { since: env.now(), why: fault.to_string(), tries: 1, next_try });
+                state.store_trouble = Some(Trouble { since: env.monotonic(), why: fault.to_string(), tries: 1, next_try });
             }
         }
     }
@@ -175,7 +175,7 @@ impl Progress {
         self.state.lock().last_commit = Some(last);
     }
 
-    pub(super) fn set_sealed(&self, since: Option<UnixNanos>) {
+    pub(super) fn set_sealed(&self, since: Option<Duration>) {
         self.state.lock().sealed_since = since;
     }
 

@@ -347,7 +347,7 @@ impl Loop {
         let handle = &self.handle;
         let lag = handle.lag().in_force;
         let now = handle.env.monotonic();
-        let age = |at: i64| Duration::from_nanos(u64::try_from(handle.env.now().saturating_sub(at)).unwrap_or(0));
+        let age = |at: Duration| now.saturating_sub(at);
         let kernel_may_hold = handle.kernel.lock().any().then(|| now.saturating_sub(self.kernel_seen));
         Situation {
             oldest_dirty: if handle.cache.changed() {

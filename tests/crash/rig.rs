@@ -27,6 +27,15 @@ impl Rig {
     pub(crate) fn new() -> Self {
         let lab = lab();
         let url = format!("file://{}", lab.path().join("store").display());
+        Self::with(lab, url)
+    }
+
+    /// A new store of this URL.
+    pub(crate) fn on(url: String) -> Self {
+        Self::with(lab(), url)
+    }
+
+    fn with(lab: TempDir, url: String) -> Self {
         let rig = Self { lab, url };
         rig.succeed("first", &["store", "init", "--recovery-file", &rig.key().display().to_string()]);
         rig

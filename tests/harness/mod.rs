@@ -9,7 +9,7 @@ mod holdfast;
 mod other;
 pub(crate) mod process;
 #[path = "../common/s3.rs"]
-mod s3;
+pub(crate) mod s3;
 pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};

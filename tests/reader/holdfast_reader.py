@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 # i signed, s zigzag, f fixed64, b bytes, t text, m a message left as it is, or a message's name.
 SCHEMA = {
     "Marker": "store_id:1b level:2u features:3*t cipher:4u", "KeyRing": "number:1u age_file:2b", "Block": "block:1u record_hashes:2*b",
-    "NameRecord": "number:1u incarnation:2b", "Volume": "incarnation:1b identity:2t created:3i data_key:4b origin:5m",
+    "NameRecord": "number:1u incarnation:2b", "Volume": "incarnation:1b identity:2t created:3i data_key:4b origin:5Origin",
     "Record": "seq:1u parent_hash:2b epoch:3u time:6i open:10m commit:11Commit close:12m fence:13m",
     "Commit": "cut_time:1i full:2u delta:4Delta delta_frames:5*FrameRef inline_frames:6*b", "Name": "dir:1u name:2b ino:3u",
     "Delta": "objects:1*ObjectRef removed_names:2*Name removed_inodes:3*u inodes:4*Inode names:5*Name extents:6*Change",
@@ -23,7 +23,7 @@ SCHEMA = {
     "Xattr": "name:1b value:2b", "Change": "ino:1u cleared:2*Range extents:3*Extent", "Range": "offset:1u length:2u",
     "Extent": "offset:1u length:2u object:3u frame:4u stored_offset:5u stored_length:6u plain_length:7u skip:8u checksum:9f inline_seq:10u",
     "FrameRef": "object:1ObjectRef frame:2u stored_offset:3u stored_length:4u plain_length:5u checksum:6f",
-    "ObjectRef": "name:1t salt:2b epoch:3u frames:4u", "PartRef": "name:1t hash:5b", "Checkpoint": "seq:1u commit_hash:2b parts:4*PartRef",
+    "Origin": "incarnation:1b data_key:5b", "ObjectRef": "name:1t salt:2b epoch:3u frames:4u", "PartRef": "name:1t hash:5b", "Checkpoint": "seq:1u commit_hash:2b parts:4*PartRef",
     "Part": "objects:1*ObjectRef inodes:2*Inode names:3*Name extents:4*Change"}
 FIELDS = {kind: {int(number): (name, many, form) for name, number, many, form in re.findall(r"(\w+):(\d+)(\*?)(\w+)", fields)}
           for kind, fields in SCHEMA.items()}
@@ -31,10 +31,8 @@ KINDS = {"KeyRing": 1, "NameRecord": 2, "Volume": 3, "Record": 4, "Pack": 5, "Ch
 TYPES = {0o10: "file", 0o4: "dir", 0o12: "symlink", 0o1: "fifo", 0o14: "socket", 0o2: "char", 0o6: "block"}  # st_mode >> 12
 # Where a frame lies (an object's name, or the number of the commit that holds it), what opens it, and what it must be.
 Frame = collections.namedtuple("Frame", "place epoch salt count number offset stored plain checksum")
-
 def need(holds, what):
     return holds or sys.exit(f"holdfast_reader: {what}")
-
 def varint(data, at):
     value = shift = 0
     while True:
@@ -45,7 +43,6 @@ def convert(form, value):
     if form in "is":
         return value - (value >> 63 << 64) if form == "i" else (value >> 1) ^ -(value & 1)
     return value.decode() if form == "t" else decode(form, value) if form in FIELDS else value
-
 def decode(kind, data):  # a message as a namespace; fields that are not known are skipped, absent messages are None
     values, at = {name: [] if many else {"b": b"", "t": ""}.get(form, 0 if form in "uisf" else None) for name, many, form in FIELDS[kind].values()}, 0
     while at < len(data):
@@ -66,13 +63,11 @@ def decode(kind, data):  # a message as a namespace; fields that are not known a
             values[name].append(value) if many else values.update({name: value})
     need(at == len(data), f"a {kind} is cut off")
     return types.SimpleNamespace(**values)
-
 def hkdf(key, salt, info, length=32):
     return HKDF(hashes.SHA256(), length, salt, info).derive(key)
 def unseal(key, nonce, sealed, tied=b""):
     with contextlib.suppress(InvalidTag):
         return ChaCha20Poly1305(key).decrypt(nonce, sealed, tied)
-
 def age_open(data, text):  # the content of an age v1 file of one chunk, by the identity in a text (bech32: its last 6 characters are a checksum)
     line = need(re.search("^AGE-SECRET-KEY-1([A-Z0-9]{52})[A-Z0-9]{6}$", text, re.M), "the file holds no line AGE-SECRET-KEY-1...")
     values = ["QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L".index(c) for c in line[1]]
@@ -135,7 +130,11 @@ class Volume:
         self.store, self.identity, self.life = store, identity, store.message("NameRecord", records[-1], store.key).incarnation
         self.prefix = f"volumes/{uuid.UUID(bytes=self.life)}/"
         volume = store.message("Volume", self.prefix + "volume", store.key)
-        need(volume.identity == identity and volume.origin is None, f"{identity}: another volume, or a clone, which is beyond level 1")
+        need(volume.identity == identity, f"{self.prefix}volume is of another volume than {identity}")
+        self.lives, origin = {self.prefix: (volume.data_key, self.life)}, volume.origin
+        while origin:  # a clone reads packs of where it came from, and of where that came from
+            prefix = f"volumes/{uuid.UUID(bytes=origin.incarnation)}/"
+            self.lives[prefix], origin = (origin.data_key, origin.incarnation), store.message("Volume", prefix + "volume", store.key).origin
         self.key, self.inodes, self.names, self.extents, self.changed, self.hashes = volume.data_key, {}, {}, {}, set(), {}
         self.links, self.get = collections.Counter(), lambda kind, name: store.message(kind, self.prefix + name, self.key, self.life)
         self.numbers = [int(name[-20:]) for name in store.list(self.prefix + "commits/")]
@@ -151,9 +150,10 @@ class Volume:
     @functools.lru_cache(maxsize=256)
     def read(self, frame):  # the plain content of a frame, by its checksum the right one
         if isinstance(frame.place, str):
-            stored = self.store.get(self.prefix + frame.place, frame.offset, frame.stored)
-            need(stored is not None and ".." not in frame.place, f"{frame.place} is missing, or of another volume")
-            plain = self.store.frame("Pack", self.prefix + frame.place, self.key, self.life, self.store.cipher, *frame[1:5], stored)
+            name = os.path.normpath(self.prefix + frame.place)  # of an origin: ../<uuid>/packs/...
+            life, stored = self.lives.get(name[:45]), self.store.get(name, frame.offset, frame.stored)
+            need(stored is not None and life, f"{name} is missing, or of another volume")
+            plain = self.store.frame("Pack", name, *life, self.store.cipher, *frame[1:5], stored)
         else:
             plain = uncode(self.record(frame.place).commit.inline_frames[frame.number], f"record {frame.place}")
         good = len(plain) == frame.plain and xxhash.xxh3_64_intdigest(plain) == frame.checksum

@@ -4,13 +4,18 @@ use crate::cli::at;
 use crate::cli::context::{Answer, Context};
 use crate::cli::exit::Exit;
 use crate::cli::unlock::{KeyArgs, Unlocked, connect, list_all, unlock};
-use crate::format::{name, names};
-use crate::types::{Fault, Identity, Incarnation};
+use crate::env::Env;
+use crate::format::{name, names, volume};
+use crate::log::control::{Chain, Purging};
+use crate::log::lookup::Books;
+use crate::log::{self, Site};
+use crate::types::{Fault, FaultKind, Identity, Incarnation};
 use clap::Args;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 /// No arguments but the key.
 #[derive(Debug, Args)]
@@ -30,6 +35,8 @@ struct ListedVolume {
     volume: String,
     incarnation: String,
     created: String,
+    /// `live`, `removing` or `removed`.
+    state: &'static str,
 }
 
 impl Answer for Listed {
@@ -39,9 +46,10 @@ impl Answer for Listed {
         }
         let width = self.volumes.iter().map(|volume| volume.volume.len()).max().unwrap_or(0);
         let zone = TimeZone::system();
-        for ListedVolume { volume, incarnation, created } in &self.volumes {
+        for ListedVolume { volume, incarnation, created, state } in &self.volumes {
             let created = created.parse().map_or_else(|_| created.clone(), |time| at::show(time, &zone));
-            writeln!(out, "{volume:<width$}  {incarnation}  made {created}")?;
+            let state = if *state == "live" { String::new() } else { format!(", {state}") };
+            writeln!(out, "{volume:<width$}  {incarnation}  made {created}{state}")?;
         }
         Ok(())
     }
@@ -51,15 +59,16 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<Exit, Fault> {
     let listed = context.run(async {
         let connected = connect(&context.settings, &context.env, None).await?;
         let unlocked = unlock(connected, &context.settings, &args.key).await?;
-        let volumes = volumes(&unlocked).await?;
+        let volumes = volumes(&unlocked, &context.env).await?;
         Ok(Listed { store: unlocked.connected.url.to_string(), volumes })
     })?;
     context.answer(&listed)?;
     Ok(Exit::Done)
 }
 
-async fn volumes(unlocked: &Unlocked) -> Result<Vec<ListedVolume>, Fault> {
+async fn volumes(unlocked: &Unlocked, env: &Env) -> Result<Vec<ListedVolume>, Fault> {
     let store = &unlocked.connected.store;
+    let books = Books { store: Arc::clone(store), env: env.clone(), sealer: unlocked.sealer.clone() };
     // Of several records of a name the greatest number is in force.
     let mut newest: BTreeMap<Identity, u64> = BTreeMap::new();
     for object in list_all(&**store, names::names_prefix()).await? {
@@ -74,8 +83,26 @@ async fn volumes(unlocked: &Unlocked) -> Result<Vec<ListedVolume>, Fault> {
         // Removed between the listing and now: then there is nothing to list.
         let Some(bytes) = store.get(&object).await? else { continue };
         let record = name::decode(&bytes, &unlocked.sealer, &object)?;
-        let incarnation = Incarnation::from_slice(&record.incarnation).map_or_else(String::new, names::uuid);
-        volumes.push(ListedVolume { volume: identity.to_string(), incarnation, created: at::timestamp(record.created).to_string() });
+        let Some(incarnation) = Incarnation::from_slice(&record.incarnation) else { continue };
+        let created = at::timestamp(record.created).to_string();
+        let state = state(&books, incarnation).await?;
+        volumes.push(ListedVolume { volume: identity.to_string(), incarnation: names::uuid(incarnation), created, state });
     }
     Ok(volumes)
+}
+
+/// What the control chain makes of a life.
+async fn state(books: &Books, incarnation: Incarnation) -> Result<&'static str, Fault> {
+    let name = names::volume(incarnation);
+    let Some(bytes) = books.store.get(&name).await? else {
+        return Err(Fault::new(FaultKind::Damaged, format!("{name} is missing, though a name points to it")));
+    };
+    let record = volume::decode(&bytes, &books.sealer, &name)?;
+    let sealer = log::data_sealer(books, &record).await?;
+    let chain = Chain::read(Site::new(Arc::clone(&books.store), books.env.clone(), sealer, incarnation)).await?;
+    Ok(match chain.state().purging {
+        Purging::No => "live",
+        Purging::Begun { .. } => "removing",
+        Purging::Done => "removed",
+    })
 }

@@ -1,6 +1,7 @@
-//! `holdfast volume list`.
+//! `holdfast volume list|rm`.
 
 mod list;
+mod rm;
 
 use super::context::Context;
 use super::exit::Exit;
@@ -12,10 +13,13 @@ use clap::Subcommand;
 pub enum VolumeCommand {
     /// List the volumes of the store
     List(list::ListArgs),
+    /// Remove a volume and all its commits, after a grace
+    Rm(rm::RmArgs),
 }
 
 pub(super) fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fault> {
     match command {
         VolumeCommand::List(args) => list::run(context, &args),
+        VolumeCommand::Rm(args) => rm::run(context, &args),
     }
 }

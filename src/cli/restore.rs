@@ -1,0 +1,118 @@
+//! `holdfast restore VOLUME --at WHEN --to NEW`: a new volume that begins with a commit of another.
+
+use super::at::{self, At};
+use super::context::{Answer, Context};
+use super::drive;
+use super::exit::Exit;
+use super::reader::Reading;
+use super::unlock::KeyArgs;
+use crate::config::show_size;
+use crate::format::names;
+use crate::history;
+use crate::types::{Fault, FaultKind, Identity, Seq};
+use crate::volume::{RestoreParams, Restored, restore};
+use clap::Args;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::time::Duration;
+
+/// Which commit of which volume, and the name of the new one.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The volume that has the commit
+    #[arg(value_name = "VOLUME", value_parser = Identity::parse)]
+    volume: Identity,
+    /// The commit: a number, an RFC 3339 time, `10:00`, `yesterday`, `2h ago` [default: the newest]
+    #[arg(long, value_name = "WHEN")]
+    at: Option<String>,
+    /// The volume to make
+    #[arg(long, value_name = "NEW", value_parser = Identity::parse)]
+    to: Identity,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+#[derive(Serialize)]
+struct Made {
+    volume: String,
+    incarnation: String,
+    commit: Seq,
+    from: String,
+    from_commit: Seq,
+    cut: Timestamp,
+    inodes: u64,
+    bytes: u64,
+    uploaded: u64,
+}
+
+impl Answer for Made {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { volume, from, from_commit, inodes, bytes, uploaded, .. } = self;
+        writeln!(out, "{volume} is commit {from_commit} of {from}, of {}.", at::show(self.cut, &TimeZone::system()))?;
+        writeln!(
+            out,
+            "{inodes} files and directories, {}; {} written, the data is shared with {from}.",
+            show_size(*bytes),
+            show_size(*uploaded)
+        )
+    }
+}
+
+pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> {
+    let RestoreArgs { volume, to, .. } = args;
+    if let Some(text) = &args.at {
+        // What is typed wrong is said before the store is asked.
+        at::parse(text, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
+    }
+    if volume == to {
+        return Err(Fault::new(FaultKind::Invalid, format!("volume {to} cannot be restored into itself: give the new one another name")));
+    }
+    let made = context.run(async {
+        let reading = Reading::start(context, volume, &args.key).await?;
+        let seq = resolve(context, &reading, args.at.as_deref()).await?;
+        let bar = context.draws().then(|| ProgressBar::new_spinner().with_message(format!("writing the metadata of {to}")));
+        if let Some(bar) = &bar {
+            bar.enable_steady_tick(Duration::from_millis(100));
+        }
+        let (books, holder) = (reading.books.clone(), drive::holder(context.env.random()));
+        let params = RestoreParams { books, from: volume.clone(), seq, to: to.clone(), holder };
+        let made = restore(&params, &|why| context.say(&format!("waiting for the store: {why}"))).await;
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        let Restored { incarnation, commit, cut, inodes, bytes, uploaded } = made?;
+        let (volume, incarnation, from) = (to.to_string(), names::uuid(incarnation), volume.to_string());
+        Ok(Made { volume, incarnation, commit, from, from_commit: seq, cut: at::timestamp(cut), inodes, bytes, uploaded })
+    })?;
+    context.answer(&made)?;
+    Ok(Exit::Done)
+}
+
+/// The commit that is meant. A time after the newest commit is refused: whether the volume changed since then only its holder knows.
+async fn resolve(context: &Context, reading: &Reading, text: Option<&str>) -> Result<Seq, Fault> {
+    let (entry, resolved) = reading.resolve(context, text).await?;
+    let now = context.now();
+    if let Some(text) = text
+        && let Ok(At::Time(time)) = at::parse(text, &now)
+    {
+        let newest = history::newest(&reading.reader).await?;
+        if time > at::timestamp(newest.time) && entry.seq == newest.seq {
+            return Err(Fault::new(
+                FaultKind::NotFound,
+                format!(
+                    "{} is after the newest commit of volume {}, commit {} of {}: restore that one with --at {}",
+                    at::show(time, now.time_zone()),
+                    reading.volume,
+                    newest.seq,
+                    at::show(at::timestamp(newest.time), now.time_zone()),
+                    newest.seq
+                ),
+            ));
+        }
+        context.say(&resolved.line(&TimeZone::system()));
+    }
+    Ok(entry.seq)
+}

@@ -1,0 +1,203 @@
+//! The end of a life of a volume (protocol.md 2, 1.6; docs/protocol-notes.md 14), and how one stands in the store.
+//!
+//! | step | a death right after it |
+//! |---|---|
+//! | 1 `purge` begun, in the control chain | `history.after_purge_begun`: nothing is deleted; undone, or ended after the grace |
+//! | 2 the grace is over; nobody is attached, no claim, the log is closed: `purge` done | `history.after_purge_done`: nobody opens it any more; the same command goes on |
+//! | 3 `fence`, the last record of the log | `history.after_fence`: as 2; a next life may begin |
+//! | 4 `retire` lists all that may go | `history.after_retire`: as 2 |
+//! | 5 it is deleted, then the numbers of whole blocks, each block marked before | `history.in_deletion`: as 2 |
+//! | 6 the claim that held the origin of a clone is released, by the caller | one claim too many; as 2 |
+//!
+//! What stays for ever: the name record, the volume record, the control chain, `open` and `fence` records, block markers, and the records of
+//! the block that the fence lies in, which no rule allows to free.
+
+use crate::format::names;
+use crate::log::control::{Chain, Purging, Refused, State};
+use crate::log::plan::{self, Fact, Facts, What};
+use crate::log::{At, Hint, LogError, Reader, Tip, block, fence};
+use crate::rpc::control_record::Kind as Control;
+use crate::rpc::{Purge, Retire, Undo, log_record::Kind};
+use crate::types::{Fault, FaultKind, Seq, UnixNanos, WriterId};
+use futures::{StreamExt, TryStreamExt};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Objects that one `retire` record lists: each name has about a hundred bytes, a record at most 4 MiB.
+const RETIRED_AT_ONCE: usize = 10_000;
+/// Requests side by side.
+const SIDE_BY_SIDE: usize = 16;
+/// Objects asked for in one listing.
+const PAGE: usize = 1000;
+
+/// How a life of a volume stands in the store.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The end of its log.
+    pub tip: Tip,
+    /// What its control chain says.
+    pub chain: State,
+}
+
+/// Looks.
+///
+/// # Errors
+/// The store's faults; damage by name.
+pub async fn standing(reader: &Reader) -> Result<Standing, Fault> {
+    let chain = Chain::read(reader.site().clone()).await?.state().clone();
+    Ok(Standing { tip: reader.tip(Hint::default()).await?, chain })
+}
+
+/// What lies below a life: the number of objects, and their bytes.
+///
+/// # Errors
+/// The store's.
+pub async fn extent_of(reader: &Reader) -> Result<(u64, u64), Fault> {
+    let mut sums = (0, 0);
+    each_object(reader, &mut |_, size| sums = (sums.0 + 1, sums.1 + size)).await?;
+    Ok(sums)
+}
+
+/// Begins a removal; nothing is deleted yet. Gives the number of its record.
+///
+/// # Errors
+/// Somebody is attached or has a claim, or it was begun already.
+pub async fn begin(reader: &Reader, author: &str, now: UnixNanos) -> Result<u64, Fault> {
+    let mut chain = Chain::read(reader.site().clone()).await?;
+    let decide = |state: &State| unclaimed(state).map(|()| Control::Purge(Purge { done: false, reason: "removed".to_owned() }));
+    let number = chain.append(author, now, &decide).await.map_err(refusal)?;
+    reader.site().env().failpoint("history.after_purge_begun");
+    Ok(number)
+}
+
+/// Takes a begun removal back.
+///
+/// # Errors
+/// None is under way, or it is past that.
+pub async fn undo(reader: &Reader, author: &str, now: UnixNanos) -> Result<(), Fault> {
+    let mut chain = Chain::read(reader.site().clone()).await?;
+    let decide = |state: &State| match state.purging {
+        Purging::Begun { number, .. } => Ok(Control::Undo(Undo { number })),
+        Purging::Done => Err(Refused::Purged),
+        Purging::No => Err(Refused::NotPurging),
+    };
+    chain.append(author, now, &decide).await.map(drop).map_err(refusal)
+}
+
+/// Ends a begun removal whose grace is over: from here on nobody opens, claims or attaches. [`delete`] comes next.
+///
+/// # Errors
+/// The grace is not over, somebody is attached or has a claim; the store's faults: then the same call goes on.
+pub async fn end(reader: &Reader, author: &str, now: UnixNanos, grace_nanos: i64) -> Result<(), Fault> {
+    let site = reader.site();
+    let mut chain = Chain::read(site.clone()).await?;
+    if chain.state().purging != Purging::Done {
+        let decide = |state: &State| {
+            unclaimed(state)?;
+            let due = state.purge_due(now.max(state.time), grace_nanos);
+            if due { Ok(Control::Purge(Purge { done: true, reason: "removed".to_owned() })) } else { Err(Refused::NotPurging) }
+        };
+        chain.append(author, now, &decide).await.map_err(refusal)?;
+        site.env().failpoint("history.after_purge_done");
+    }
+    fence(site.clone(), WriterId(site.env().random()), "removed").await?;
+    site.env().failpoint("history.after_fence");
+    Ok(())
+}
+
+/// Deletes what a removed life leaves, whatever an earlier call got done of it. `told` hears how many of how many objects are gone.
+/// Gives the number of objects and records that this call deleted.
+///
+/// # Errors
+/// The store's faults: the same call goes on.
+pub async fn delete(reader: &Reader, author: &str, now: UnixNanos, told: &(dyn Fn(u64, u64) + Sync)) -> Result<u64, Fault> {
+    let site = reader.site();
+    let mut chain = Chain::read(site.clone()).await?;
+    let mut listing = Vec::new();
+    each_object(reader, &mut |name, _| listing.push(name)).await?;
+    let facts = facts(reader, &listing).await?;
+    let retirement = plan::retire(site, &facts, chain.state(), &BTreeMap::new(), &listing);
+    let objects: Vec<String> = retirement.objects.into_iter().collect();
+    let mut seqs: Vec<Seq> = retirement.seqs.into_iter().collect();
+    for names in objects.chunks(RETIRED_AT_ONCE).chain((objects.is_empty() && !seqs.is_empty()).then_some(&[][..])) {
+        let retire = Retire { seqs: std::mem::take(&mut seqs), objects: names.to_vec(), moved: Vec::new(), read_log_to: facts.h };
+        let decide = |state: &State| match state.purging {
+            Purging::Done => unclaimed(state).map(|()| Control::Retire(retire.clone())),
+            Purging::No | Purging::Begun { .. } => Err(Refused::NotPurging),
+        };
+        chain.append(author, now, &decide).await.map_err(refusal)?;
+    }
+    site.env().failpoint("history.after_retire");
+    let (objects, numbers) = plan::deletable(site, &facts, chain.state(), &listing);
+    let total = (objects.len() + numbers.len()) as u64;
+    let mut gone = 0;
+    let mut deletions = futures::stream::iter(&objects).map(|name| site.delete(name)).buffer_unordered(SIDE_BY_SIDE);
+    while let Some(()) = deletions.try_next().await? {
+        gone += 1;
+        told(gone, total);
+        site.env().failpoint("history.in_deletion");
+    }
+    gone += block::free(reader, chain.state(), plan::free_below(&facts, chain.state()), &numbers).await?;
+    told(gone, total);
+    Ok(gone)
+}
+
+/// The log as far as the plan needs it when nothing of it is claimed: its end, and the kinds of records whose numbers may be freed.
+async fn facts(reader: &Reader, listing: &[String]) -> Result<Facts, Fault> {
+    let site = reader.site();
+    let tip = reader.tip(Hint::default()).await?;
+    let (objects, records) = (BTreeSet::new(), BTreeSet::new());
+    let empty = Fact { what: What::Commit, epoch: 0, stored: 0, cut: 0, base: 0, delta: objects.clone(), objects, records };
+    let fact = |what, epoch| Fact { what, epoch, ..empty.clone() };
+    let below = |seq: &Seq| site.last_of(site.block_of(*seq)) < tip.seq;
+    let numbers = listing.iter().filter_map(|name| names::parse_commit(name)).map(|(_, seq)| seq).filter(below);
+    let mut read = futures::stream::iter(numbers).map(|seq| async move { (seq, reader.at(seq).await) }).buffered(SIDE_BY_SIDE);
+    let mut records = BTreeMap::new();
+    while let Some((seq, found)) = read.next().await {
+        let found = match found? {
+            At::Record(record) => {
+                let what = match &record.record.kind {
+                    Some(Kind::Open(_)) => What::Open { adopted: BTreeSet::new() },
+                    Some(Kind::Close(_)) => What::Close,
+                    Some(Kind::Fence(_)) => What::Fence,
+                    Some(Kind::Commit(_)) | None => What::Commit,
+                };
+                fact(what, record.epoch())
+            }
+            At::Void(_) => fact(What::Void, 0),
+            At::Absent => continue,
+        };
+        // Its own base: a record that nothing is read through.
+        records.insert(seq, Fact { base: seq, ..found });
+    }
+    records.insert(tip.seq, Fact { base: tip.seq, ..fact(What::Fence, tip.epoch) });
+    Ok(Facts { h: tip.seq, epoch: tip.epoch, checkpoint: tip.checkpoint, records })
+}
+
+async fn each_object(reader: &Reader, visit: &mut (dyn FnMut(String, u64) + Send)) -> Result<(), Fault> {
+    let prefix = names::volume_prefix(reader.site().incarnation());
+    let mut after: Option<String> = None;
+    loop {
+        let page = reader.site().store().list(&prefix, after.as_deref(), PAGE).await?;
+        let full = page.len() == PAGE;
+        after = page.last().map(|meta| meta.name.clone());
+        page.into_iter().for_each(|meta| visit(meta.name, meta.size));
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
+fn unclaimed(state: &State) -> Result<(), Refused> {
+    match state.claims.iter().next() {
+        Some((number, claim)) => Err(Refused::Held { claim: *number, seq: claim.seq, kind: claim.kind.clone(), name: claim.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// What the chain refuses about a removal is somebody else's need: in use.
+fn refusal(error: LogError) -> Fault {
+    match error {
+        LogError::Control(refused) => Fault::new(FaultKind::Busy, format!("it is not removed: {refused}")),
+        error => error.into(),
+    }
+}
