@@ -12,10 +12,12 @@ use super::disk::Synced;
 use super::effect::encode_reply;
 use super::file::{Content, DataFile};
 use super::meta::Meta;
+use super::slots::{self, CLASSES};
 use super::types::CacheError;
 use super::{Cache, db, die};
 use crate::types::RangeSet;
 use rusqlite::Connection;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +33,8 @@ const WAL_BYTES: u64 = 8 << 20;
 pub(super) const WAL_BYTES_MAX: u64 = 64 << 20;
 // Data files emptied with each batch; the rest by `tick`.
 const SETTLED: usize = 64;
+/// In `meta.db`, the first slot of each class that was never used.
+pub(super) const NEXT_SLOTS: [&str; CLASSES] = ["next_slot", "next_slot_1", "next_slot_2", "next_slot_3"];
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// What belongs to whoever applies a batch.
@@ -146,11 +150,13 @@ impl Cache {
             ("resolved", meta.resolved),
             ("next_inode", meta.next_inode),
             ("next_cookie", meta.next_cookie),
-            ("next_slot", self.slots.next()),
             ("cuts", Self::load_u64(&self.seal.cuts)),
         ];
         let db = meta.write()?;
         for (key, value) in numbers {
+            db::put_number(db, key, value)?;
+        }
+        for (key, value) in NEXT_SLOTS.into_iter().zip(self.slots.next()) {
             db::put_number(db, key, value)?;
         }
         let mut replies = self.replies.lock();
@@ -177,6 +183,9 @@ impl Cache {
             let (ino, size) = (file.ino, content.size);
             let db = meta.write()?;
             db::put_file(db, ino, &content.encode())?;
+            for slot in std::mem::take(&mut content.left) {
+                db::put_free_slot(db, slot)?;
+            }
             for range in std::mem::take(&mut content.extents.touched).iter() {
                 db::drop_extents(db, ino, range.start, range.end)?;
                 for extent in content.extents.starting_in(range) {
@@ -190,24 +199,46 @@ impl Cache {
     }
 
     fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
-        let written: Vec<&Encoded> = encoded.iter().filter(|entry| entry.unflushed && entry.slot.is_some()).collect();
-        if written.len() > FEW_FILES {
-            for entry in &written {
-                self.redo(&entry.file)?;
+        let mut files: BTreeMap<(usize, u64), Vec<(u64, &DataFile)>> = BTreeMap::new();
+        for entry in encoded.iter().filter(|entry| entry.unflushed) {
+            if let Some(slot) = entry.slot {
+                files.entry(slots::file_of(slot)).or_default().push((slot, &entry.file));
             }
+        }
+        if files.len() > FEW_FILES {
+            let all: Vec<_> = files.into_values().flatten().collect();
             let dir = File::open(&self.dir).map_err(CacheError::io("cache directory"))?;
-            return self.disk.sync(Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?)).map_err(|error| {
-                // It may be any of them.
-                for entry in &written {
-                    entry.file.inner.lock().flush_failed(error.raw_os_error().unwrap_or(libc::EIO));
+            return self.flush_together(&all, Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?));
+        }
+        for together in files.values() {
+            match together[..] {
+                [(slot, file)] if !slots::is_shared(slot) => self.flush_file(file, Some(slot))?,
+                [(slot, _), ..] => {
+                    let data = self.slots.file(slot)?;
+                    self.flush_together(together, Synced::Slot(slot), || data.sync_data())?;
                 }
-                CacheError::io("data files")(error)
-            });
+                [] => {}
+            }
         }
-        for entry in &written {
-            self.flush_file(&entry.file, entry.slot)?;
+        if files.is_empty() || self.options.no_sync { Ok(()) } else { self.slots.sync_entries() }
+    }
+
+    // One flush of many files: when it fails, any of them may have lost what it had.
+    fn flush_together(
+        &self,
+        files: &[(u64, &DataFile)],
+        what: Synced,
+        sync: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<(), CacheError> {
+        for (_, file) in files {
+            self.redo(file)?;
         }
-        if written.is_empty() || self.options.no_sync { Ok(()) } else { self.slots.sync_entries() }
+        self.disk.sync(what, sync).map_err(|error| {
+            for (_, file) in files {
+                file.inner.lock().flush_failed(error.raw_os_error().unwrap_or(libc::EIO));
+            }
+            CacheError::io("data files")(error)
+        })
     }
 
     fn wal_bytes(&self, batch: &Batch) -> Result<u64, CacheError> {
@@ -252,7 +283,7 @@ impl Cache {
             let data = self.slots.file(slot)?;
             let reclaimable = content.reclaimable();
             for range in stale.iter().flat_map(|range| reclaimable.within(range).collect::<Vec<_>>()) {
-                super::slots::punch(&data, &range)?;
+                data.punch(&range)?;
                 content.stale.remove(range);
             }
         }

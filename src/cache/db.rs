@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::Path;
 
 /// The version of the schema; another one is refused.
-pub(super) const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 2;
 
 // `stamp`: the seal epoch of the last change; at or below the resolved one it is in a commit (0: loaded from one).
 // `flags`: CAPTURED, MAYBE. Nothing here is cleaned up row by row when a commit is resolved: the resolved epoch moves.
@@ -111,6 +111,12 @@ pub(super) fn get_number(db: &Connection, key: &str) -> Sql<u64> {
 
 pub(super) fn put_number(db: &Connection, key: &str, value: u64) -> Sql<()> {
     put_state(db, key, Some(&value.to_le_bytes()))
+}
+
+/// A slot that is nobody's any more, in the transaction that says so of its owner.
+pub(super) fn put_free_slot(db: &Connection, slot: u64) -> Sql<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO free_slots VALUES(?1)")?.execute([slot as i64])?;
+    Ok(())
 }
 
 const INODE: &str = "ino,mode,uid,gid,nlink,rdev,size,atime,mtime,ctime,btime,home_dir,home_cookie,cookies,stamp,flags";

@@ -1,9 +1,9 @@
 //! Eviction: clean committed pages leave, least used files first.
 
+use super::Cache;
 use super::effect::Effect;
 use super::file::DataFile;
 use super::types::CacheError;
-use super::{Cache, slots};
 use crate::types::{Ino, RangeSet};
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ impl Cache {
         if let Some(slot) = content.slot {
             let data = self.slots.file(slot)?;
             for range in ranges.iter() {
-                slots::punch(&data, &range)?;
+                data.punch(&range)?;
                 content.stale.remove(range);
             }
         }

@@ -8,12 +8,11 @@
 use super::codec::{Reader, Writer};
 use super::db::FileRow;
 use super::effect::Effect;
+use super::frozen::Frozen;
 use super::pages::{Extents, Pages, ceil, clipped, floor, inward, outward, without};
 use super::types::LocalExtent;
 use crate::types::{ByteRange, Ino, PAGE, RangeSet};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,35 +36,6 @@ pub(super) struct Told {
     pub(super) size: u64,
 }
 
-/// What the kernel is known to have sent of a file's bytes at a flip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// All: nobody has it open for writing.
-    All,
-    /// All that it had up to this size, before the flip.
-    Upto(u64),
-    /// Nobody asked.
-    Unknown,
-}
-
-/// What a file has frozen for a seal.
-#[derive(Debug, Default)]
-pub(super) struct Frozen {
-    pub(super) size: u64,
-    /// Pages to be stored, as they were.
-    pub(super) dirty: Pages,
-    /// Those of them that were overwritten since: their old content is in the shadow file.
-    pub(super) copied: RangeSet,
-    pub(super) cleared: RangeSet,
-    pub(super) shared: RangeSet,
-    pub(super) shared_extents: Vec<LocalExtent>,
-    pub(super) resized: bool,
-    /// The seal's shadow file, once something of this file is in it.
-    pub(super) shadow: Option<Arc<File>>,
-    /// Where in it: runs of `copied`, by their start, with their end and their place.
-    pub(super) places: BTreeMap<u64, (u64, u64)>,
-}
-
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(super) struct Content {
@@ -73,6 +43,8 @@ pub(super) struct Content {
     pub(super) slot: Option<u64>,
     /// Given to it, and said by no record yet: the operation that asked for it failed.
     pub(super) spare: Option<u64>,
+    /// Slots that it moved out of, and that `meta.db` gives it still.
+    pub(super) left: Vec<u64>,
     pub(super) present: Pages,
     pub(super) dirty: Pages,
     /// Bytes that became holes since the last commit.
@@ -131,32 +103,6 @@ pub(super) struct Content {
     pub(super) unproven: RangeSet,
     /// Recovery only: the size that is proven.
     pub(super) proven_size: u64,
-}
-
-impl Frozen {
-    /// A run was copied to a place in the shadow file.
-    pub(super) fn copy(&mut self, run: ByteRange, place: u64) {
-        self.copied.insert(run.clone());
-        if let Some((start, (end, before))) = self.places.range_mut(..run.start).next_back()
-            && *end == run.start
-            && *before + (*end - *start) == place
-        {
-            *end = run.end;
-        } else {
-            self.places.insert(run.start, (run.end, place));
-        }
-    }
-
-    /// The copied parts of `range`, each with its place in the shadow file.
-    pub(super) fn copies(&self, range: &ByteRange) -> Vec<(ByteRange, u64)> {
-        let first = self.places.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
-        let runs = self.places.range(first..range.end.max(first));
-        let clip = runs.map(|(start, (end, place))| {
-            let from = (*start).max(range.start);
-            (from..(*end).min(range.end), place + (from - start))
-        });
-        clip.filter(|(part, _)| part.start < part.end).collect()
-    }
 }
 
 impl DataFile {
@@ -286,13 +232,21 @@ impl Content {
         self.unflushed = true;
     }
 
+    // Its first place, or one that it was copied to.
+    fn take_slot(&mut self, slot: u64) {
+        if let Some(old) = self.slot.replace(slot).filter(|old| *old != slot) {
+            self.left.push(old);
+            self.moves += 1;
+            self.stale = RangeSet::new();
+            self.unflushed = true;
+        }
+        self.spare = None;
+    }
+
     /// Carries out what a record says of the content.
     pub(super) fn apply(&mut self, effect: &Effect) {
         match effect {
-            Effect::Slot { slot, .. } => {
-                self.slot = Some(*slot);
-                self.spare = None;
-            }
+            Effect::Slot { slot, .. } => self.take_slot(*slot),
             Effect::Dirtied { range, .. } => {
                 self.dirtied(range.clone());
                 self.unsynced.insert(range.clone());
@@ -388,73 +342,6 @@ impl Content {
             Some(frozen) => without(&self.stale, &without(frozen.dirty.set(), &frozen.copied)),
             None => self.stale.clone(),
         }
-    }
-
-    /// Freezes what changed. Tells whether bytes stay behind a gap that only the kernel can say is one: however long it is not
-    /// asked, no commit takes them (I11), and their age is told.
-    pub(super) fn freeze(&mut self, seal: u64, sent: Sent) -> bool {
-        let size = self.captured_size(sent);
-        let dirty = clipped(self.dirty.set(), 0..ceil(size));
-        let rest = if size < self.size { clipped(self.dirty.set(), floor(size)..u64::MAX) } else { RangeSet::new() };
-        // What was shared above the captured size is of a later commit, as what was written there.
-        let later = if size < self.size { clipped(&self.shared, floor(size)..u64::MAX) } else { RangeSet::new() };
-        let shared = std::mem::replace(&mut self.shared, later);
-        let mut shared_extents: Vec<LocalExtent> = shared.iter().flat_map(|r| self.extents.within(r).collect::<Vec<_>>()).collect();
-        shared_extents.retain_mut(|e| e.clip(&(0..size)).inspect(|clip| *e = *clip).is_some());
-        self.dirty = rest.into();
-        self.frozen = Some(Frozen {
-            size,
-            dirty: dirty.into(),
-            copied: RangeSet::new(),
-            cleared: std::mem::take(&mut self.cleared),
-            shared,
-            shared_extents,
-            resized: self.resized,
-            shadow: None,
-            places: BTreeMap::new(),
-        });
-        self.resized = size < self.size;
-        self.frozen_for = seal;
-        self.settled = size;
-        self.appended.remove(0..size);
-        sent == Sent::Unknown && size < self.size
-    }
-
-    /// Protocol 6.2: an append-only file is a prefix of its writes in every commit.
-    fn captured_size(&self, sent: Sent) -> u64 {
-        let kernel = match sent {
-            Sent::All => return self.size,
-            Sent::Upto(size) => size,
-            Sent::Unknown => 0,
-        };
-        let base = kernel.max(self.synced_size).max(self.settled);
-        if base >= self.size {
-            return self.size;
-        }
-        // The run of written bytes that begins at or before `base`.
-        let run = self.appended.within(base.saturating_sub(1)..u64::MAX).next();
-        run.filter(|run| run.start <= base).map_or(base, |run| run.end.max(base)).min(self.size)
-    }
-
-    /// Undoes a freeze: what was frozen is changed, together with what changed since. Returns the shadow's pages to the disk.
-    pub(super) fn thaw(&mut self) {
-        let Some(frozen) = self.frozen.take() else { return };
-        // What was punched or cut since the freeze is gone, and said so by `cleared`.
-        let live = clipped(self.present.set(), 0..ceil(self.size));
-        for range in frozen.dirty.set().iter() {
-            for part in live.within(range) {
-                self.dirty.insert(part);
-            }
-        }
-        for range in frozen.cleared.iter() {
-            self.cleared.insert(range);
-        }
-        for range in frozen.shared.iter() {
-            for gap in self.dirty.set().gaps(range) {
-                self.shared.insert(gap);
-            }
-        }
-        self.resized |= frozen.resized;
     }
 
     /// The row for `meta.db`: a frozen change is a change, since a seal does not outlive the process.

@@ -1,7 +1,9 @@
-//! The flip: the epoch that every operation on content is in, who is in the old one still, and what lasts from the flip of a seal to its end.
+//! The flip: one increment of the epoch parts the operations before a cut from those after it; and the place for the old content of
+//! frozen pages that are overwritten meanwhile.
 
 use super::Drained;
-use super::file::{DataFile, Sent};
+use super::file::DataFile;
+use super::frozen::Sent;
 use super::types::CacheError;
 use crate::types::Ino;
 use parking_lot::Mutex;
@@ -25,10 +27,10 @@ pub(super) struct Flip {
     pub(super) points: Mutex<HashMap<Ino, u64>>,
     // Of files open for writing at the flip.
     pub(super) sent: Mutex<HashMap<Ino, Sent>>,
-    pub(super) cuts: AtomicU64,
-    pub(super) shadow: Shadow,
     // The seal left bytes of an open file behind a gap that the kernel was not asked about.
     pub(super) behind: AtomicBool,
+    pub(super) cuts: AtomicU64,
+    pub(super) shadow: Shadow,
     // One seal at a time.
     pub(super) busy: AtomicBool,
 }

@@ -5,10 +5,10 @@ use super::disk::Synced;
 use super::effect::Effect;
 use super::file::DataFile;
 use super::put::read_zeros_after_end;
+use super::slots;
 use super::types::CacheError;
 use super::{Cache, length};
 use crate::types::{ByteRange, Ino, RangeSet};
-use std::os::unix::fs::FileExt;
 
 /// Up to so many bytes go into the log.
 const LOGGED_MAX: u64 = 128 << 10;
@@ -70,6 +70,9 @@ impl Cache {
 
     fn fsync_large(&self, ino: Ino) -> Result<(), CacheError> {
         let file = self.file(ino)?;
+        if file.inner.lock().slot.is_some_and(slots::is_shared) {
+            return self.fsync_with_batch(&file);
+        }
         let flush = self.next_flush();
         let (slot, size, upto, ranges) = {
             let mut content = file.inner.lock();
@@ -111,6 +114,20 @@ impl Cache {
         content.settled = content.settled.max(content.synced_size);
         drop(content);
         self.ring.flush(lsn)
+    }
+
+    // Flushes of a file that many share are for the batch alone: the kernel tells of an error once, and all must be told.
+    fn fsync_with_batch(&self, file: &DataFile) -> Result<(), CacheError> {
+        let size = file.size();
+        self.apply_batch()?;
+        let mut content = file.inner.lock();
+        if let Some((errno, _)) = content.error {
+            return Err(CacheError::WriteLost { ino: file.ino, errno });
+        }
+        content.size_unsynced &= content.size != size;
+        content.synced_size = size.min(content.size);
+        content.settled = content.settled.max(content.synced_size);
+        Ok(())
     }
 
     /// Flushes one data file. One at a time: the kernel tells of an error once, and whoever is told marks what is lost before the next

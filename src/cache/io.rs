@@ -4,14 +4,14 @@ use super::effect::Effect;
 use super::file::{Content, DataFile};
 use super::pages::{clipped, inward, outward};
 use super::put::read_zeros_after_end;
+use super::slots::SHARED_MAX;
 use super::types::{CacheError, CopyOutcome, LocalExtent, Missing, ReadOutcome, RequestId, SavedReply, Whence, WriteOutcome};
 use super::{Cache, length};
 use crate::types::{ByteRange, FILE_SIZE_MAX, Ino, PAGE, RangeSet};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-// Room for the records of one operation on content.
-const ROOM: u64 = 4096;
+// Room for the records of one operation on content, also when the file moves to a larger slot.
+const ROOM: u64 = SHARED_MAX + 4096;
 
 fn checked(offset: u64, length: u64) -> Result<ByteRange, CacheError> {
     offset.checked_add(length).filter(|end| *end <= FILE_SIZE_MAX).map(|end| offset..end).ok_or(CacheError::TooBig)
@@ -72,11 +72,16 @@ impl Cache {
         if !needed.is_empty() {
             return Ok(WriteOutcome::Absent(needed));
         }
+        let said = Self::is_said(&content, &range);
         let mut effects = Vec::with_capacity(3);
         self.fill_gap(&file, &mut content, offset, &mut effects)?;
         self.put_bytes(&file, &mut content, offset, data, &mut effects)?;
         self.env.failpoint("cache.after_data_before_log");
-        self.log_content(&file, &mut content, reply, effects);
+        if said {
+            self.apply_unlogged(&file, &mut content, &effects);
+        } else {
+            self.log_content(&file, &mut content, reply, effects);
+        }
         self.list(&file, &mut content, op.epoch);
         Ok(WriteOutcome::Done)
     }
@@ -257,7 +262,8 @@ impl Cache {
             return Ok(0);
         }
         let mut effects = Vec::new();
-        let data = self.slot_file(ino, &mut content, &mut effects)?;
+        let end = taken.iter().last().map_or(0, |last| outward(&last).end);
+        let data = self.slot_file(&file, &mut content, end, &mut effects)?;
         // Before any page counts as present: one that is must have its place, also when a later one fails.
         if !effects.is_empty() {
             self.log_content(&file, &mut content, None, effects);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! lock       one process at a time           meta.db    inodes, names, xattrs, extents, page sets (SQLite, WAL)
-//! log        the ring of mutations           data/      one sparse file per regular inode that has data, recycled
+//! log        the ring of mutations           data/      contents: small files together, larger ones in a sparse file each
 //! spool.db   what the seal under way froze   copies/    old content of frozen pages that were overwritten
 //! ```
 //!
@@ -18,6 +18,7 @@ mod effect;
 mod evict;
 mod file;
 mod flip;
+mod frozen;
 mod fsync;
 mod io;
 mod load;

@@ -1,13 +1,13 @@
 //! Making and opening a cache directory, and its small values.
 
-use super::batch::{Batch, WAL_BYTES_MAX};
+use super::batch::{Batch, NEXT_SLOTS, WAL_BYTES_MAX};
 use super::codec::{Reader, Writer};
 use super::db::{self, get_number, get_state, put_number, put_state};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
 use super::flip::Flip;
 use super::meta::{Changed, Meta};
 use super::ring::{Place, Ring, Scan};
-use super::slots::Slots;
+use super::slots::{CLASSES, Slots};
 use super::space::Totals;
 use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
 use super::{Cache, CacheOptions, Replies, die, recover};
@@ -128,9 +128,11 @@ impl Cache {
         db.execute_batch("BEGIN")?;
         put_state(&db, "origin", Some(&encode_origin(origin)))?;
         put_state(&db, "boot", Some(&boot_id(&options)?))?;
-        for (key, value) in [("log_bytes", size), ("generation", 1), ("epoch", 1), ("next_inode", 2), ("next_slot", 1), ("next_cookie", 1)]
-        {
+        for (key, value) in [("log_bytes", size), ("generation", 1), ("epoch", 1), ("next_inode", 2), ("next_cookie", 1)] {
             put_number(&db, key, value)?;
+        }
+        for key in NEXT_SLOTS {
+            put_number(&db, key, 1)?;
         }
         for key in ["replay_lsn", "replay_at", "meta_lsn", "resolved", "cuts", "boots", "clean"] {
             put_number(&db, key, 0)?;
@@ -229,7 +231,7 @@ impl Cache {
             let mut statement = db.prepare("SELECT slot FROM free_slots")?;
             statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?.collect::<Result<Vec<_>, _>>()?
         };
-        let slots = Slots::new(&dir.join("data"), free, get_number(&db, "next_slot")?);
+        let slots = Slots::new(&dir.join("data"), free, next_slots(&db)?);
         let checkpointer = Connection::open(dir.join("meta.db"))?;
         let batch =
             Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, wal_max: WAL_BYTES_MAX, last: env.monotonic(), durable: 0 };
@@ -442,6 +444,14 @@ fn sums(db: &Connection) -> Result<Totals, CacheError> {
         bytes: AtomicU64::new(bytes as u64),
         ..Totals::default()
     })
+}
+
+fn next_slots(db: &Connection) -> Result<[u64; CLASSES], CacheError> {
+    let mut next = [0; CLASSES];
+    for (next, key) in next.iter_mut().zip(NEXT_SLOTS) {
+        *next = get_number(db, key)?;
+    }
+    Ok(next)
 }
 
 // In full, so that no flush of it ever allocates.

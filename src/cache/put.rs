@@ -3,13 +3,17 @@
 use super::effect::{Effect, Record};
 use super::file::{Content, DataFile};
 use super::pages::{clipped, outward, without};
+use super::slots::{self, Data};
 use super::types::{CacheError, LocalExtent, RequestId, SavedReply};
 use super::{Cache, die, length};
-use crate::types::{ByteRange, Ino, PAGE, RangeSet};
+use crate::types::{ByteRange, PAGE, RangeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
+
+// Bytes in one record of what is moved.
+const MOVED: usize = 16 << 10;
 
 impl Cache {
     /// Logs a mutation. A log that cannot be written ends the process: memory and log would disagree.
@@ -41,14 +45,38 @@ impl Cache {
         lsn
     }
 
-    /// The data file, with a slot when it has none yet. It counts as the file's with its record only: a failed operation drops its
-    /// effects, and a slot that no record names would be another file's after a crash.
-    pub(super) fn slot_file(&self, ino: Ino, content: &mut Content, effects: &mut Vec<Effect>) -> Result<Arc<File>, CacheError> {
+    /// Whether a write of `range` says nothing that the log has not: its pages are dirty, which a record of their content has said, and
+    /// it ends within the size. (A write that is sent again is carried out again, with the same bytes: no reply need be remembered.)
+    pub(super) fn is_said(content: &Content, range: &ByteRange) -> bool {
+        range.end <= content.size && content.dirty.set().contains(outward(range))
+    }
+
+    /// Carries out in a file's state what needs no record.
+    pub(super) fn apply_unlogged(&self, file: &Arc<DataFile>, content: &mut Content, effects: &[Effect]) {
+        effects.iter().for_each(|effect| content.apply(effect));
+        self.pend(file, content);
+        self.tell(file, content);
+    }
+
+    /// The data file, with a slot when it has none yet, and room up to `end`. The slot counts as the file's with its record only: a
+    /// failed operation drops its effects, and a slot that no record names would be another file's after a crash.
+    pub(super) fn slot_file(
+        &self,
+        file: &Arc<DataFile>,
+        content: &mut Content,
+        end: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Data, CacheError> {
+        let end = end.max(content.size);
         let slot = match content.slot {
-            Some(slot) => slot,
+            Some(slot) if end <= slots::room(slot) => slot,
+            Some(slot) => self.move_data(file, content, slot, end)?,
             None => {
-                let slot = *content.spare.get_or_insert_with(|| self.slots.allocate());
-                let effect = Effect::Slot { ino, slot };
+                if let Some(spare) = content.spare.take_if(|spare| slots::room(*spare) < end) {
+                    self.slots.release(spare, self.ring.end().lsn);
+                }
+                let slot = *content.spare.get_or_insert_with(|| self.slots.allocate(end));
+                let effect = Effect::Slot { ino: file.ino, slot };
                 if !effects.contains(&effect) {
                     effects.push(effect);
                 }
@@ -56,6 +84,41 @@ impl Cache {
             }
         };
         self.slots.file(slot)
+    }
+
+    /// A small file has outgrown its slot. What is dirty goes into the log beside the record of the new slot: the new place may be lost
+    /// with the power, and the old one is another file's as soon as that record is durable. (What is clean is compared with its extent
+    /// after a loss of power.)
+    fn move_data(&self, file: &Arc<DataFile>, content: &mut Content, old: u64, end: u64) -> Result<u64, CacheError> {
+        let new = self.slots.allocate(end);
+        let moved = self.copy_slot(content, old, new).inspect_err(|_| self.slots.release(new, self.ring.end().lsn))?;
+        let (ino, size) = (file.ino, content.size);
+        // Before the slot's record: they are true of either place.
+        for (at, bytes) in moved {
+            for (at, bytes) in (at..).step_by(MOVED).zip(bytes.chunks(MOVED)) {
+                self.log_content(file, content, None, vec![Effect::Data { ino, size, parts: vec![(at, bytes.to_vec())] }]);
+            }
+        }
+        let lsn = self.log_content(file, content, None, vec![Effect::Slot { ino, slot: new }]);
+        self.slots.release(old, lsn);
+        Ok(new)
+    }
+
+    // Everything that somebody may still read there; returns what is dirty of it.
+    fn copy_slot(&self, content: &Content, old: u64, new: u64) -> Result<Vec<(u64, Vec<u8>)>, CacheError> {
+        let (from, to) = (self.slots.file(old)?, self.slots.file(new)?);
+        let mut needed = content.present.set().clone();
+        if let Some(frozen) = &content.frozen {
+            without(frozen.dirty.set(), &frozen.copied).iter().for_each(|range| needed.insert(range));
+        }
+        let read = |range: &ByteRange| {
+            let mut bytes = vec![0; length(range) as usize];
+            read_zeros_after_end(&from, &mut bytes, range.start).map(|()| bytes)
+        };
+        for range in needed.iter() {
+            to.write_all_at(&read(&range)?, range.start).map_err(CacheError::io("data file"))?;
+        }
+        clipped(content.dirty.set(), 0..slots::room(old)).iter().map(|range| Ok((range.start, read(&range)?))).collect()
     }
 
     /// Copies frozen pages that are about to be overwritten (protocol.md 6.1).
@@ -100,7 +163,7 @@ impl Cache {
             let dirtied = clean.iter().map(|range| Effect::Dirtied { ino: file.ino, range }).collect();
             self.log_content(file, content, None, dirtied);
         }
-        let data_file = self.slot_file(file.ino, content, effects)?;
+        let data_file = self.slot_file(file, content, pages.end, effects)?;
         let present = content.present.set();
         let result = (|| {
             if !present.contains(pages.start..pages.start + PAGE) && range.start > pages.start {
@@ -164,13 +227,30 @@ impl Cache {
         let untouched = clipped(content.present.set(), held.clone()).len() == length(&held) && !content.dirty.set().overlaps(held);
         let (true, true, Some(slot)) = (whole, untouched, content.slot) else { return Ok(false) };
         let mut buffer = vec![0; extent.length as usize];
-        read_zeros_after_end(&*self.slots.file(slot)?, &mut buffer, extent.offset)?;
+        read_zeros_after_end(&self.slots.file(slot)?, &mut buffer, extent.offset)?;
         Ok(xxh3_64(&buffer) == extent.checksum)
     }
 }
 
+/// What bytes are read from.
+pub(super) trait ReadAt {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize>;
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
+}
+
+impl ReadAt for Data {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        Self::read_at(self, buffer, offset)
+    }
+}
+
 /// Fills the buffer; what lies after the end of the data file is zeros.
-pub(super) fn read_zeros_after_end(file: &File, buffer: &mut [u8], offset: u64) -> Result<(), CacheError> {
+pub(super) fn read_zeros_after_end(file: &impl ReadAt, buffer: &mut [u8], offset: u64) -> Result<(), CacheError> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {

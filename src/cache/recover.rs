@@ -14,7 +14,6 @@ use super::update::{drop_inode, put_link, put_target, put_xattr};
 use super::{Cache, db};
 use crate::types::{Ino, PAGE, RangeSet};
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 // Pages of logged copies by offset, with the record they come from.
@@ -138,6 +137,9 @@ impl Replay<'_> {
         }
         if let Effect::Slot { slot, .. } = effect {
             cache.slots.claim(*slot);
+            if let Some(old) = content.slot.filter(|old| old != slot) {
+                cache.slots.release(old, lsn);
+            }
         }
         if self.power_lost {
             self.weigh(&mut content, ino, lsn, effect);

@@ -11,6 +11,7 @@
 
 use super::disk::{Disk, Synced};
 use super::types::CacheError;
+use crate::types::PAGE;
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -144,11 +145,22 @@ impl Ring {
         buffer.clear();
         buffer.extend_from_slice(&header(payload.len() as u32, self.generation, lsn, payload));
         buffer.extend_from_slice(payload);
+        buffer.resize(buffer.len() + self.padding(at, at + length, inner.start), 0);
         let written = self.file.write_all_at(&buffer, at % self.size).map_err(CacheError::io("log"));
         inner.buffer = buffer;
         written?;
         inner.end = Place { lsn, at: at + length };
         Ok(lsn)
+    }
+
+    // Zeros up to the end of the page, for a record that begins a page or reaches into the next: a page that is written in part must be
+    // read from the disk first when the page cache does not have it, which takes as long as a flush. What lies there is of an earlier
+    // lap, unless the room before `start` ends in that page.
+    fn padding(&self, at: u64, end: u64, start: u64) -> usize {
+        let page_end = end.next_multiple_of(PAGE);
+        let enters = at.is_multiple_of(PAGE) || at / PAGE != (end - 1) / PAGE;
+        let free = page_end - start <= self.size && page_end - at <= self.size - at % self.size;
+        if enters && free { (page_end - end) as usize } else { 0 }
     }
 
     /// Gives the room before `place` back: everything before it is durable in `meta.db`.

@@ -6,8 +6,9 @@
 
 use super::Cache;
 use super::db::Stamped;
-use super::file::{Content, DataFile, Sent};
+use super::file::{Content, DataFile};
 use super::flip::Op;
+use super::frozen::Sent;
 use super::meta::{Changed, Key, Meta, parts};
 use super::spool::{Kept, Spool};
 use super::types::{CacheError, Change, Cut, Space};

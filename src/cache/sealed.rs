@@ -139,12 +139,12 @@ impl Seal {
             }
             if let Some(shadow) = shadow {
                 for (copy, place) in copies {
-                    read_zeros_after_end(&shadow, &mut out[part(&copy)], place)?;
+                    read_zeros_after_end(&*shadow, &mut out[part(&copy)], place)?;
                 }
             }
-            // A page copied meanwhile was perhaps read after it was overwritten.
+            // A page copied meanwhile was perhaps read after it was overwritten, and a slot that was left is another file's.
             let content = file.inner.lock();
-            if content.frozen.as_ref().is_some_and(|frozen| clipped(&frozen.copied, range.clone()) == copied) {
+            if content.slot == slot && content.frozen.as_ref().is_some_and(|frozen| clipped(&frozen.copied, range.clone()) == copied) {
                 return Ok(());
             }
         }

@@ -6,7 +6,7 @@ use super::file::{Content, DataFile};
 use super::meta::Meta;
 use super::types::{CacheError, NewInode, RequestId, SavedReply};
 use super::view::View;
-use super::{Cache, die};
+use super::{Cache, db, die};
 use crate::types::{Attr, FILE_SIZE_MAX, Ino, NAME_MAX, UnixNanos};
 use parking_lot::{ArcMutexGuard, RawMutex};
 use std::fmt;
@@ -388,12 +388,12 @@ pub(super) fn drop_inode(cache: &Cache, meta: &mut Meta, ino: Ino, is_file: bool
         cache.freeze_for(file, &mut file.inner.lock(), meta.epoch)?;
     }
     meta.drop_inode(cache, ino)?;
-    let slot = |file: &Arc<DataFile>| {
-        let content = file.inner.lock();
-        content.slot.or(content.spare)
-    };
-    if let Some(slot) = file.as_ref().and_then(slot) {
-        meta.write()?.prepare_cached("INSERT OR IGNORE INTO free_slots VALUES(?1)")?.execute([slot as i64])?;
+    if let Some(file) = &file {
+        let mut content = file.inner.lock();
+        let slots = content.slot.or(content.spare).into_iter().chain(std::mem::take(&mut content.left));
+        for slot in slots {
+            db::put_free_slot(meta.write()?, slot)?;
+        }
     }
     Ok(file)
 }

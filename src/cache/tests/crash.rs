@@ -55,17 +55,17 @@ fn a_data_file_that_failed_once_is_known_after_a_kill() {
         } else {
             std::fs::create_dir_all(&place).unwrap();
         }
-        assert!(lab.cache.write(None, ino, 0, &[1; 10_000]).is_err());
+        assert!(lab.cache.write(None, ino, 0, &[1; 100_000]).is_err());
         if shard_only {
             std::fs::remove_file(&shard).unwrap()
         } else {
             std::fs::remove_dir(&place).unwrap()
         }
-        lab.write(ino, 0, &[2; 10_000]);
+        lab.write(ino, 0, &[2; 100_000]);
         lab.crash();
         lab.check();
         let other = lab.file(b"g");
-        lab.write(other, 0, &[3; 10_000]);
+        lab.write(other, 0, &[3; 100_000]);
         lab.check();
         lab.crash();
         lab.check();

@@ -27,7 +27,8 @@ pub(super) enum Op {
 
 pub(super) fn op() -> impl Strategy<Value = Op> {
     let n = any::<u8>;
-    let at = || prop_oneof![0u16..40_000, (0u16..10).prop_map(|p| p * 4096)];
+    // Above 64 KiB a data file is not shared.
+    let at = || prop_oneof![4 => 0u16..40_000, 1 => 50_000u16..=65_535, 4 => (0u16..10).prop_map(|p| p * 4096)];
     prop_oneof![
         6 => (n(), 0u8..12, prop::bool::weighted(0.3)).prop_map(|(d, name, dir)| Op::Make(d, name, dir)),
         3 => (n(), n()).prop_map(|(d, e)| Op::Remove(d, e)),

@@ -1,7 +1,8 @@
 //! Single operations.
 
 use super::lab::Lab;
-use crate::cache::disk::{Hook, Synced};
+use crate::cache::disk::{Disk, Hook, Synced};
+use crate::cache::ring::{Place, Ring, Scan};
 use crate::cache::{CacheError, Entry, RequestId, SavedReply, Whence, WriteOutcome};
 use crate::types::ROOT;
 use std::sync::Arc;
@@ -28,6 +29,34 @@ fn replies_survive_the_process() {
     assert_eq!(lab.cache.replayed(other), Some(SavedReply::Empty));
     lab.cache.forget_replies(4).unwrap();
     assert_eq!(lab.cache.replayed(other), None);
+}
+
+#[test]
+fn what_a_record_has_said_is_not_said_again() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[1; 10_000]);
+    let used = lab.cache.ring.used();
+    lab.write(ino, 100, &[2; 9000]);
+    assert_eq!(lab.cache.ring.used(), used, "dirty before and after it, within the size");
+    lab.write(ino, 9000, &[3; 1001]);
+    assert!(lab.cache.ring.used() > used, "it grew");
+    lab.crash();
+    lab.check();
+    let used = lab.cache.ring.used();
+    lab.write(ino, 0, &[4; 4096]);
+    assert_eq!(lab.cache.ring.used(), used);
+    let seal = lab.begin_seal();
+    lab.write(ino, 0, &[5; 4096]);
+    assert!(lab.cache.ring.used() > used, "frozen is not dirty");
+    lab.commit(seal);
+    let seal = lab.begin_seal();
+    lab.commit(seal);
+    lab.cache.evict(u64::MAX).unwrap();
+    // No record says that a page was fetched: that it was written does.
+    lab.write(ino, 5000, &[6; 1]);
+    lab.crash();
+    lab.check();
 }
 
 #[test]
@@ -245,4 +274,25 @@ fn states_are_kept() {
     lab.cache.set_intent(None).unwrap();
     lab.crash();
     assert_eq!(lab.cache.intent().unwrap(), None);
+}
+
+#[test]
+fn a_full_ring_keeps_its_oldest_record() {
+    for (first, length) in [(0, 1000), (100, 1000), (4000, 777), (5000, 3), (60_000, 2000)] {
+        let file = tempfile::tempfile().unwrap();
+        let size = 64 << 10;
+        file.set_len(size).unwrap();
+        let start = Place { lsn: 0, at: 0 };
+        let ring = Ring::new(file.try_clone().unwrap(), size, 7, start, start, Disk::default());
+        ring.append(&vec![0; first]).unwrap();
+        let oldest = ring.end();
+        ring.trim(oldest);
+        let mut count = 0;
+        while ring.append(&vec![count as u8; length]).is_ok() {
+            count += 1;
+        }
+        let mut scan = Scan { file: &file, size, generation: 7, place: oldest };
+        let found = std::iter::from_fn(|| scan.next().unwrap()).count();
+        assert_eq!(found, count, "{count} records of {length} bytes after one of {first}");
+    }
 }

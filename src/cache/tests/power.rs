@@ -3,6 +3,7 @@
 use super::lab::{Body, Lab, Node, Sealing, Tree, copy_dir};
 use super::model::{Op, op, run};
 use crate::cache::disk::{Hook, Synced};
+use crate::cache::slots::path_of;
 use crate::types::Ino;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ fn attach(lab: &mut Lab, durable: &Path) {
         match what {
             Synced::Log => copy(Path::new("log")),
             Synced::Wal => copy(Path::new("meta.db-wal")),
-            Synced::Slot(slot) => copy(&PathBuf::from(format!("data/{:02x}/{slot:x}", slot as u8))),
+            Synced::Slot(slot) => copy(&Path::new("data").join(path_of(slot))),
             Synced::DataFiles => copy_dir(&live.join("data"), &durable.join("data")),
         }
         Ok(())
@@ -214,5 +215,33 @@ proptest! {
         lab.commit(seal);
         lab.cache.evict(u64::MAX).unwrap();
         lab.check();
+    }
+}
+
+// A file that outgrows its slot leaves it to others: what was durable in the old place must be in the log before the new one counts.
+#[test]
+fn a_file_that_moved_keeps_what_was_durable_in_its_old_place() {
+    for seed in 0..8 {
+        let mut lab = Lab::new();
+        let durable = lab.fresh_dir();
+        lab.cache.apply_batch().unwrap();
+        copy_dir(&lab.dir, &durable);
+        let mut chance = Chance(seed);
+        // The first cache was made without the hook.
+        lose_power(&mut lab, &durable, &mut chance);
+        let (ino, other) = (lab.file(b"grows"), lab.file(b"other"));
+        for end in [4000, 16_000, 60_000, 100_000] {
+            lab.write(ino, end - 4000, &vec![(end / 1000) as u8; 4000]);
+            let content = lab.content(ino);
+            lab.cache.apply_batch().unwrap();
+            // Leaves the slot it is in, by a write that is never flushed; another file's fsync makes the record of the new one durable.
+            lab.put(ino, end * 5, &[9; 10]);
+            lab.write(other, 0, &[1; 100]);
+            lab.cache.fsync(other, false).unwrap();
+            lose_power(&mut lab, &durable, &mut chance);
+            let found = lab.content(ino);
+            assert_eq!(found[..content.len()], content, "seed {seed}, {end} bytes");
+            lab.tree = lab.seen();
+        }
     }
 }
