@@ -251,7 +251,7 @@ fn check_holder(params: &OpenParams, tip: &Tip, own: Option<CacheId>) -> Result<
     }
     let Some(Kind::Open(open)) = tip.open.as_ref().and_then(|record| record.record.kind.as_ref()) else { return Ok(()) };
     let Some(holder) = &open.holder else { return Ok(()) };
-    if own.is_some_and(|own| holder.cache_id == own.as_bytes()[..]) {
+    if is_own(holder, own, &params.installation) {
         return Ok(());
     }
     Err(Fault::new(
@@ -264,6 +264,12 @@ fn check_holder(params: &OpenParams, tip: &Tip, own: Option<CacheId>) -> Result<
             tip.open.as_ref().map_or(0, |record| record.seq),
         ),
     ))
+}
+
+/// Whether the holder is the cache whose lock we hold. A cache directory that was copied to another machine has the same id, and its
+/// original may be at work there: only on the machine that opened the log is the id enough.
+fn is_own(holder: &rpc::Holder, own: Option<CacheId>, installation: &str) -> bool {
+    own.is_some_and(|own| holder.cache_id == own.as_bytes()[..]) && holder.installation == installation
 }
 
 fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Option<&Arc<Cache>>) -> Result<WriterParams, Fault> {
@@ -371,5 +377,24 @@ where
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(Fault::from),
         Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copied_cache_is_not_the_holder_on_another_machine() {
+        let holder = |cache: u8, installation: &str| rpc::Holder {
+            cache_id: vec![cache; 16].into(),
+            installation: installation.to_owned(),
+            ..rpc::Holder::default()
+        };
+        let own = Some(CacheId([7; 16]));
+        assert!(is_own(&holder(7, "here"), own, "here"));
+        assert!(!is_own(&holder(7, "there"), own, "here"), "a copy");
+        assert!(!is_own(&holder(8, "here"), own, "here"));
+        assert!(!is_own(&holder(7, "here"), None, "here"));
     }
 }

@@ -3,6 +3,8 @@
 use super::{FIRST, Lab, content};
 use crate::rig::VOLUME;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
 
 const NOW: [&str; 7] = ["volume", "rm", VOLUME, "--yes", VOLUME, "--grace", "0s"];
 
@@ -136,6 +138,28 @@ fn refused_while_somebody_needs_it() {
     }
     lab.succeed(&rm(VOLUME));
     assert_eq!(lab.say(&rm(VOLUME)).0, 3);
+}
+
+/// Who opens the volume while a person still types its name keeps it.
+#[test]
+fn writer_that_comes_before_the_name_is_typed_keeps_it() {
+    use std::io::Write;
+    let lab = Lab::new(false);
+    let mut command = lab.rig.prepare("first", &["volume", "rm", VOLUME, "--grace", "0s"]);
+    let mut asking = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("holdfast starts");
+    let mut said = String::new();
+    let mut lines = BufReader::new(asking.stderr.take().expect("piped"));
+    while !said.contains("Type its name") {
+        assert!(lines.read_line(&mut said).expect("what it says") > 0, "{said}");
+    }
+    let mount = lab.rig.mount("first");
+    asking.stdin.take().expect("piped").write_all(format!("{VOLUME}\n").as_bytes()).expect("type");
+    lines.read_to_string(&mut said).expect("what it says");
+    assert_eq!(asking.wait().expect("its end").code(), Some(8), "{said}");
+    fs::write(mount.root.join("kept"), "still in use").expect("write");
+    lab.rig.flush("first");
+    lab.rig.unmount("first", mount);
+    assert!(!lab.succeed(&["volume", "list"]).contains("remov"));
 }
 
 #[test]

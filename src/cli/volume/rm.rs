@@ -137,6 +137,11 @@ async fn remove(context: &Context, args: &RmArgs) -> Result<Answered, Fault> {
             confirm(context, args, &reading, &life, &standing).await?;
             if purging == Purging::No {
                 history::begin(&life.reader, AUTHOR, now).await?;
+                // From here on nobody opens it; somebody may have while the name was typed.
+                if let Err(fault) = check(&reading, args, &history::standing(&life.reader).await?).await {
+                    history::undo(&life.reader, AUTHOR, now).await?;
+                    return Err(fault);
+                }
             }
             if purging == Purging::No && !args.grace.is_zero() {
                 return answered("removing", Some(until(now)), left);
