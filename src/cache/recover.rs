@@ -7,17 +7,37 @@
 use super::effect::{Effect, Record};
 use super::file::{Content, DataFile};
 use super::meta::Meta;
-use super::pages::{clipped, outward, without};
+use super::pages::{clipped, floor, outward, without};
 use super::ring::Scan;
 use super::types::CacheError;
 use super::update::{drop_inode, put_link, put_target, put_xattr};
-use super::{Cache, db};
-use crate::types::{Ino, PAGE, RangeSet};
+use super::{Cache, db, length};
+use crate::types::{ByteRange, Ino, PAGE, RangeSet};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-// Pages of logged copies by offset, with the record they come from.
-type Copies = BTreeMap<u64, (u64, Vec<u8>)>;
+// What the log knows of a file's bytes that its data file may not have.
+#[derive(Default)]
+struct Copies {
+    // Pages of logged copies by offset, with the record they come from.
+    pages: BTreeMap<u64, (u64, Vec<u8>)>,
+    // Gaps that were filled with zeros when the size grew over them, with the record that says so. The size is believed, so they must be
+    // zeros also where the page on the disk is from before: there lies what a truncate had cut off.
+    zeros: Vec<(u64, ByteRange)>,
+}
+
+impl Copies {
+    fn drop_pages(&mut self, gone: impl Fn(u64) -> bool) {
+        self.pages.retain(|at, _| !gone(*at));
+        self.zeros.retain(|(_, range)| !gone(floor(range.start)));
+    }
+
+    // The data file was flushed when its newest record was `upto`.
+    fn flushed(&mut self, upto: u64, ranges: &RangeSet) {
+        self.pages.retain(|_, (from, _)| *from > upto);
+        self.zeros.retain(|(from, range)| *from > upto || !ranges.contains(range.clone()));
+    }
+}
 
 struct Replay<'a> {
     cache: &'a Cache,
@@ -157,6 +177,9 @@ impl Replay<'_> {
         let copies = self.copies.entry(ino).or_default();
         match effect {
             Effect::Wrote { range, .. } | Effect::Zeroed { range, .. } | Effect::Dirtied { range, .. } => {
+                if matches!(effect, Effect::Zeroed { .. }) {
+                    copies.zeros.push((lsn, range.clone()));
+                }
                 let pages = outward(range);
                 // A page that was dirty on the disk before holds the old or the new bytes now: both are allowed.
                 let proven = without(&clipped(content.dirty.set(), pages.clone()), &content.unproven);
@@ -164,27 +187,41 @@ impl Replay<'_> {
             }
             Effect::Flushed { upto, size, ranges, .. } => {
                 ranges.iter().for_each(|range| content.unproven.remove(range));
-                copies.retain(|_, (from, _)| *from > *upto);
+                copies.flushed(*upto, ranges);
                 content.proven_size = content.proven_size.max((*size).min(content.size));
             }
             Effect::Data { size, parts, .. } => {
                 for (offset, bytes) in parts {
                     content.unproven.remove(*offset..offset + bytes.len() as u64);
                     for (at, page) in (*offset..).step_by(PAGE as usize).zip(bytes.chunks(PAGE as usize)) {
-                        copies.insert(at, (lsn, page.to_vec()));
+                        copies.pages.insert(at, (lsn, page.to_vec()));
                     }
                 }
                 content.proven_size = content.proven_size.max((*size).min(content.size));
             }
-            Effect::Punched { range, .. } => copies.retain(|at, _| !range.contains(at)),
-            Effect::Size { size, .. } if *size < content.size => copies.retain(|at, _| *at < *size),
-            Effect::Evicted { ranges, .. } => copies.retain(|at, _| !ranges.overlaps(*at..at + 1)),
-            Effect::Shared { extents, .. } => copies.retain(|at, _| !extents.iter().any(|e| outward(&e.range()).contains(at))),
+            Effect::Punched { range, .. } => copies.drop_pages(|at| range.contains(&at)),
+            Effect::Size { size, .. } if *size < content.size => copies.drop_pages(|at| at >= *size),
+            Effect::Evicted { ranges, .. } => copies.drop_pages(|at| ranges.overlaps(at..at + 1)),
+            Effect::Shared { extents, .. } => copies.drop_pages(|at| extents.iter().any(|e| outward(&e.range()).contains(&at))),
             _ => {}
         }
     }
 
-    fn finish(mut self) -> Result<u64, CacheError> {
+    // Zeros first: a copy of the page that was logged later has them.
+    fn restore(&self, content: &Content, copies: Option<&Copies>) -> Result<(), CacheError> {
+        let (Some(copies), Some(slot)) = (copies, content.slot) else { return Ok(()) };
+        let data = self.cache.slots.file(slot)?;
+        let zeros = copies.zeros.iter().map(|(_, range)| (range.start, vec![0; length(range) as usize]));
+        let pages = copies.pages.iter().map(|(at, (_, page))| (*at, page.clone()));
+        for (at, bytes) in zeros.chain(pages) {
+            if content.present.set().contains(floor(at)..floor(at) + PAGE) {
+                data.write_all_at(&bytes, at).map_err(CacheError::io("data file"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<u64, CacheError> {
         let mut lost_bytes = 0;
         if !self.power_lost {
             return Ok(0);
@@ -198,13 +235,7 @@ impl Replay<'_> {
                 let size = content.proven_size;
                 content.resize(size);
             }
-            for (at, (_, page)) in self.copies.remove(ino).unwrap_or_default() {
-                if content.present.set().contains(at..at + PAGE)
-                    && let Some(slot) = content.slot
-                {
-                    self.cache.slots.file(slot)?.write_all_at(&page, at).map_err(CacheError::io("data file"))?;
-                }
-            }
+            self.restore(&content, self.copies.get(ino))?;
             content.unflushed = true;
             content.synced_size = content.size;
             content.settled = content.size;
