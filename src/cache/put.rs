@@ -118,7 +118,12 @@ impl Cache {
         for range in needed.iter() {
             to.write_all_at(&read(&range)?, range.start).map_err(CacheError::io("data file"))?;
         }
-        clipped(content.dirty.set(), 0..slots::room(old)).iter().map(|range| Ok((range.start, read(&range)?))).collect()
+        // What a seal has frozen is dirty again when the process ends.
+        let mut dirty = content.dirty.set().clone();
+        if let Some(frozen) = &content.frozen {
+            content.present.set().iter().for_each(|range| clipped(frozen.dirty.set(), range).iter().for_each(|part| dirty.insert(part)));
+        }
+        dirty.iter().map(|range| Ok((range.start, read(&range)?))).collect()
     }
 
     /// Copies frozen pages that are about to be overwritten (protocol.md 6.1).
