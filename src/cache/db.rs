@@ -168,13 +168,18 @@ pub(super) fn put_inode(db: &Connection, i: &Stamped<InodeRow>) -> Sql<()> {
     Ok(())
 }
 
-/// Removes all that is known of an inode but its names.
-pub(super) fn drop_inode(db: &Connection, ino: Ino, is_file: bool) -> Sql<()> {
+/// Removes all that is known of an inode but its names. `kind`: its type in `mode`, when it is known; `xattrs`: whether it may have any.
+pub(super) fn drop_inode(db: &Connection, ino: Ino, kind: Option<u32>, xattrs: bool) -> Sql<()> {
+    let may_be = |of| kind.is_none_or(|kind| kind == of);
     db.prepare_cached("DELETE FROM inodes WHERE ino=?1")?.execute([ino as i64])?;
-    db.prepare_cached("DELETE FROM xattrs WHERE ino=?1")?.execute([ino as i64])?;
-    db.prepare_cached("DELETE FROM targets WHERE ino=?1")?.execute([ino as i64])?;
     db.prepare_cached("DELETE FROM links WHERE ino=?1")?.execute([ino as i64])?;
-    if is_file {
+    if xattrs {
+        db.prepare_cached("DELETE FROM xattrs WHERE ino=?1")?.execute([ino as i64])?;
+    }
+    if may_be(libc::S_IFLNK) {
+        db.prepare_cached("DELETE FROM targets WHERE ino=?1")?.execute([ino as i64])?;
+    }
+    if may_be(libc::S_IFREG) {
         db.prepare_cached("DELETE FROM files WHERE ino=?1")?.execute([ino as i64])?;
         db.prepare_cached("DELETE FROM extents WHERE ino=?1")?.execute([ino as i64])?;
     }

@@ -74,7 +74,7 @@ impl Loader {
             db::drop_name(db, name.dir, &name.name)?;
         }
         for ino in &delta.removed_inodes {
-            db::drop_inode(db, *ino, true)?;
+            db::drop_inode(db, *ino, None, true)?;
         }
         for inode in &delta.inodes {
             put_inode(db, inode)?;

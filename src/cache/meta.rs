@@ -88,6 +88,8 @@ pub(super) struct Meta {
     pub(super) held: Changed,
     pub(super) held_files: Vec<Ino>,
     pub(super) count: u64,
+    // Whether `meta.db` has any extended attribute at all; `None`: not looked yet. Mostly it has none, and the kernel asks all the time.
+    any_xattrs: Option<bool>,
     pub(super) next_inode: u64,
     /// Above every cookie given out in any directory.
     pub(super) next_cookie: u64,
@@ -114,6 +116,7 @@ impl Meta {
             held: Changed::default(),
             held_files: Vec::new(),
             count: 0,
+            any_xattrs: None,
             next_inode: 0,
             next_cookie: 1,
         }
@@ -309,11 +312,29 @@ impl Meta {
         Ok(())
     }
 
+    /// Whether any inode may have an extended attribute.
+    pub(super) fn any_xattrs(&mut self) -> Sql<bool> {
+        match self.any_xattrs {
+            Some(any) => Ok(any),
+            None => {
+                let any = self.db.prepare_cached("SELECT 1 FROM xattrs LIMIT 1")?.exists([])?;
+                self.any_xattrs = Some(any);
+                Ok(any)
+            }
+        }
+    }
+
+    /// One is about to be set.
+    pub(super) fn has_xattrs(&mut self) {
+        self.any_xattrs = Some(true);
+    }
+
     /// Ends an inode.
     pub(super) fn drop_inode(&mut self, cache: &Cache, ino: Ino) -> Sql<()> {
-        let is_file = self.change(cache, ino)?.inode.row.attr.is_file();
+        let kind = self.change(cache, ino)?.inode.row.attr.kind();
         self.inodes.pop(&ino);
-        db::drop_inode(self.write()?, ino, is_file)?;
+        let xattrs = self.any_xattrs()?;
+        db::drop_inode(self.write()?, ino, Some(kind), xattrs)?;
         self.count = self.count.saturating_sub(1);
         Ok(())
     }
@@ -393,6 +414,7 @@ impl Meta {
         self.names.clear();
         self.pending_inodes.clear();
         self.pending_names.clear();
+        self.any_xattrs = None;
         self.changed = Changed::default();
     }
 }

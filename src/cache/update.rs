@@ -407,6 +407,7 @@ pub(super) fn put_xattr(meta: &mut Meta, ino: Ino, name: &[u8], value: Option<&[
     if let Some(hot) = meta.hot(ino)? {
         hot.no_xattrs = false;
     }
+    meta.has_xattrs();
     let db = meta.write()?;
     match value {
         Some(value) => {

@@ -127,6 +127,9 @@ impl View<'_> {
 
     // The kernel asks for security.capability before each write and for ACLs at each lookup: mostly there is nothing.
     fn xattrs_known_absent(&mut self, ino: Ino) -> Result<bool, CacheError> {
+        if !self.meta.any_xattrs()? {
+            return Ok(true);
+        }
         match self.meta.hot(ino)? {
             None => return Ok(true),
             Some(hot) if hot.no_xattrs => return Ok(true),
