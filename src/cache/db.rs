@@ -249,10 +249,20 @@ pub(super) fn put_file(db: &Connection, ino: Ino, f: &FileRow) -> Sql<()> {
     Ok(())
 }
 
+// `+?1`: without the sign SQLite binds the order to the value that it saw, and prepares the statement anew at each use: a third of the
+// time in which 100,000 files were loaded.
+const EXTENTS: &str = "SELECT offset,length,object,frame,stored_offset,stored_length,plain_length,skip,checksum,inline_seq
+  FROM extents WHERE ino=+?1 ORDER BY offset";
+
+/// Up to `limit` (written out, for the same reason) names after a cookie, with their inodes.
+pub(super) fn entries_sql(limit: usize) -> String {
+    format!(
+        "SELECT n.cookie,n.name,i.* FROM names n JOIN inodes i ON i.ino=n.ino WHERE n.dir=+?1 AND n.cookie>?2 ORDER BY n.cookie LIMIT {limit}"
+    )
+}
+
 pub(super) fn get_extents(db: &Connection, ino: Ino) -> Sql<Vec<LocalExtent>> {
-    let mut statement = db.prepare_cached(
-        "SELECT offset,length,object,frame,stored_offset,stored_length,plain_length,skip,checksum,inline_seq FROM extents WHERE ino=?1 ORDER BY offset",
-    )?;
+    let mut statement = db.prepare_cached(EXTENTS)?;
     let rows = statement.query_map([ino as i64], |row| {
         let number = |i: usize| row.get::<_, i64>(i);
         Ok(LocalExtent {
@@ -295,4 +305,28 @@ pub(super) fn drop_extents(db: &Connection, ino: Ino, from: u64, to: u64) -> Sql
         to.min(i64::MAX as u64) as i64
     ])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::StatementStatus;
+
+    // With a parameter as its limit, for one, SQLite prepares a statement anew at each use: many times the cost of a look-up.
+    #[test]
+    fn statements_in_order_stay_prepared_and_need_no_sorting() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&dir.path().join("meta.db"), true, true).unwrap();
+        for (sql, parameters) in [(EXTENTS.to_owned(), 1), (entries_sql(32), 2)] {
+            let mut statement = db.prepare(&sql).unwrap();
+            for n in 0..3 {
+                assert!(!statement.exists(rusqlite::params_from_iter((0..parameters).map(|at| at + n))).unwrap());
+            }
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{sql}");
+            let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let values = rusqlite::params_from_iter(0..parameters);
+            let steps: Vec<String> = plan.query_map(values, |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+            assert!(steps.iter().all(|step| step.contains("SEARCH") && !step.contains("TEMP")), "{steps:?}");
+        }
+    }
 }

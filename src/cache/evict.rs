@@ -49,10 +49,11 @@ impl Cache {
 
     fn least_used(&self, after: (i64, Ino)) -> Result<Vec<(i64, Ino)>, CacheError> {
         let meta = self.meta.lock();
-        let mut statement =
-            meta.db.prepare_cached("SELECT used,ino FROM files WHERE present>dirty AND (used,ino)>(?1,?2) ORDER BY used,ino LIMIT ?3")?;
-        let rows = statement
-            .query_map(rusqlite::params![after.0, after.1 as i64, FILES], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+        let mut statement = meta.db.prepare_cached(&format!(
+            "SELECT used,ino FROM files WHERE present>dirty AND (used,ino)>(?1,?2) ORDER BY used,ino LIMIT {FILES}"
+        ))?;
+        let rows =
+            statement.query_map(rusqlite::params![after.0, after.1 as i64], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

@@ -163,8 +163,8 @@ impl Spool {
     }
 
     pub(super) fn removed_names(&self, cursor: &mut u64, limit: usize) -> Sql<Vec<rpc::NameRef>> {
-        let mut statement = self.db.prepare_cached("SELECT id,dir,name FROM gone_names WHERE id>?1 ORDER BY id LIMIT ?2")?;
-        let mut rows = statement.query(params![*cursor as i64, limit as i64])?;
+        let mut statement = self.db.prepare_cached(&format!("SELECT id,dir,name FROM gone_names WHERE id>?1 ORDER BY id LIMIT {limit}"))?;
+        let mut rows = statement.query(params![*cursor as i64])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
             *cursor = row.get::<_, i64>(0)? as u64;
@@ -174,16 +174,17 @@ impl Spool {
     }
 
     pub(super) fn removed_inodes(&self, cursor: &mut u64, limit: usize) -> Sql<Vec<Ino>> {
-        let mut statement = self.db.prepare_cached("SELECT ino FROM gone_inodes WHERE ino>?1 ORDER BY ino LIMIT ?2")?;
-        let rows = statement.query_map(params![*cursor as i64, limit as i64], |row| Ok(row.get::<_, i64>(0)? as u64))?;
+        let mut statement = self.db.prepare_cached(&format!("SELECT ino FROM gone_inodes WHERE ino>?1 ORDER BY ino LIMIT {limit}"))?;
+        let rows = statement.query_map(params![*cursor as i64], |row| Ok(row.get::<_, i64>(0)? as u64))?;
         let found: Vec<Ino> = rows.collect::<Result<_, _>>()?;
         *cursor = found.last().copied().unwrap_or(*cursor);
         Ok(found)
     }
 
     pub(super) fn inodes(&self, cursor: &mut u64, limit: usize) -> Sql<Vec<rpc::Inode>> {
-        let mut statement = self.db.prepare_cached("SELECT body FROM inodes WHERE ino>?1 AND taken=1 ORDER BY ino LIMIT ?2")?;
-        let mut rows = statement.query(params![*cursor as i64, limit as i64])?;
+        let mut statement =
+            self.db.prepare_cached(&format!("SELECT body FROM inodes WHERE ino>?1 AND taken=1 ORDER BY ino LIMIT {limit}"))?;
+        let mut rows = statement.query(params![*cursor as i64])?;
         let mut found: Vec<rpc::Inode> = Vec::new();
         while let Some(row) = rows.next()? {
             let body: Vec<u8> = row.get(0)?;
@@ -194,9 +195,10 @@ impl Spool {
     }
 
     pub(super) fn names(&self, cursor: &mut u64, limit: usize) -> Sql<Vec<rpc::Name>> {
-        let mut statement =
-            self.db.prepare_cached("SELECT id,dir,name,ino,cookie FROM names WHERE id>?1 AND taken=1 ORDER BY id LIMIT ?2")?;
-        let mut rows = statement.query(params![*cursor as i64, limit as i64])?;
+        let mut statement = self
+            .db
+            .prepare_cached(&format!("SELECT id,dir,name,ino,cookie FROM names WHERE id>?1 AND taken=1 ORDER BY id LIMIT {limit}"))?;
+        let mut rows = statement.query(params![*cursor as i64])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
             *cursor = row.get::<_, i64>(0)? as u64;

@@ -44,10 +44,8 @@ impl View<'_> {
     pub fn entries(&mut self, dir: Ino, after: u64, limit: usize) -> Result<Vec<Entry>, CacheError> {
         self.meta.flush()?;
         let mut entries = Vec::new();
-        let mut statement = self.meta.db.prepare_cached(
-            "SELECT n.cookie,n.name,i.* FROM names n JOIN inodes i ON i.ino=n.ino WHERE n.dir=?1 AND n.cookie>?2 ORDER BY n.cookie LIMIT ?3",
-        )?;
-        let mut rows = statement.query(params![dir as i64, after as i64, limit as i64])?;
+        let mut statement = self.meta.db.prepare_cached(&db::entries_sql(limit))?;
+        let mut rows = statement.query(params![dir as i64, after as i64])?;
         while let Some(row) = rows.next()? {
             let mut attr = inode_of(row, 2)?.row.attr;
             if attr.is_file()
@@ -63,8 +61,10 @@ impl View<'_> {
     /// Up to `limit` regular files after an inode number, in its order.
     pub fn files(&mut self, after: Ino, limit: usize) -> Result<Vec<Attr>, CacheError> {
         self.meta.flush()?;
-        let mut statement = self.meta.db.prepare_cached("SELECT * FROM inodes WHERE ino>?1 AND (mode & ?2)=?3 ORDER BY ino LIMIT ?4")?;
-        let mut rows = statement.query(params![after as i64, libc::S_IFMT, libc::S_IFREG, limit as i64])?;
+        let (mask, kind) = (libc::S_IFMT, libc::S_IFREG);
+        let sql = format!("SELECT * FROM inodes WHERE ino>?1 AND (mode & {mask})={kind} ORDER BY ino LIMIT {limit}");
+        let mut statement = self.meta.db.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![after as i64])?;
         let mut files = Vec::new();
         while let Some(row) = rows.next()? {
             let mut attr = inode_of(row, 0)?.row.attr;
