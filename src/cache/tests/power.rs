@@ -215,17 +215,23 @@ proptest! {
     }
 }
 
+/// A cache that loses power as `seed` says, with what is durable of it.
+fn powered(seed: u64) -> (Lab, PathBuf, Chance) {
+    let mut lab = Lab::new();
+    let durable = lab.fresh_dir();
+    lab.cache.apply_batch().unwrap();
+    copy_dir(&lab.dir, &durable);
+    let mut chance = Chance(seed);
+    // The first cache was made without the hook.
+    lose_power(&mut lab, &durable, &mut chance);
+    (lab, durable, chance)
+}
+
 // A file that outgrows its slot leaves it to others: what was durable in the old place must be in the log before the new one counts.
 #[test]
 fn a_file_that_moved_keeps_what_was_durable_in_its_old_place() {
     for seed in 0..8 {
-        let mut lab = Lab::new();
-        let durable = lab.fresh_dir();
-        lab.cache.apply_batch().unwrap();
-        copy_dir(&lab.dir, &durable);
-        let mut chance = Chance(seed);
-        // The first cache was made without the hook.
-        lose_power(&mut lab, &durable, &mut chance);
+        let (mut lab, durable, mut chance) = powered(seed);
         let (ino, other) = (lab.file(b"grows"), lab.file(b"other"));
         for end in [4000, 16_000, 60_000, 100_000] {
             lab.write(ino, end - 4000, &vec![(end / 1000) as u8; 4000]);
@@ -251,13 +257,7 @@ fn a_file_that_moved_keeps_what_was_durable_in_its_old_place() {
 #[test]
 fn a_file_that_grew_again_shows_zeros_and_not_what_was_cut_off() {
     for seed in 0..8 {
-        let mut lab = Lab::new();
-        let durable = lab.fresh_dir();
-        lab.cache.apply_batch().unwrap();
-        copy_dir(&lab.dir, &durable);
-        let mut chance = Chance(seed);
-        // The first cache was made without the hook.
-        lose_power(&mut lab, &durable, &mut chance);
+        let (mut lab, durable, mut chance) = powered(seed);
         let (ino, other) = (lab.file(b"f"), lab.file(b"other"));
         lab.write(ino, 0, &[7; 3000]);
         lab.truncate(ino, 1000);
