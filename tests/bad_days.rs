@@ -16,22 +16,9 @@ mod rig;
 #[path = "bad_days/store.rs"]
 mod store;
 
+use rig::content;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// Content that only this counter gives, and that no compressor shortens.
-fn content(n: u64, length: usize) -> Vec<u8> {
-    let mut state = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
 
 fn errno<T>(result: std::io::Result<T>) -> i32 {
     result.err().and_then(|error| error.raw_os_error()).unwrap_or(0)

@@ -193,7 +193,7 @@ fn goes_on_where_it_was(name: &'static str, whole: bool) {
         arm(&rig, name)(command);
         with_policy(command);
     });
-    let mut bytes = work::content(7, SIZE);
+    let mut bytes = rig::content(7, SIZE);
     std::fs::write(mount.root.join("large"), &bytes).expect("write");
     let mut flush = rig.prepare("first", &["flush", &mount.root.display().to_string()]).spawn().expect("holdfast starts");
     let began = std::time::Instant::now();

@@ -269,3 +269,17 @@ impl Drop for Mount {
         self.end();
     }
 }
+
+/// Content that only this counter gives, and that no compressor shortens.
+pub(crate) fn content(n: u64, length: usize) -> Vec<u8> {
+    let mut state = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

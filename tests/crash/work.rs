@@ -1,5 +1,6 @@
 //! What applications do, and what they were told: every operation that succeeded is in the model, and must be in the directory.
 
+use crate::rig::content;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -12,20 +13,6 @@ pub(crate) struct Work {
     files: BTreeMap<String, Vec<u8>>,
     rows: u64,
     turn: u64,
-}
-
-/// Content that only this counter gives.
-pub(crate) fn content(n: u64, length: usize) -> Vec<u8> {
-    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 impl Work {
