@@ -10,7 +10,7 @@ use super::{limits, message, valid};
 use crate::rpc;
 use crate::types::ROOT;
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use valid::ensure;
 
 /// What an extent with `object = 0` may point to.
@@ -43,6 +43,10 @@ pub(super) fn check(delta: &rpc::Delta, inline_frames: usize) -> Result<(), Reas
     }
     delta.inodes.iter().try_for_each(inode)?;
     delta.names.iter().try_for_each(name)?;
+    let mut changed = HashSet::new();
+    for change in &delta.extents {
+        ensure(changed.insert(change.ino), || format!("the content of inode {} is changed twice", change.ino))?;
+    }
     // The last record of an inode is the one that counts.
     let sizes: HashMap<u64, u64> = delta.inodes.iter().map(|inode| (inode.ino, inode.size)).collect();
     delta

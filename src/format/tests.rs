@@ -158,6 +158,7 @@ const BREACHES: &[Breach] = &[
     (|d| d.extents[0].extents[0].stored_offset = u64::MAX, "is not within"),
     (|d| d.extents[0].extents[0].object = 0, "inline frame 0 of 0"),
     (|d| d.extents[0].cleared[0].length = u64::MAX, "cleared range"),
+    (|d| d.extents.push(d.extents[0].clone()), "is changed twice"),
     (|d| d.objects[0].name = "../../x".into(), "names no object"),
     (|d| d.objects[0].name = "packs/../../x".into(), "names no object"),
     (|d| d.objects[0].salt = vec![1; 31].into(), "salt of 31 bytes, not 32"),
