@@ -4,6 +4,7 @@
 //! so that a simulated world owns time and chance, and one seed is one world.
 
 mod failpoint;
+pub mod memory;
 mod real;
 
 pub use failpoint::Failpoints;

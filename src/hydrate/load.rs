@@ -1,6 +1,7 @@
 //! Metadata of one commit into an empty cache.
 
 use crate::cache::{Cache, Head};
+use crate::env::memory;
 use crate::rpc;
 use crate::store::Objects;
 use crate::types::{Fault, FaultKind, ROOT, Seq};
@@ -54,7 +55,9 @@ pub async fn load(objects: &Objects, cache: &Arc<Cache>, source: Source) -> Resu
             loader
         })?;
     }
-    on_blocking_thread(move || loader.finish(head, next_inode, next_cookie)).await
+    on_blocking_thread(move || loader.finish(head, next_inode, next_cookie)).await?;
+    memory::give_back();
+    Ok(())
 }
 
 async fn fetch_part(objects: Objects, part: rpc::PartRef) -> Result<rpc::CheckpointPart, Fault> {
