@@ -19,6 +19,9 @@ pub struct Loader {
     cache: Arc<Cache>,
     // Names are found by name only when commits come: until then the index is not kept.
     indexed: bool,
+    /// Of the parts so far, which come in the order of their keys: the last inode with its size, and where the last extent ended.
+    inode: (Ino, u64),
+    extent: (Ino, u64),
 }
 
 impl Cache {
@@ -41,25 +44,40 @@ impl Cache {
         }
         meta.write()?.execute_batch("DELETE FROM inodes; DROP INDEX IF EXISTS names_by_name;")?;
         meta.forget_all();
-        Ok(Loader { cache: Arc::clone(self), indexed: false })
+        Ok(Loader { cache: Arc::clone(self), indexed: false, inode: (0, 0), extent: (0, 0) })
     }
 }
 
 #[allow(clippy::missing_errors_doc, reason = "`Invalid` for what a sound message cannot say; else only when the disk fails")]
 impl Loader {
-    /// Applies a checkpoint's part.
+    /// Applies a checkpoint's part: all of them in their order, before any commit. So nothing of it is there yet, and nothing is looked up.
     pub fn part(&mut self, part: &rpc::CheckpointPart) -> Result<(), CacheError> {
         let mut meta = self.cache.meta.lock();
         let db = meta.write()?;
         let ids = ids(db, &part.objects)?;
         for inode in &part.inodes {
-            put_inode(db, inode)?;
+            put_inode(db, inode, true)?;
         }
         for name in &part.names {
             put_name(db, name)?;
         }
         for change in &part.extents {
-            put_extents(db, change, &ids, 0)?;
+            let ino = change.ino;
+            let found = part.inodes.binary_search_by_key(&ino, |inode| inode.ino);
+            let size = found.map_or(if self.inode.0 == ino { self.inode.1 } else { 0 }, |at| part.inodes[at].size);
+            for extent in &change.extents {
+                let extent = local_extent(extent, &ids, 0)?;
+                if (ino, extent.offset) < self.extent {
+                    return Err(CacheError::Invalid("the extents of a checkpoint are out of order or overlap"));
+                }
+                self.extent = (ino, extent.range().end);
+                if let Some(clip) = extent.clip(&(0..size)) {
+                    db::put_extent(db, ino, &clip)?;
+                }
+            }
+        }
+        if let Some(last) = part.inodes.last() {
+            self.inode = (last.ino, last.size);
         }
         Ok(())
     }
@@ -77,7 +95,7 @@ impl Loader {
             db::drop_inode(db, *ino, None, true)?;
         }
         for inode in &delta.inodes {
-            put_inode(db, inode)?;
+            put_inode(db, inode, false)?;
             // What the file was cut by must not come back when it grows again.
             if inode.mode & libc::S_IFMT == libc::S_IFREG {
                 cut_extents(db, inode.ino, inode.size)?;
@@ -162,7 +180,7 @@ fn ids(db: &Connection, objects: &[rpc::ObjectRef]) -> Result<Vec<ObjectId>, Cac
     objects.iter().map(|object| object_id(db, object)).collect()
 }
 
-fn put_inode(db: &Connection, i: &rpc::Inode) -> Result<(), CacheError> {
+fn put_inode(db: &Connection, i: &rpc::Inode, new: bool) -> Result<(), CacheError> {
     if i.ino == 0 || i.size > crate::types::FILE_SIZE_MAX {
         return Err(CacheError::Invalid("an inode has the number 0, or a size that no file can have"));
     }
@@ -184,7 +202,9 @@ fn put_inode(db: &Connection, i: &rpc::Inode) -> Result<(), CacheError> {
     if link {
         db.prepare_cached("INSERT OR REPLACE INTO targets VALUES(?1,?2)")?.execute(params![i.ino as i64, &i.target[..]])?;
     }
-    db.prepare_cached("DELETE FROM xattrs WHERE ino=?1")?.execute([i.ino as i64])?;
+    if !new {
+        db.prepare_cached("DELETE FROM xattrs WHERE ino=?1")?.execute([i.ino as i64])?;
+    }
     for xattr in &i.xattrs {
         db.prepare_cached("INSERT OR REPLACE INTO xattrs VALUES(?1,?2,?3)")?.execute(params![
             i.ino as i64,
