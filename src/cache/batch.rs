@@ -10,14 +10,14 @@
 use super::codec::Writer;
 use super::disk::Synced;
 use super::effect::encode_reply;
-use super::file::{Content, DataFile};
+use super::file::DataFile;
 use super::meta::Meta;
 use super::slots::{self, CLASSES};
 use super::types::CacheError;
 use super::{Cache, db, die};
-use crate::types::RangeSet;
+use crate::types::{Ino, RangeSet};
 use rusqlite::Connection;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,11 +50,27 @@ pub(super) struct Batch {
     pub(super) durable: u64,
 }
 
+#[derive(Debug)]
 struct Encoded {
     file: Arc<DataFile>,
     slot: Option<u64>,
     unflushed: bool,
+    /// Its flush is awaited in `Content::syncing`.
+    syncing: bool,
     stale: RangeSet,
+}
+
+/// A batch that has begun: what is written into the open transaction already.
+#[derive(Debug)]
+pub(super) struct Begun {
+    flush: u64,
+    encoded: Vec<Encoded>,
+}
+
+impl Begun {
+    pub(super) fn new(cache: &Cache) -> Self {
+        Self { flush: cache.next_flush(), encoded: Vec::new() }
+    }
 }
 
 static FLUSHES: AtomicU64 = AtomicU64::new(1);
@@ -87,23 +103,17 @@ impl Cache {
     /// # Errors
     /// When the cache's disk fails.
     pub fn apply_batch(&self) -> Result<(), CacheError> {
-        self.apply_locked(&mut self.batch.lock())
+        self.apply_locked(&mut self.batch.lock(), Begun::new(self))
     }
 
-    pub(super) fn apply_locked(&self, batch: &mut Batch) -> Result<(), CacheError> {
-        let flush = self.next_flush();
-        let (place, encoded) = {
+    pub(super) fn apply_locked(&self, batch: &mut Batch, begun: Begun) -> Result<(), CacheError> {
+        let Begun { flush, mut encoded } = begun;
+        let place = {
             let mut meta = self.meta.lock();
             meta.flush()?;
             let place = self.ring.end();
-            let files = std::mem::take(&mut *self.pending_files.lock());
-            let mut encoded = Vec::with_capacity(files.len());
-            for file in files {
-                // A file left out would not be on the list of any later batch.
-                let entry = self.encode(&mut meta, file, flush);
-                encoded.push(entry.unwrap_or_else(|error| die("meta.db does not take the state of a file", &error)));
-            }
-            (place, encoded)
+            self.encode_pending(&mut meta, flush, &mut encoded);
+            place
         };
         let flushed = self.flush_files(&encoded);
         for entry in &encoded {
@@ -172,14 +182,33 @@ impl Cache {
         Ok(())
     }
 
+    /// Begins the batch with the files that are pending: they may leave memory before it is applied.
+    pub(super) fn begin_batch(&self, begun: &mut Begun) {
+        self.encode_pending(&mut self.meta.lock(), begun.flush, &mut begun.encoded);
+    }
+
+    fn encode_pending(&self, meta: &mut Meta, flush: u64, encoded: &mut Vec<Encoded>) {
+        let files = std::mem::take(&mut *self.pending_files.lock());
+        for file in files {
+            // A file left out would not be on the list of any later batch.
+            let entry = self.encode(meta, file, flush).unwrap_or_else(|error| die("meta.db does not take the state of a file", &error));
+            if entry.unflushed || entry.syncing || !entry.stale.is_empty() {
+                encoded.push(entry);
+            }
+        }
+    }
+
     fn encode(&self, meta: &mut Meta, file: Arc<DataFile>, flush: u64) -> Result<Encoded, CacheError> {
         let mut content = file.inner.lock();
         content.pending = false;
         let unflushed = std::mem::take(&mut content.unflushed);
         let (slot, stale) = (content.slot, content.reclaimable());
+        let unsynced = std::mem::take(&mut content.unsynced);
+        let syncing = !content.dead && !unsynced.is_empty();
         if !content.dead {
-            let unsynced = std::mem::take(&mut content.unsynced);
-            content.syncing.push((flush, unsynced));
+            if syncing {
+                content.syncing.push((flush, unsynced));
+            }
             let (ino, size) = (file.ino, content.size);
             let db = meta.write()?;
             db::put_file(db, ino, &content.encode())?;
@@ -195,7 +224,7 @@ impl Cache {
             meta.amend(ino, |row| row.row.attr.size = size)?;
         }
         drop(content);
-        Ok(Encoded { file, slot, unflushed, stale })
+        Ok(Encoded { file, slot, unflushed, syncing, stale })
     }
 
     fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
@@ -293,11 +322,34 @@ impl Cache {
     // Lets files go that nobody uses and whose state is in meta.db.
     fn cool(&self) {
         let mut files = self.files.lock();
-        // A file takes several times what its row takes; but what the next seal will ask for stays while that is not very much.
+        // A file takes several times what its row takes; but what a seal asks for stays while that is not very much.
         if files.len() > self.options.hot_inodes / 4 {
             let few = files.len() <= self.options.hot_inodes;
-            let stays = |content: &Content| content.stays() || (few && content.is_changed());
-            files.retain(|_, file| Arc::strong_count(file) > 1 || file.inner.try_lock().is_none_or(|content| stays(&content)));
+            let writable: HashSet<Ino> = self.writable_open().into_iter().collect();
+            files.retain(|ino, file| !goes(file, few, writable.contains(ino)));
         }
     }
+
+    /// Lets these go, when there are many in memory.
+    pub(super) fn let_go(&self, inos: &[Ino]) {
+        let mut files = self.files.lock();
+        if files.len() <= self.options.hot_inodes / 4 {
+            return;
+        }
+        let writable: HashSet<Ino> = self.writable_open().into_iter().collect();
+        for ino in inos {
+            if files.get(ino).is_some_and(|file| goes(file, false, writable.contains(ino))) {
+                files.remove(ino);
+            }
+        }
+    }
+}
+
+/// Whether a file may leave memory. What the kernel may still have sent of one that is open for writing is known here only.
+fn goes(file: &Arc<DataFile>, few: bool, writable: bool) -> bool {
+    Arc::strong_count(file) == 1
+        && file.inner.try_lock().is_some_and(|content| {
+            let wanted = content.is_changed() && (few || writable) || few && content.frozen.is_some();
+            !wanted && !content.stays()
+        })
 }

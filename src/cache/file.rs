@@ -163,7 +163,9 @@ impl Content {
 
     /// Whether it holds what `meta.db` does not.
     pub(super) fn stays(&self) -> bool {
-        self.pending || self.frozen.is_some() || self.error.is_some() || self.spare.is_some() || self.local || self.unnamed
+        // Frozen and not changed since: what `meta.db` has freezes to the same.
+        let frozen = self.frozen.is_some() && self.is_changed();
+        self.pending || frozen || self.error.is_some() || self.spare.is_some() || self.local || self.unnamed
     }
 
     /// Whether anything of it is in no commit and in no seal.

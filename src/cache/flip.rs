@@ -22,6 +22,10 @@ pub(super) struct Flip {
     // The epoch that a seal is reading; 0: none. Changed under `candidates` only.
     pub(super) spooling: AtomicU64,
     pub(super) candidates: Mutex<HashMap<Ino, Arc<DataFile>>>,
+    /// The files of the seal under way.
+    pub(super) taken: Mutex<Taken>,
+    // Frozen files whose inode ended meanwhile.
+    pub(super) ended: Mutex<HashMap<Ino, Arc<DataFile>>>,
     // Files changed in an epoch, by its parity.
     pub(super) listed: [Mutex<Vec<Ino>>; 2],
     pub(super) points: Mutex<HashMap<Ino, u64>>,
@@ -33,6 +37,56 @@ pub(super) struct Flip {
     pub(super) behind: AtomicBool,
     // One seal at a time.
     pub(super) busy: AtomicBool,
+}
+
+/// The files that a seal froze, by number, so that there may be very many of them. Those that are not in memory are frozen as
+/// `meta.db` has them: whatever changes a file brings it into memory first, and then it is frozen before it changes.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    epoch: u64,
+    inos: Vec<Ino>,
+    resolved: usize,
+}
+
+impl Taken {
+    /// A seal begins.
+    pub(super) fn begin(&mut self, epoch: u64) {
+        *self = Self { epoch, inos: Vec::new(), resolved: 0 };
+    }
+
+    /// A file that is frozen now; they come in the order of their numbers.
+    pub(super) fn push(&mut self, ino: Ino) {
+        self.inos.push(ino);
+    }
+
+    pub(super) fn contains(&self, ino: Ino) -> bool {
+        self.inos.binary_search(&ino).is_ok()
+    }
+
+    /// The seal that a file is frozen for which just came into memory.
+    pub(super) fn frozen_for(&self, ino: Ino) -> Option<u64> {
+        self.inos[self.resolved..].binary_search(&ino).is_ok().then_some(self.epoch)
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(Ino) -> bool) {
+        self.inos.retain(|ino| keep(*ino));
+    }
+
+    /// The next after a number.
+    pub(super) fn after(&self, ino: Ino, limit: usize) -> Vec<Ino> {
+        let rest = &self.inos[self.inos.partition_point(|known| *known <= ino)..];
+        rest[..rest.len().min(limit)].to_vec()
+    }
+
+    /// Up to this one their commit is known here: what comes into memory is not frozen any more.
+    pub(super) fn resolved_upto(&mut self, ino: Ino) {
+        self.resolved = self.inos.partition_point(|known| *known <= ino);
+    }
+
+    /// The seal ended.
+    pub(super) fn end(&mut self) -> Vec<Ino> {
+        std::mem::take(self).inos
+    }
 }
 
 /// Where the old content of frozen pages goes that are overwritten: one file for a seal, as there may be very many overwritten files.

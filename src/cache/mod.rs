@@ -49,7 +49,7 @@ pub use options::CacheOptions;
 pub use seal::Seal;
 pub use types::{
     CacheError, CacheOrigin, Change, CopyOutcome, Cut, Entry, Head, Intent, LocalExtent, Missing, NewInode, ObjectId, ReadOutcome,
-    Recovered, RequestId, Resolved, SavedReply, SealedFile, Space, Whence, WriteOutcome,
+    Recovered, RequestId, SavedReply, SealedFile, Space, Whence, WriteOutcome,
 };
 pub use update::Update;
 pub use uploads::{Upload, UploadedFrame};
@@ -209,6 +209,11 @@ impl Cache {
                 }
                 None => content.extents = pages::Extents::from_rows(extents),
             }
+        }
+        // Under the metadata mutex: a seal that ends thaws what is in memory, and nothing is frozen after that.
+        if let Some(seal) = self.seal.taken.lock().frozen_for(ino) {
+            content.freeze(seal, frozen::Sent::All);
+            self.totals.tell(&mut content);
         }
         let file = Arc::new(DataFile::new(ino, content));
         self.files.lock().insert(ino, Arc::clone(&file));

@@ -34,8 +34,8 @@ impl CacheOptions {
         Self {
             dir: dir.into(),
             log_bytes: 64 << 20,
-            hot_inodes: 32 << 10,
-            hot_names: 64 << 10,
+            hot_inodes: 16 << 10,
+            hot_names: 32 << 10,
             bytes_max: 1 << 50,
             inodes_max: 1 << 40,
             boot_id: None,

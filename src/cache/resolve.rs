@@ -1,17 +1,21 @@
 //! The end of a seal: its commit is stored, or it is given up.
 
+use super::batch::Begun;
 use super::db::{self, CAPTURED};
 use super::file::Content;
 use super::meta::{Meta, parts};
 use super::pages::outward;
 use super::seal::Seal;
-use super::types::{CacheError, Head, LocalExtent, ObjectId, Resolved};
+use super::types::{CacheError, Head, LocalExtent, ObjectId};
 use super::{Cache, open};
 use crate::rpc;
 use crate::types::{PAGE, Seq};
 use prost::Message;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::atomic::Ordering;
+
+// Files taken over at a time.
+const WINDOW: usize = 512;
 
 /// The number of a stored object, given when it is new.
 pub(super) fn object_id(db: &Connection, object: &rpc::ObjectRef) -> Result<ObjectId, CacheError> {
@@ -75,29 +79,39 @@ impl Cache {
     ///
     /// # Errors
     /// When meta.db or the cache's disk fails: the cache must not be used further, and opens again with the seal's changes dirty.
-    pub fn resolve(&self, mut seal: Seal, head: Head, resolved: Resolved) -> Result<(), CacheError> {
+    pub fn resolve(&self, seal: Seal, head: Head, objects: &[rpc::ObjectRef]) -> Result<(), CacheError> {
         let mut batch = self.batch.lock();
         let ids: Vec<ObjectId> = {
             let mut meta = self.meta.lock();
             let db = meta.write()?;
-            resolved.objects.iter().map(|object| object_id(db, object)).collect::<Result<_, _>>()?
+            objects.iter().map(|object| object_id(db, object)).collect::<Result<_, _>>()?
         };
-        let mut changes = resolved.files;
-        changes.sort_unstable_by_key(|file| file.ino);
-        let mut extents = Vec::new();
-        // Each is let go at once: the batch below may then forget those that nobody uses.
-        for (ino, file) in std::mem::take(&mut seal.files) {
-            extents.clear();
-            if let Ok(at) = changes.binary_search_by_key(&ino, |file| file.ino) {
-                for e in &changes[at].extents {
-                    extents.push(local_extent(e, &ids, head.seq)?);
-                }
+        let mut begun = Begun::new(self);
+        let (mut last, mut cursor) = (0, 0);
+        loop {
+            let window = self.seal.taken.lock().after(last, WINDOW);
+            let Some(end) = window.last() else { break };
+            last = *end;
+            let changes = seal.spool(|spool| spool.stored(&mut cursor, last, WINDOW))?;
+            for ino in &window {
+                let extents = match changes.binary_search_by_key(ino, |file| file.ino) {
+                    Ok(at) => changes[at].extents.iter().map(|e| local_extent(e, &ids, head.seq)).collect::<Result<_, _>>()?,
+                    Err(_) => Vec::new(),
+                };
+                let file = seal.file(*ino)?;
+                let mut content = file.inner.lock();
+                content.take_over(&extents);
+                self.end_frozen(&file, &mut content);
             }
-            let mut content = file.inner.lock();
-            content.take_over(&extents);
-            self.end_frozen(&file, &mut content);
+            self.seal.taken.lock().resolved_upto(last);
+            // Very many are not all in memory until the batch below.
+            if window.len() == WINDOW {
+                self.begin_batch(&mut begun);
+                self.let_go(&window);
+            }
         }
-        drop((changes, extents));
+        self.seal.taken.lock().end();
+        self.seal.ended.lock().clear();
         self.env.failpoint("cache.in_resolve");
         let mut meta = self.meta.lock();
         self.mark_captured(&mut meta, &seal)?;
@@ -110,7 +124,7 @@ impl Cache {
         db::put_state(db, "intent", None)?;
         Self::forget_uploads(db)?;
         drop(meta);
-        self.apply_locked(&mut batch)?;
+        self.apply_locked(&mut batch, begun)?;
         *self.head.lock() = Some(head);
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
         self.totals.rows_frozen.store(0, Ordering::Relaxed);
@@ -146,9 +160,19 @@ impl Cache {
     /// # Errors
     /// None at present.
     pub fn abandon(&self, seal: Seal) -> Result<(), CacheError> {
-        for file in seal.files.values() {
-            self.thaw(file);
+        // While nothing is loaded: what comes into memory after this is not frozen.
+        let taken = {
+            let _meta = self.meta.lock();
+            self.seal.taken.lock().end()
+        };
+        for ino in taken {
+            // What is not in memory is dirty in `meta.db`. (A file that ends is among the ended before it leaves memory.)
+            let ended = || self.seal.ended.lock().get(&ino).cloned();
+            if let Some(file) = self.hot_file(ino).or_else(ended) {
+                self.thaw(&file);
+            }
         }
+        self.seal.ended.lock().clear();
         let mut meta = self.meta.lock();
         meta.sealing = 0;
         meta.moved = super::meta::Changed::default();

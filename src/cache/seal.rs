@@ -16,7 +16,7 @@ use super::view::View;
 use crate::rpc;
 use crate::types::{Domain, Ino};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,7 +30,6 @@ pub struct Seal {
     pub(super) cut: Cut,
     pub(super) epoch: u64,
     pub(super) spool: Mutex<Option<Spool>>,
-    pub(super) files: BTreeMap<Ino, Arc<DataFile>>,
     /// What was looked at, for the next seal if this one is abandoned.
     pub(super) frozen: Changed,
     pub(super) frozen_files: Vec<Ino>,
@@ -41,6 +40,8 @@ pub struct Seal {
     pub(super) dirty: u64,
     /// Held names that the commit removes.
     pub(super) hidden: Vec<(Ino, Vec<u8>)>,
+    /// The files that [`Seal::files`] told last: they leave memory when it is asked for the next.
+    pub(super) window: Mutex<Vec<Ino>>,
 }
 
 impl Cache {
@@ -150,6 +151,7 @@ impl Cache {
         *self.seal.sent.lock() = sent;
         {
             let _candidates = self.seal.candidates.lock();
+            self.seal.taken.lock().begin(epoch);
             self.seal.spooling.store(epoch, Ordering::SeqCst);
         }
         let oldest = self.totals.oldest.swap(0, Ordering::SeqCst);
@@ -167,7 +169,6 @@ impl Cache {
             epoch,
             // Under the metadata mutex until the frozen rows are read.
             spool: Mutex::new(None),
-            files: BTreeMap::new(),
             frozen,
             frozen_files,
             next_inode,
@@ -176,6 +177,7 @@ impl Cache {
             empty: false,
             dirty: 0,
             hidden: Vec::new(),
+            window: Mutex::default(),
         };
         Ok((seal, epoch))
     }
@@ -193,6 +195,8 @@ impl Cache {
             for ino in chunk {
                 self.read_inode(seal, &mut meta, *ino, classify)?;
             }
+            drop(meta);
+            self.let_go(chunk);
         }
         seal.frozen.names.sort_unstable();
         seal.frozen.names.dedup();
@@ -235,15 +239,18 @@ impl Cache {
             return Ok(());
         }
         if kept.inode.mode & libc::S_IFMT == libc::S_IFREG && seal.frozen_files.binary_search(&ino).is_ok() {
-            self.read_file(seal, meta, ino)?;
+            let size = self.read_file(seal, meta, ino)?;
+            if let Some(spool) = meta.spool.as_mut().filter(|_| size != kept.inode.size) {
+                spool.resize(kept.clone(), size)?;
+            }
         }
         let domain = classify(&mut View { cache: self, meta }, &Change::Inode(ino));
         let taken = kept.captured || domain != Domain::Local;
         meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_inode(ino, taken))
     }
 
-    // The content of a changed file, frozen now if nobody did before.
-    fn read_file(&self, seal: &mut Seal, meta: &mut Meta, ino: Ino) -> Result<(), CacheError> {
+    // The content of a changed file, frozen now if nobody did before. Returns its size at the cut.
+    fn read_file(&self, seal: &mut Seal, meta: &mut Meta, ino: Ino) -> Result<u64, CacheError> {
         let found = self.seal.candidates.lock().get(&ino).cloned();
         let file = match found {
             Some(file) => file,
@@ -258,8 +265,11 @@ impl Cache {
                 file
             }
         };
-        seal.files.insert(ino, file);
-        Ok(())
+        let content = file.inner.lock();
+        let Some(frozen) = &content.frozen else { return Err(CacheError::Invalid("a changed file that is not frozen")) };
+        seal.dirty += frozen.dirty.bytes();
+        self.seal.taken.lock().push(ino);
+        Ok(frozen.size)
     }
 
     fn read_name(
@@ -316,14 +326,16 @@ impl Cache {
         }
         let mut candidates = self.seal.candidates.lock();
         self.seal.spooling.store(0, Ordering::SeqCst);
-        let all = std::mem::take(&mut *candidates);
+        let mut all = std::mem::take(&mut *candidates);
         drop(candidates);
         drop(meta);
+        // Frozen by an operation, and not of this seal.
+        let taken = self.seal.taken.lock();
+        all.retain(|ino, _| !taken.contains(*ino));
+        drop(taken);
         for file in all.into_values() {
-            // Frozen by an operation, and not of this seal.
-            if !seal.files.contains_key(&file.ino) {
-                self.thaw(&file);
-            }
+            self.thaw(&file);
+            self.seal.ended.lock().remove(&file.ino);
         }
     }
 
@@ -347,8 +359,11 @@ impl Cache {
 
     /// Ends the content of an inode that the record `lsn` ended.
     pub(super) fn end_file(&self, file: &Arc<DataFile>, lsn: u64) {
-        self.files.lock().remove(&file.ino);
         let mut content = file.inner.lock();
+        if content.frozen.is_some() {
+            self.seal.ended.lock().insert(file.ino, Arc::clone(file));
+        }
+        self.files.lock().remove(&file.ino);
         content.dead = true;
         self.totals.tell(&mut content);
         if let Some(spare) = content.spare.take() {

@@ -12,6 +12,9 @@ use crate::types::{ByteRange, Ino, RangeSet};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+// Files looked at per hold of the list of them.
+const WINDOW: usize = 512;
+
 #[allow(clippy::missing_errors_doc, reason = "they fail only when the cache's disk does")]
 impl Seal {
     /// Its instant.
@@ -56,8 +59,8 @@ impl Seal {
         self.totals
     }
 
-    fn spool<R>(&self, f: impl FnOnce(&Spool) -> Result<R, CacheError>) -> Result<R, CacheError> {
-        match &*self.spool.lock() {
+    pub(super) fn spool<R>(&self, f: impl FnOnce(&mut Spool) -> Result<R, CacheError>) -> Result<R, CacheError> {
+        match &mut *self.spool.lock() {
             Some(spool) => f(spool),
             None => Err(CacheError::Invalid("a seal without its spool")),
         }
@@ -76,15 +79,7 @@ impl Seal {
 
     /// The next changed inodes, as at the cut, by number.
     pub fn inodes(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::Inode>, CacheError> {
-        let mut inodes = self.spool(|spool| spool.inodes(cursor, limit))?;
-        for inode in &mut inodes {
-            if let Some(file) = self.files.get(&inode.ino)
-                && let Some(frozen) = &file.inner.lock().frozen
-            {
-                inode.size = frozen.size;
-            }
-        }
-        Ok(inodes)
+        self.spool(|spool| spool.inodes(cursor, limit))
     }
 
     /// The next changed names, as at the cut.
@@ -95,31 +90,50 @@ impl Seal {
     /// The next files with changed content, by number.
     pub fn files(&self, cursor: &mut u64, limit: usize) -> Result<Vec<SealedFile>, CacheError> {
         let mut found = Vec::new();
-        for (ino, file) in self.files.range(*cursor + 1..) {
-            if found.len() == limit {
-                break;
+        while found.is_empty() {
+            self.cache.let_go(&std::mem::take(&mut *self.window.lock()));
+            let window = self.cache.seal.taken.lock().after(*cursor, limit);
+            let Some(last) = window.last() else { break };
+            *cursor = *last;
+            for ino in &window {
+                let file = self.file(*ino)?;
+                let content = file.inner.lock();
+                let Some(frozen) = &content.frozen else { continue };
+                let within = |set: &RangeSet| clipped(set, 0..frozen.size).iter().collect::<Vec<ByteRange>>();
+                let sealed = SealedFile {
+                    ino: *ino,
+                    size: frozen.size,
+                    cleared: within(&without(&frozen.cleared, frozen.dirty.set())),
+                    dirty: within(frozen.dirty.set()),
+                    shared: frozen.shared_extents.clone(),
+                };
+                if !(sealed.cleared.is_empty() && sealed.dirty.is_empty() && sealed.shared.is_empty()) {
+                    found.push(sealed);
+                }
             }
-            *cursor = *ino;
-            let content = file.inner.lock();
-            let Some(frozen) = &content.frozen else { continue };
-            let within = |set: &RangeSet| clipped(set, 0..frozen.size).iter().collect::<Vec<ByteRange>>();
-            let sealed = SealedFile {
-                ino: *ino,
-                size: frozen.size,
-                cleared: within(&without(&frozen.cleared, frozen.dirty.set())),
-                dirty: within(frozen.dirty.set()),
-                shared: frozen.shared_extents.clone(),
-            };
-            if !(sealed.cleared.is_empty() && sealed.dirty.is_empty() && sealed.shared.is_empty()) {
-                found.push(sealed);
-            }
+            *self.window.lock() = window;
         }
         Ok(found)
     }
 
+    /// A frozen file, also when its inode ended since.
+    pub(super) fn file(&self, ino: Ino) -> Result<Arc<DataFile>, CacheError> {
+        self.cache.file(ino).or_else(|error| self.cache.seal.ended.lock().get(&ino).cloned().ok_or(error))
+    }
+
+    /// Keeps what the commit says of the contents of these files, for its deltas and for [`Cache::resolve`]: they may be very many.
+    pub fn keep_stored(&self, changes: &[rpc::ExtentChange]) -> Result<(), CacheError> {
+        self.spool(|spool| changes.iter().try_for_each(|change| spool.keep_stored(change)))
+    }
+
+    /// The next of them, by number.
+    pub fn stored(&self, cursor: &mut u64, limit: usize) -> Result<Vec<rpc::ExtentChange>, CacheError> {
+        self.spool(|spool| spool.stored(cursor, Ino::MAX, limit))
+    }
+
     /// Content as at the cut: only within the `dirty` ranges of the file.
     pub fn read(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<(), CacheError> {
-        let file = self.files.get(&ino).ok_or(CacheError::NoInode(ino))?;
+        let file = self.file(ino)?;
         let range = offset..offset + out.len() as u64;
         loop {
             let (slot, copied, copies, shadow) = {
@@ -152,23 +166,31 @@ impl Seal {
 
     /// Lets the files go that are held, and remembers of each what it is.
     pub(super) fn keep_files(&mut self, cache: &Cache, held: &HashSet<Ino>) -> Result<(), CacheError> {
-        let files = std::mem::take(&mut self.files);
-        for (ino, file) in files {
-            let local = held.contains(&ino);
-            self.set_local(cache, &file, local);
-            if local {
-                cache.thaw(&file);
-            } else {
-                self.dirty += file.inner.lock().frozen.as_ref().map_or(0, |frozen| frozen.dirty.bytes());
-                self.files.insert(ino, file);
+        let mut last = 0;
+        loop {
+            let window = cache.seal.taken.lock().after(last, WINDOW);
+            let Some(end) = window.last() else { break };
+            last = *end;
+            for ino in window {
+                if held.contains(&ino) {
+                    let file = self.file(ino)?;
+                    set_local(cache, &file, true);
+                    self.dirty -= file.inner.lock().frozen.as_ref().map_or(0, |frozen| frozen.dirty.bytes());
+                    cache.thaw(&file);
+                } else if let Some(file) = cache.hot_file(ino) {
+                    // (What is `local` does not leave memory.)
+                    set_local(cache, &file, false);
+                }
             }
         }
+        cache.seal.taken.lock().retain(|ino| !held.contains(&ino));
+        cache.seal.ended.lock().retain(|ino, _| !held.contains(ino));
         Ok(())
     }
+}
 
-    fn set_local(&self, cache: &Cache, file: &Arc<DataFile>, local: bool) {
-        let mut content = file.inner.lock();
-        content.local = local;
-        cache.tell(file, &mut content);
-    }
+fn set_local(cache: &Cache, file: &Arc<DataFile>, local: bool) {
+    let mut content = file.inner.lock();
+    content.local = local;
+    cache.tell(file, &mut content);
 }

@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS names(id INTEGER PRIMARY KEY, dir INTEGER NOT NULL, n
   said INTEGER NOT NULL, taken INTEGER, UNIQUE(dir, name));
 CREATE TABLE IF NOT EXISTS gone_names(id INTEGER PRIMARY KEY, dir INTEGER NOT NULL, name BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS gone_inodes(ino INTEGER PRIMARY KEY);
-DELETE FROM inodes; DELETE FROM names; DELETE FROM gone_names; DELETE FROM gone_inodes;
+CREATE TABLE IF NOT EXISTS stored(ino INTEGER PRIMARY KEY, body BLOB NOT NULL);
+DELETE FROM inodes; DELETE FROM names; DELETE FROM gone_names; DELETE FROM gone_inodes; DELETE FROM stored;
 ";
 
 impl Spool {
@@ -72,6 +73,34 @@ impl Spool {
         let Some((body, captured, orphan)) = found else { return Ok(None) };
         let inode = rpc::Inode::decode(&body[..]).map_err(|e| CacheError::Damaged(e.to_string()))?;
         Ok(Some(Kept { inode, captured, orphan }))
+    }
+
+    /// The size that the commit says, when the content was frozen at another one than the row.
+    pub(super) fn resize(&mut self, mut kept: Kept, size: u64) -> Sql<()> {
+        kept.inode.size = size;
+        let body = kept.inode.encode_to_vec();
+        self.db.prepare_cached("UPDATE inodes SET body=?2 WHERE ino=?1")?.execute(params![kept.inode.ino as i64, body])?;
+        Ok(())
+    }
+
+    pub(super) fn keep_stored(&mut self, change: &rpc::ExtentChange) -> Sql<()> {
+        let mut statement = self.db.prepare_cached("INSERT OR REPLACE INTO stored VALUES(?1,?2)")?;
+        statement.execute(params![change.ino as i64, change.encode_to_vec()])?;
+        Ok(())
+    }
+
+    /// What was kept of files with numbers above `cursor` and up to `last`.
+    pub(super) fn stored(&self, cursor: &mut u64, last: Ino, limit: usize) -> Sql<Vec<rpc::ExtentChange>> {
+        let sql = format!("SELECT body FROM stored WHERE ino>?1 AND ino<=?2 ORDER BY ino LIMIT {limit}");
+        let mut statement = self.db.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![*cursor as i64, last.min(i64::MAX as u64) as i64])?;
+        let mut found: Vec<rpc::ExtentChange> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let body: Vec<u8> = row.get(0)?;
+            found.push(rpc::ExtentChange::decode(&body[..]).map_err(|e| CacheError::Damaged(e.to_string()))?);
+        }
+        *cursor = found.last().map_or(*cursor, |change| change.ino);
+        Ok(found)
     }
 
     pub(super) fn judge_inode(&mut self, ino: Ino, taken: bool) -> Sql<()> {

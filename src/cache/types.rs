@@ -1,6 +1,5 @@
 //! The nouns of the cache's border: what its callers pass in and get back.
 
-use crate::rpc;
 use crate::types::{Attr, ByteRange, CacheId, Fault, FaultKind, Identity, Incarnation, Ino, Seq, StoreId, UnixNanos};
 pub use crate::types::{Head, Intent};
 
@@ -208,15 +207,6 @@ pub struct SealedFile {
     pub dirty: Vec<ByteRange>,
     /// Stored extents that the file has taken over from another one (`copy_file_range`).
     pub shared: Vec<LocalExtent>,
-}
-
-/// The outcome of a commit, to be taken into the cache by [`super::Cache::resolve`].
-#[derive(Debug, Clone, Default)]
-pub struct Resolved {
-    /// The table that `Extent.object` indexes, from 1; 0: inline in this commit.
-    pub objects: Vec<rpc::ObjectRef>,
-    /// The extents as the commit says them. (`cleared` and shared extents may stand there too.)
-    pub files: Vec<rpc::ExtentChange>,
 }
 
 /// Why the cache could not do it.

@@ -6,9 +6,10 @@ use super::delta::{self, Placed};
 use super::domain::Classifier;
 use super::progress::{LastCommit, Progress};
 use super::reuse::Reuse;
-use super::upload::{self, Stored, Uploading};
+use super::upload::{self, Origin, Stored, Uploading};
 use super::{KernelPages, plan};
-use crate::cache::{Cache, CacheError, Resolved, Seal};
+use crate::cache::{Cache, CacheError, Seal};
+use crate::env::memory;
 use crate::format::names;
 use crate::log::{Framed, LogError, Prepared, Writer};
 use crate::rpc;
@@ -143,7 +144,7 @@ impl Committer {
                     }
                 }
                 if large {
-                    give_memory_back();
+                    memory::give_back();
                 }
                 Ok(())
             }
@@ -171,7 +172,7 @@ impl Committer {
         commit.inline_frames.clone_from(&stored.inline);
         commit.inline_checksums.clone_from(&stored.inline_checksums);
         if let Some(totals) = &mut commit.totals {
-            totals.uploaded = stored.objects.iter().take(stored.uploaded + stored.adopted).map(|object| object.size).sum();
+            totals.uploaded = stored.of(Origin::Own).map(|object| object.size).sum();
         }
         let stored = Arc::new(stored);
         let placed = delta::place(&self.objects, &self.progress, epoch, (seal, &stored), &mut commit).await?;
@@ -182,8 +183,7 @@ impl Committer {
             self.writer.nameable().uploaded(object)?;
         }
         // Extents are shared only when they are committed (protocol.md 6.8): then the parent names their objects.
-        let own = stored.uploaded + stored.adopted;
-        let shared: HashSet<String> = stored.objects.iter().skip(own).map(|object| object.name.clone()).collect();
+        let shared: HashSet<String> = stored.of(Origin::Parent).map(|object| object.name.clone()).collect();
         let landed = std::mem::take(&mut self.landed);
         let parent_names = |name: &str| shared.contains(name) || landed.contains(name);
         let framed = Framed { objects: stored.objects.clone(), records: Vec::new() };
@@ -244,9 +244,8 @@ impl Committer {
         self.progress.set_sealed(None);
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
-        let resolved = Resolved { objects: stored.objects, files: stored.files };
         // The commit is in the log and this cache does not know it: only a successor, which reads both, can tell what is clean.
-        blocking(move || cache.resolve(seal, head, resolved)).await.map_err(|fault| {
+        blocking(move || cache.resolve(seal, head, &stored.objects)).await.map_err(|fault| {
             Fault::with(
                 FaultKind::Damaged,
                 format!("commit {} is stored and the cache could not take it over; mount again", head.seq),
@@ -331,15 +330,6 @@ async fn watch(objects: &Objects, progress: &Progress, writer: &mut Writer, look
             return fault;
         }
         objects.env().sleep(plan::LOOK_EVERY / 4).await;
-    }
-}
-
-/// After a commit of very many small things: the C library keeps what was freed, for ever, unless told.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: a call without memory of ours; the allocator locks itself.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

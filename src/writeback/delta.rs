@@ -108,16 +108,18 @@ fn make(seal: &Seal, stored: &Stored, send: &mpsc::Sender<rpc::Delta>) -> Result
     maker.rows(|cursor| seal.removed_inodes(cursor, ROWS), Deltas::removed_inode)?;
     maker.rows(|cursor| seal.inodes(cursor, ROWS), Deltas::inode)?;
     maker.rows(|cursor| seal.names(cursor, ROWS), Deltas::name)?;
-    for rpc::ExtentChange { ino, cleared, extents } in &stored.files {
-        for range in cleared {
-            maker.deltas.cleared(*ino, range.offset..range.offset.saturating_add(range.length));
-        }
-        for extent in extents {
-            let object = extent.object.checked_sub(1).and_then(|index| stored.objects.get(index as usize));
-            maker.deltas.extent(*ino, *extent, object);
-        }
-        maker.send()?;
-    }
+    maker.rows(
+        |cursor| seal.stored(cursor, ROWS),
+        |deltas, rpc::ExtentChange { ino, cleared, extents }| {
+            for range in cleared {
+                deltas.cleared(ino, range.offset..range.offset.saturating_add(range.length));
+            }
+            for extent in extents {
+                let object = extent.object.checked_sub(1).and_then(|index| stored.objects.get(index as usize));
+                deltas.extent(ino, extent, object);
+            }
+        },
+    )?;
     let Maker { deltas, send } = maker;
     deltas.finish(seal.next_inode(), seal.next_cookie()).into_iter().try_for_each(|delta| hand_on(send, delta))
 }

@@ -4,7 +4,7 @@
 use super::plan;
 use super::progress::Progress;
 use super::reuse::Reuse;
-use crate::cache::{Cache, LocalExtent, Seal, SealedFile, Upload, UploadedFrame};
+use crate::cache::{Cache, LocalExtent, ObjectId, Seal, SealedFile, Upload, UploadedFrame};
 use crate::format::codec;
 use crate::format::limits::INLINE_FRAMES_MAX;
 use crate::format::pack::{Builder, PackBytes};
@@ -21,22 +21,43 @@ use tokio::sync::mpsc;
 
 /// Packs that are uploaded at the same time.
 const PACKS_IN_FLIGHT: usize = 4;
+/// Files asked for at once from a seal.
+const FILES: usize = 512;
 
 /// What a commit says about contents.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
-    /// Table that the extents index, from 1.
+    /// Table that the extents index, from 1. The extents of every changed file are kept with the seal.
     pub(super) objects: Vec<rpc::ObjectRef>,
-    /// Extents of every changed file.
-    pub(super) files: Vec<rpc::ExtentChange>,
+    /// Why each of them may be named.
+    pub(super) origins: Vec<Origin>,
     /// Frames that stand in the commit itself: codec byte and data.
     pub(super) inline: Vec<Bytes>,
     /// Their checksums.
     pub(super) inline_checksums: Vec<u64>,
-    /// How many of `objects` this seal has uploaded itself, at the front of the table.
-    pub(super) uploaded: usize,
-    /// How many after them were uploaded before, and are named by no commit of this cache.
-    pub(super) adopted: usize,
+}
+
+/// Why a commit may name an object (protocol.md 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This seal has uploaded it, or it was uploaded before and is named by no commit of this cache.
+    Own,
+    /// Its parent names it.
+    Parent,
+}
+
+impl Stored {
+    /// Adds one to the table; its number there.
+    fn add(&mut self, object: rpc::ObjectRef, origin: Origin) -> u32 {
+        self.objects.push(object);
+        self.origins.push(origin);
+        u32::try_from(self.objects.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Those of one origin.
+    pub(super) fn of(&self, origin: Origin) -> impl Iterator<Item = &rpc::ObjectRef> {
+        self.objects.iter().zip(&self.origins).filter(move |(_, of)| **of == origin).map(|(object, _)| object)
+    }
 }
 
 /// Puts one object, trying again until it is stored or the volume ends.
@@ -77,7 +98,7 @@ pub(super) async fn upload(with: Uploading<'_>, seal: &Arc<Seal>, stop: impl Fut
     let (send, packs) = mpsc::channel::<PackBytes>(1);
     let producer = {
         let (objects, cache, seal) = (objects.clone(), cache.clone(), seal.clone());
-        tokio::task::spawn_blocking(move || Cutter::new(&objects, &cache, &reuse, epoch, send).run(&seal))
+        tokio::task::spawn_blocking(move || Cutter::new((&objects, &cache, &seal), &reuse, epoch, send).run())
     };
     let uploaded = tokio::select! {
         uploaded = put_packs(objects, progress, packs, arrived) => uploaded,
@@ -128,61 +149,86 @@ pub(super) async fn put_pack(objects: &Objects, progress: &Progress, pack: &Pack
 struct Cutter<'a> {
     objects: &'a Objects,
     cache: &'a Cache,
+    seal: &'a Seal,
     reuse: &'a Reuse,
     epoch: Epoch,
     send: mpsc::Sender<PackBytes>,
     builder: Builder,
+    /// Files with extents whose place is not known yet, and the one being cut.
+    files: Vec<rpc::ExtentChange>,
     /// Extents whose pack is not finished: (file index, extent index, what tells their content apart) by frame.
     open: Vec<(usize, usize, u128)>,
-    /// Extents in packs uploaded before: (file index, extent index, number of the pack in `reuse`).
-    found: Vec<(usize, usize, u32)>,
+    /// Packs uploaded before, by their number in `reuse`, and objects that the parent names, by theirs in the cache: in the table.
+    found: HashMap<u32, u32>,
+    shared: HashMap<ObjectId, u32>,
     out: Stored,
-    shared: Vec<(usize, LocalExtent)>,
     inline: bool,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(objects: &'a Objects, cache: &'a Cache, reuse: &'a Reuse, epoch: Epoch, send: mpsc::Sender<PackBytes>) -> Self {
+    fn new(
+        (objects, cache, seal): (&'a Objects, &'a Cache, &'a Seal),
+        reuse: &'a Reuse,
+        epoch: Epoch,
+        send: mpsc::Sender<PackBytes>,
+    ) -> Self {
         let (builder, out) = (Builder::default(), Stored::default());
-        let (open, found, shared) = (Vec::new(), Vec::new(), Vec::new());
-        Self { objects, cache, reuse, epoch, send, builder, open, found, out, shared, inline: false }
+        let (files, open, found, shared) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
+        Self { objects, cache, seal, reuse, epoch, send, builder, files, open, found, shared, out, inline: false }
     }
 
-    fn run(mut self, seal: &Seal) -> Result<Stored, Fault> {
-        self.inline = seal.dirty_bytes() <= plan::INLINE_BYTES_MAX;
+    fn run(mut self) -> Result<Stored, Fault> {
+        self.inline = self.seal.dirty_bytes() <= plan::INLINE_BYTES_MAX;
         let mut cursor = 0;
         loop {
-            let files = seal.files(&mut cursor, 512)?;
+            let files = self.seal.files(&mut cursor, FILES)?;
             if files.is_empty() {
                 break;
             }
             for file in files {
-                self.file(seal, file)?;
+                self.file(file)?;
+            }
+            if self.open.is_empty() {
+                self.keep()?;
             }
         }
         self.finish_pack()?;
-        self.out.uploaded = self.out.objects.len();
-        self.take_over_found()?;
-        self.out.adopted = self.out.objects.len() - self.out.uploaded;
-        self.take_over_shared()?;
+        self.keep()?;
+        if !self.found.is_empty() {
+            tracing::info!(packs = self.found.len(), "what was uploaded before and is the same is not uploaded again");
+        }
         Ok(self.out)
     }
 
-    fn file(&mut self, seal: &Seal, file: SealedFile) -> Result<(), Fault> {
+    /// Every extent of these files has its place.
+    fn keep(&mut self) -> Result<(), Fault> {
+        for file in &mut self.files {
+            file.extents.sort_by_key(|extent| extent.offset);
+        }
+        self.seal.keep_stored(&self.files)?;
+        self.files.clear();
+        Ok(())
+    }
+
+    fn file(&mut self, file: SealedFile) -> Result<(), Fault> {
+        if self.open.is_empty() && self.files.len() >= FILES {
+            self.keep()?;
+        }
         let cleared = file.cleared.iter().map(|r| rpc::Range { offset: r.start, length: r.end - r.start }).collect();
-        let index = self.out.files.len();
+        let index = self.files.len();
         let frames = plan::frames(&file.dirty);
-        // Exactly as many: there may be a million files of one extent.
-        let extents = Vec::with_capacity(frames.len() + file.shared.len());
-        self.out.files.push(rpc::ExtentChange { ino: file.ino, cleared, extents });
+        self.files.push(rpc::ExtentChange { ino: file.ino, cleared, extents: Vec::with_capacity(frames.len() + file.shared.len()) });
         let mut content = Vec::new();
         for range in frames {
             let length = range.end - range.start;
             content.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-            seal.read(file.ino, range.start, &mut content)?;
+            self.seal.read(file.ino, range.start, &mut content)?;
             self.frame(index, range.start, &content)?;
         }
-        self.shared.extend(file.shared.into_iter().map(|extent| (index, extent)));
+        for extent in file.shared {
+            let extent = self.shared(extent)?;
+            self.files[index].extents.push(extent);
+        }
         Ok(())
     }
 
@@ -200,18 +246,18 @@ impl<'a> Cutter<'a> {
             extent.checksum = codec::checksum(content);
             self.out.inline_checksums.push(extent.checksum);
             self.out.inline.push(codec::compress(content).into());
-            self.out.files[file].extents.push(extent);
+            self.files[file].extents.push(extent);
             return Ok(());
         }
-        let (ino, at) = (self.out.files[file].ino, self.out.files[file].extents.len());
+        let (ino, at) = (self.files[file].ino, self.files[file].extents.len());
         let fingerprint = self.reuse.fingerprint(content);
         if let Some((pack, found)) = self.reuse.find(ino, offset, length, fingerprint) {
             place(&mut extent, found.frame, found.stored_offset, found.stored_length, found.checksum);
-            self.out.files[file].extents.push(extent);
-            self.found.push((file, at, pack));
+            extent.object = self.found(pack)?;
+            self.files[file].extents.push(extent);
             return Ok(());
         }
-        self.out.files[file].extents.push(extent);
+        self.files[file].extents.push(extent);
         self.open.push((file, at, fingerprint));
         self.builder.push(content)?;
         if plan::pack_is_full(self.builder.size(), self.builder.frames()) {
@@ -227,11 +273,10 @@ impl<'a> Cutter<'a> {
         let builder = std::mem::take(&mut self.builder);
         let name = self.objects.new_pack_name(self.epoch);
         let pack = builder.finish(&name, self.epoch, self.objects.salt(), self.objects.sealer())?;
-        self.out.objects.push(pack.object.clone());
-        let object = u32::try_from(self.out.objects.len()).unwrap_or(u32::MAX);
+        let object = self.out.add(pack.object.clone(), Origin::Own);
         let mut upload = Upload { object: pack.object.clone(), frames: Vec::with_capacity(self.open.len()) };
         for ((file, at, content), (number, frame)) in self.open.drain(..).zip((0..).zip(&pack.frames)) {
-            let change = &mut self.out.files[file];
+            let change = &mut self.files[file];
             let extent = &mut change.extents[at];
             extent.object = object;
             place(extent, number, frame.stored_offset, frame.stored_length, frame.checksum);
@@ -251,59 +296,40 @@ impl<'a> Cutter<'a> {
         self.send.blocking_send(pack).map_err(|_| Fault::new(FaultKind::Unknown, "the upload was given up"))
     }
 
-    /// Extents that were uploaded before name the packs that they lie in.
-    fn take_over_found(&mut self) -> Result<(), Fault> {
-        let mut known: HashMap<u32, u32> = HashMap::new();
-        for (file, at, pack) in std::mem::take(&mut self.found) {
-            let object = match known.get(&pack) {
-                Some(index) => *index,
-                None => {
-                    let object = self.reuse.object(pack).ok_or_else(|| Fault::new(FaultKind::Local, "a frame of no pack"))?;
-                    self.out.objects.push(object.clone());
-                    let index = u32::try_from(self.out.objects.len()).unwrap_or(u32::MAX);
-                    known.insert(pack, index);
-                    index
-                }
-            };
-            self.out.files[file].extents[at].object = object;
+    /// The number of a pack uploaded before.
+    fn found(&mut self, pack: u32) -> Result<u32, Fault> {
+        if let Some(index) = self.found.get(&pack) {
+            return Ok(*index);
         }
-        if !known.is_empty() {
-            tracing::info!(packs = known.len(), "what was uploaded before and is the same is not uploaded again");
-        }
-        Ok(())
+        let object = self.reuse.object(pack).ok_or_else(|| Fault::new(FaultKind::Local, "a frame of no pack"))?;
+        let index = self.out.add(object.clone(), Origin::Own);
+        self.found.insert(pack, index);
+        Ok(index)
     }
 
-    /// Extents that files took over from others name their old objects again.
-    fn take_over_shared(&mut self) -> Result<(), Fault> {
-        let mut known: HashMap<u64, u32> = HashMap::new();
-        for (file, shared) in std::mem::take(&mut self.shared) {
-            let object = match (shared.object, known.get(&shared.object)) {
-                (0, _) => 0,
-                (_, Some(index)) => *index,
-                (id, None) => {
-                    self.out.objects.push(self.cache.object(id)?);
-                    let index = u32::try_from(self.out.objects.len()).unwrap_or(u32::MAX);
-                    known.insert(id, index);
-                    index
-                }
-            };
-            self.out.files[file].extents.push(rpc::Extent {
-                offset: shared.offset,
-                length: shared.length,
-                object,
-                frame: shared.frame,
-                stored_offset: shared.stored_offset,
-                stored_length: shared.stored_length,
-                plain_length: shared.plain_length,
-                skip: shared.skip,
-                checksum: shared.checksum,
-                inline_seq: if object == 0 { shared.inline_seq } else { 0 },
-            });
-        }
-        for file in &mut self.out.files {
-            file.extents.sort_by_key(|extent| extent.offset);
-        }
-        Ok(())
+    /// An extent that a file took over from another names its old object again.
+    fn shared(&mut self, shared: LocalExtent) -> Result<rpc::Extent, Fault> {
+        let object = match (shared.object, self.shared.get(&shared.object)) {
+            (0, _) => 0,
+            (_, Some(index)) => *index,
+            (id, None) => {
+                let index = self.out.add(self.cache.object(id)?, Origin::Parent);
+                self.shared.insert(id, index);
+                index
+            }
+        };
+        Ok(rpc::Extent {
+            offset: shared.offset,
+            length: shared.length,
+            object,
+            frame: shared.frame,
+            stored_offset: shared.stored_offset,
+            stored_length: shared.stored_length,
+            plain_length: shared.plain_length,
+            skip: shared.skip,
+            checksum: shared.checksum,
+            inline_seq: if object == 0 { shared.inline_seq } else { 0 },
+        })
     }
 }
 

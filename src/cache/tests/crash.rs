@@ -114,7 +114,7 @@ fn kill_in_resolve() {
     killed_at(&mut lab, "cache.in_resolve", |cache| {
         let seal = cache.seal(&mut super::lab::everything).unwrap();
         let head = crate::cache::Head { seq: 1, hash: crate::types::Hash([1; 32]), epoch: 1 };
-        cache.resolve(seal, head, crate::cache::Resolved::default()).unwrap();
+        cache.resolve(seal, head, &[]).unwrap();
     });
     // The commit may be stored: nothing here says so but the intent, and all of it goes up once more.
     assert_eq!(lab.cache.head(), None);

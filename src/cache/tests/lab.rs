@@ -2,8 +2,8 @@
 
 use crate::cache::disk::Hook;
 use crate::cache::{
-    Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Missing, NewInode, ReadOutcome, Recovered, Resolved, SavedReply, Seal,
-    Update, WriteOutcome,
+    Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Missing, NewInode, ReadOutcome, Recovered, SavedReply, Seal, Update,
+    WriteOutcome,
 };
 use crate::env::{Env, Failpoints};
 use crate::rpc;
@@ -357,7 +357,8 @@ impl Lab {
         self.packs.insert(name, frames);
         self.cache.make_durable(&seal).unwrap();
         let head = Head { seq, hash: Hash([seq as u8; 32]), epoch: 1 };
-        self.cache.resolve(seal, head, Resolved { objects: vec![object], files }).unwrap();
+        seal.keep_stored(&files).unwrap();
+        self.cache.resolve(seal, head, &[object]).unwrap();
         assert_eq!(self.cache.head(), Some(head));
     }
 

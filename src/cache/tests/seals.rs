@@ -1,7 +1,7 @@
 //! What a seal freezes.
 
 use super::lab::{Lab, Sealing, everything};
-use crate::cache::{CacheError, Change, Head, ReadOutcome, Resolved, View};
+use crate::cache::{CacheError, Change, Head, ReadOutcome, View};
 use crate::types::{Domain, Hash, Ino, ROOT};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -104,7 +104,7 @@ fn captured_size(lab: &Lab, ino: Ino) -> u64 {
     let inodes = seal.inodes(&mut 0, 10).unwrap();
     let size = inodes.iter().find(|i| i.ino == ino).map(|i| i.size).unwrap();
     let head = Head { seq: 1, hash: Hash([1; 32]), epoch: 1 };
-    lab.cache.resolve(seal, head, Resolved::default()).unwrap();
+    lab.cache.resolve(seal, head, &[]).unwrap();
     size
 }
 
@@ -238,7 +238,8 @@ fn local_paths_are_held_and_captured_ones_stay() {
         lab.committed.seq += 1;
         let head = Head { seq: lab.committed.seq, hash: Hash([1; 32]), epoch: 1 };
         let object = crate::rpc::ObjectRef { name: format!("p{}", lab.committed.seq), ..Default::default() };
-        lab.cache.resolve(seal, head, Resolved { objects: vec![object], files }).unwrap();
+        seal.keep_stored(&files).unwrap();
+        lab.cache.resolve(seal, head, &[object]).unwrap();
         lab.committed.inodes.keys().copied().collect::<Vec<Ino>>()
     };
     assert_eq!(seal_all(&mut lab), [ROOT, data]);
@@ -331,8 +332,57 @@ fn writers_go_on_while_seals_freeze() {
                 assert!(bytes.iter().all(|b| *b == bytes[0] && *b != 0), "a seal saw half of a write");
             }
             let head = Head { seq, hash: Hash([1; 32]), epoch: 1 };
-            lab.cache.resolve(seal, head, Resolved::default()).unwrap();
+            lab.cache.resolve(seal, head, &[]).unwrap();
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+// A store that was away for long: very many files are in one seal, and memory is bounded (design.md, promise 7).
+#[test]
+fn the_files_of_a_seal_need_not_be_in_memory() {
+    let mut lab = Lab::new();
+    let files: Vec<Ino> = (0..600).map(|n| lab.file(format!("f{n}").as_bytes())).collect();
+    for (n, ino) in files.iter().enumerate() {
+        lab.write(*ino, 0, &[n as u8; 5000]);
+    }
+    lab.cache.apply_batch().unwrap();
+    let few = |lab: &Lab| assert!(lab.cache.files.lock().len() <= 40, "{} files are in memory", lab.cache.files.lock().len());
+    few(&lab);
+    for round in 0..3u8 {
+        let sealing = lab.begin_seal();
+        assert_eq!(sealing.seal.dirty_bytes(), 600 * 8192);
+        few(&lab);
+        // What comes back to change is frozen first: changed in part, cut, changed twice.
+        for ino in files.iter().step_by(50) {
+            lab.write(*ino, 4096 * u64::from(round), &[200 + round; 3000]);
+        }
+        lab.truncate(files[7], 10);
+        lab.chmod(files[8], 0o600);
+        lab.file(format!("new{round}").as_bytes());
+        lab.remove(ROOT, format!("new{round}").as_bytes());
+        lab.cache.apply_batch().unwrap();
+        for ino in files.iter().step_by(100) {
+            lab.write(*ino, 0, &[220 + round; 100]);
+        }
+        lab.check();
+        if round == 1 {
+            // Given up: all is dirty again, what is in memory and what is not.
+            lab.cache.abandon(sealing.seal).unwrap();
+            assert!(lab.cache.changed());
+            let again = lab.begin_seal();
+            lab.commit(again);
+        } else {
+            lab.commit(sealing);
+        }
+        let rest = lab.begin_seal();
+        lab.commit(rest);
+        few(&lab);
+        lab.check();
+        assert_eq!(lab.cache.dirty_content(), 0);
+        for (n, ino) in files.iter().enumerate() {
+            lab.write(*ino, 0, &[n as u8 ^ round; 5000]);
+        }
+        lab.cache.apply_batch().unwrap();
+    }
 }

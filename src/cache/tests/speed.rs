@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, reason = "its purpose")]
 
 use super::lab::{everything, origin};
-use crate::cache::{Cache, CacheError, CacheOptions, Head, NewInode, Resolved, SavedReply};
+use crate::cache::{Cache, CacheError, CacheOptions, Head, NewInode, SavedReply};
 use crate::env::Env;
 use crate::types::{Hash, ROOT};
 use std::time::Instant;
@@ -65,7 +65,7 @@ fn speed() {
     let mut resolved = Some((seal.unwrap(), Head { seq: 1, hash: Hash([1; 32]), epoch: 1 }));
     time("resolve", 1, &mut |_| {
         let (seal, head) = resolved.take().unwrap();
-        cache.resolve(seal, head, Resolved::default()).unwrap();
+        cache.resolve(seal, head, &[]).unwrap();
     });
     time("readdir by 128, per entry", 20_000 / 128, &mut |i| {
         cache.view(|v| v.entries(ROOT, u64::from(i) * 128, 128)).unwrap();
