@@ -8,6 +8,8 @@
 mod lexer;
 #[path = "tidy/licences.rs"]
 mod licences;
+#[path = "tidy/named.rs"]
+mod named;
 #[path = "tidy/rules.rs"]
 mod rules;
 #[path = "tidy/shape.rs"]
@@ -78,6 +80,11 @@ fn files_and_functions_stay_small() {
 #[test]
 fn every_path_named_in_a_document_exists() {
     report("a document names a path that is not there", rules::document_paths(&tree()));
+}
+
+#[test]
+fn every_test_named_in_a_document_exists() {
+    report("a document names a test that is not there", named::missing(&tree()));
 }
 
 #[test]
