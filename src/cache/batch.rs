@@ -12,6 +12,7 @@ use super::disk::Synced;
 use super::effect::encode_reply;
 use super::file::DataFile;
 use super::meta::Meta;
+use super::ring::Place;
 use super::slots::{self, CLASSES};
 use super::types::CacheError;
 use super::{Cache, db, die};
@@ -115,16 +116,31 @@ impl Cache {
             self.encode_pending(&mut meta, flush, &mut encoded);
             place
         };
-        let flushed = self.flush_files(&encoded);
+        let done = self.make_durable_as_encoded(batch, &encoded, place);
+        // Not before meta.db says it: an fsync until then has to log what the flush has covered, as recovery would not believe it.
         for entry in &encoded {
-            let mut content = entry.file.inner.lock();
-            content.synced(flush, flushed.is_ok());
-            if flushed.is_err() {
+            entry.file.inner.lock().synced(flush, done.is_ok());
+        }
+        done?;
+        self.ring.trim(place);
+        batch.durable = place.lsn;
+        self.slots.settle(place.lsn, SETTLED)?;
+        self.reclaim(encoded)?;
+        self.cool();
+        batch.last = self.env.monotonic();
+        Ok(())
+    }
+
+    // Steps 2 to 4: the data files, the transaction, its log.
+    fn make_durable_as_encoded(&self, batch: &mut Batch, encoded: &[Encoded], place: Place) -> Result<(), CacheError> {
+        if let Err(error) = self.flush_files(encoded) {
+            for entry in encoded {
+                let mut content = entry.file.inner.lock();
                 content.unflushed |= entry.unflushed;
                 self.pend(&entry.file, &mut content);
             }
+            return Err(error);
         }
-        flushed?;
         self.env.failpoint("cache.after_fdatasync_before_commit");
         {
             let mut meta = self.meta.lock();
@@ -143,14 +159,7 @@ impl Cache {
             }
         }
         self.env.failpoint("cache.after_commit_before_trim");
-        self.sync_wal(batch)?;
-        self.ring.trim(place);
-        batch.durable = place.lsn;
-        self.slots.settle(place.lsn, SETTLED)?;
-        self.reclaim(encoded)?;
-        self.cool();
-        batch.last = self.env.monotonic();
-        Ok(())
+        self.sync_wal(batch)
     }
 
     fn save_numbers(&self, meta: &mut Meta) -> Result<(), CacheError> {

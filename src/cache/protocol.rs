@@ -6,7 +6,9 @@
 //! | 7.1 A resent request is answered, not repeated. | logged, no reply | `cache.after_log_before_reply` | `replies_survive_the_process` |
 //! | 7.1 Room in the ring is reused only when the batch behind it is durable. | files flushed, nothing committed: replayed from the old place | `cache.after_fdatasync_before_commit` | `kill_in_each_window_of_a_batch` |
 //! | | committed, ring not trimmed: replay begins at the new place | `cache.after_commit_before_trim` | `kill_in_each_window_of_a_batch` |
-//! | 7.2 What fsync promised survives the loss of power, what was not flushed is old or new and never zeros over committed bytes (I8). | any | | `power_loss_keeps_what_was_synced` |
+//! | 7.2 What fsync promised survives the loss of power, what was not flushed is old or new and never zeros over committed bytes (I8). | any | | `power_loss_keeps_what_was_synced`, `tests/power.rs` |
+//! | 7.2 A page counts as durable when meta.db or the log says so, not when its data file was flushed. | files flushed, nothing committed | `cache.after_fdatasync_before_commit` | `an_fsync_between_the_flush_of_a_batch_and_its_commit` |
+//! | 7.2 A page counts as clean for its place when meta.db says so. | clean in memory, nothing committed, the file moves | `cache.in_resolve` | `a_file_that_moves_while_its_commit_is_recorded_keeps_its_bytes` |
 //! | 7.4 A fetch fills only pages still absent and still stored there (I10). | | | `fetch_against_write_and_evict` |
 //! | 7.4 Eviction is logged before the space goes. | chosen, not logged: nothing happened | `cache.in_evict_before_log` | `kill_in_eviction` |
 //! | 6.1 A frozen page is copied before it is overwritten. | a seal does not outlive its process: what was frozen is dirty | | `a_seal_is_the_state_at_the_flip` |

@@ -86,9 +86,9 @@ impl Cache {
         self.slots.file(slot)
     }
 
-    /// A small file has outgrown its slot. What is dirty goes into the log beside the record of the new slot: the new place may be lost
-    /// with the power, and the old one is another file's as soon as that record is durable. (What is clean is compared with its extent
-    /// after a loss of power.)
+    /// A small file has outgrown its slot. What it has goes into the log beside the record of the new slot: the new place may be lost
+    /// with the power, and the old one is another file's as soon as that record is durable. Clean pages too: they are clean in memory a
+    /// moment before their commit is recorded here, and until then nothing else would have them.
     fn move_data(&self, file: &Arc<DataFile>, content: &mut Content, old: u64, end: u64) -> Result<u64, CacheError> {
         let new = self.slots.allocate(end);
         let moved = self.copy_slot(content, old, new).inspect_err(|_| self.slots.release(new, self.ring.end().lsn))?;
@@ -104,7 +104,7 @@ impl Cache {
         Ok(new)
     }
 
-    // Everything that somebody may still read there; returns what is dirty of it.
+    // Everything that somebody may still read there; returns the pages that are present.
     fn copy_slot(&self, content: &Content, old: u64, new: u64) -> Result<Vec<(u64, Vec<u8>)>, CacheError> {
         let (from, to) = (self.slots.file(old)?, self.slots.file(new)?);
         let mut needed = content.present.set().clone();
@@ -118,12 +118,7 @@ impl Cache {
         for range in needed.iter() {
             to.write_all_at(&read(&range)?, range.start).map_err(CacheError::io("data file"))?;
         }
-        // What a seal has frozen is dirty again when the process ends.
-        let mut dirty = content.dirty.set().clone();
-        if let Some(frozen) = &content.frozen {
-            content.present.set().iter().for_each(|range| clipped(frozen.dirty.set(), range).iter().for_each(|part| dirty.insert(part)));
-        }
-        dirty.iter().map(|range| Ok((range.start, read(&range)?))).collect()
+        content.present.set().iter().map(|range| Ok((range.start, read(&range)?))).collect()
     }
 
     /// Copies frozen pages that are about to be overwritten (protocol.md 6.1).

@@ -7,7 +7,7 @@
 use super::effect::{Effect, Record};
 use super::file::{Content, DataFile};
 use super::meta::Meta;
-use super::pages::{clipped, floor, outward, without};
+use super::pages::{ceil, clipped, floor, outward, without};
 use super::ring::Scan;
 use super::types::CacheError;
 use super::update::{drop_inode, put_link, put_target, put_xattr};
@@ -21,8 +21,8 @@ use std::sync::Arc;
 struct Copies {
     // Pages of logged copies by offset, with the record they come from.
     pages: BTreeMap<u64, (u64, Vec<u8>)>,
-    // Gaps that were filled with zeros when the size grew over them, with the record that says so. The size is believed, so they must be
-    // zeros also where the page on the disk is from before: there lies what a truncate had cut off.
+    // Rests of the tail page over which the size grew, with the record that says so. The size may be believed, so they must be zeros also
+    // where the page on the disk is from before: there lies what a truncate had cut off.
     zeros: Vec<(u64, ByteRange)>,
 }
 
@@ -32,10 +32,10 @@ impl Copies {
         self.zeros.retain(|(_, range)| !gone(floor(range.start)));
     }
 
-    // The data file was flushed when its newest record was `upto`.
-    fn flushed(&mut self, upto: u64, ranges: &RangeSet) {
+    // The data file was flushed, with all it had, when its newest record was `upto`.
+    fn flushed(&mut self, upto: u64) {
         self.pages.retain(|_, (from, _)| *from > upto);
-        self.zeros.retain(|(from, range)| *from > upto || !ranges.contains(range.clone()));
+        self.zeros.retain(|(from, _)| *from > upto);
     }
 }
 
@@ -177,8 +177,10 @@ impl Replay<'_> {
         let copies = self.copies.entry(ino).or_default();
         match effect {
             Effect::Wrote { range, .. } | Effect::Zeroed { range, .. } | Effect::Dirtied { range, .. } => {
-                if matches!(effect, Effect::Zeroed { .. }) {
-                    copies.zeros.push((lsn, range.clone()));
+                match effect {
+                    Effect::Zeroed { .. } => copies.zeros.push((lsn, range.clone())),
+                    Effect::Wrote { .. } if range.end > content.size => copies.zeros.push((lsn, content.size..ceil(content.size))),
+                    _ => {}
                 }
                 let pages = outward(range);
                 // A page that was dirty on the disk before holds the old or the new bytes now: both are allowed.
@@ -187,14 +189,18 @@ impl Replay<'_> {
             }
             Effect::Flushed { upto, size, ranges, .. } => {
                 ranges.iter().for_each(|range| content.unproven.remove(range));
-                copies.flushed(*upto, ranges);
+                copies.flushed(*upto);
                 content.proven_size = content.proven_size.max((*size).min(content.size));
             }
             Effect::Data { size, parts, .. } => {
                 for (offset, bytes) in parts {
                     content.unproven.remove(*offset..offset + bytes.len() as u64);
                     for (at, page) in (*offset..).step_by(PAGE as usize).zip(bytes.chunks(PAGE as usize)) {
-                        copies.pages.insert(at, (lsn, page.to_vec()));
+                        // What lay above the size then has no meaning, and must have none when the file is longer again.
+                        let mut page = page.to_vec();
+                        let below = size.saturating_sub(at).min(page.len() as u64) as usize;
+                        page[below..].fill(0);
+                        copies.pages.insert(at, (lsn, page));
                     }
                 }
                 content.proven_size = content.proven_size.max((*size).min(content.size));
@@ -207,13 +213,14 @@ impl Replay<'_> {
         }
     }
 
-    // Zeros first: a copy of the page that was logged later has them.
+    // In the order of their records: a copy of a page has the zeros that were written before it, not those after it.
     fn restore(&self, content: &Content, copies: Option<&Copies>) -> Result<(), CacheError> {
         let (Some(copies), Some(slot)) = (copies, content.slot) else { return Ok(()) };
         let data = self.cache.slots.file(slot)?;
-        let zeros = copies.zeros.iter().map(|(_, range)| (range.start, vec![0; length(range) as usize]));
-        let pages = copies.pages.iter().map(|(at, (_, page))| (*at, page.clone()));
-        for (at, bytes) in zeros.chain(pages) {
+        let zeros = copies.zeros.iter().map(|(lsn, range)| (*lsn, range.start, vec![0; length(range) as usize]));
+        let mut all: Vec<_> = zeros.chain(copies.pages.iter().map(|(at, (lsn, page))| (*lsn, *at, page.clone()))).collect();
+        all.sort_by_key(|(lsn, ..)| *lsn);
+        for (_, at, bytes) in all {
             if content.present.set().contains(floor(at)..floor(at) + PAGE) {
                 data.write_all_at(&bytes, at).map_err(CacheError::io("data file"))?;
             }

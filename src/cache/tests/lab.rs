@@ -47,6 +47,7 @@ pub(super) struct Lab {
     pub(super) boot: u8,
     copies: u32,
     pub(super) hook: Hook,
+    pub(super) env: Env,
     pub(super) tweak: fn(&mut CacheOptions),
 }
 
@@ -115,6 +116,7 @@ impl Lab {
             boot: 1,
             copies: 0,
             hook: Hook::default(),
+            env: Env::real(),
             tweak,
         }
     }
@@ -135,7 +137,7 @@ impl Lab {
         let mut options = options(&dir, self.boot);
         (self.tweak)(&mut options);
         options.hook = self.hook.clone();
-        let (cache, recovered) = Cache::open(Env::real(), options).unwrap();
+        let (cache, recovered) = Cache::open(self.env.clone(), options).unwrap();
         self.cache = cache;
         self.dir = dir;
         recovered
@@ -472,6 +474,11 @@ impl Committed {
 
 /// The environment with one failpoint that copies the cache's directory: what a kill there would leave.
 pub(super) fn snapshot_at(point: &str, n: u64, from: PathBuf, to: PathBuf) -> Env {
+    armed(point, n, move || copy_dir(&from, &to))
+}
+
+/// The environment with one failpoint.
+pub(super) fn armed(point: &str, n: u64, action: impl Fn() + Send + Sync + 'static) -> Env {
     struct Clock;
     impl crate::env::Clock for Clock {
         fn now(&self) -> i64 {
@@ -490,6 +497,5 @@ pub(super) fn snapshot_at(point: &str, n: u64, from: PathBuf, to: PathBuf) -> En
             bytes.fill(7);
         }
     }
-    let action = Arc::new(move || copy_dir(&from, &to));
-    Env::new(Arc::new(Clock), Arc::new(Chance), Failpoints::none().arm(point, n, action))
+    Env::new(Arc::new(Clock), Arc::new(Chance), Failpoints::none().arm(point, n, Arc::new(action)))
 }

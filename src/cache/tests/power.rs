@@ -269,3 +269,111 @@ fn a_file_that_grew_again_shows_zeros_and_not_what_was_cut_off() {
         assert_eq!((found[..1000].to_vec(), found[1000..].to_vec()), (vec![7; 1000], vec![0; 1000]), "seed {seed}");
     }
 }
+
+// The same when it grows by a write that begins below its end: no zeros are written then, and the page may be on the disk as it was before.
+#[test]
+fn a_file_that_was_written_over_its_end_shows_nothing_that_was_cut_off() {
+    for seed in 0..16 {
+        let (mut lab, durable, mut chance) = powered(seed);
+        let (ino, other) = (lab.file(b"f"), lab.file(b"other"));
+        lab.write(ino, 0, &[7; 4000]);
+        if seed % 2 == 0 {
+            lab.cache.apply_batch().unwrap();
+        }
+        lab.truncate(ino, 1000);
+        lab.cache.fsync(ino, false).unwrap();
+        lab.write(ino, 500, &[8; 2000]);
+        // A size that is believed without a flush of the file.
+        lab.truncate(ino, 3500);
+        lab.cache.fsync(other, false).unwrap();
+        lose_power(&mut lab, &durable, &mut chance);
+        let found = lab.content(ino);
+        assert_eq!(found.len(), 3500, "seed {seed}");
+        assert_eq!(found[..500], [7; 500], "seed {seed}");
+        assert!(found[500..1000].iter().all(|byte| [7, 8].contains(byte)), "seed {seed}");
+        assert!(found[1000..2500].iter().all(|byte| [0, 8].contains(byte)), "seed {seed}: what was cut off is back");
+        assert_eq!(found[2500..], [0; 1000], "seed {seed}");
+    }
+}
+
+// What was logged, and then flushed with the whole file, is in the file: nothing of the log may be put over it.
+#[test]
+fn a_flush_of_the_whole_file_ends_what_the_log_would_write() {
+    for seed in 0..8 {
+        let (mut lab, durable, mut chance) = powered(seed);
+        let ino = lab.file(b"f");
+        lab.write(ino, 0, &[7; 1000]);
+        lab.cache.fsync(ino, false).unwrap();
+        // With a gap below it, or none.
+        lab.write(ino, 500 + (seed % 2) * 1500, &[8; 3000]);
+        lab.cache.fsync(ino, false).unwrap();
+        lab.write(ino, 100_000, &[9; 200_000]);
+        lab.cache.fsync(ino, false).unwrap();
+        let content = lab.content(ino);
+        lose_power(&mut lab, &durable, &mut chance);
+        assert_eq!(lab.content(ino), content, "seed {seed}");
+    }
+}
+
+type Action = Arc<std::sync::Mutex<Option<Box<dyn Fn() + Send>>>>;
+
+/// A cache that loses power as `seed` says, and whose n-th passage of the failpoint, counted from its opening, does what the action says.
+fn powered_with(point: &str, n: u64, seed: u64) -> (Lab, PathBuf, Chance, Action) {
+    let (mut lab, durable, mut chance) = powered(seed);
+    let action: Action = Arc::default();
+    let passed = Arc::clone(&action);
+    lab.env = super::lab::armed(point, n, move || passed.lock().unwrap().take().unwrap()());
+    lose_power(&mut lab, &durable, &mut chance);
+    (lab, durable, chance, action)
+}
+
+// The files of a batch are flushed a moment before meta.db says so: until then an fsync has to log what it was asked for.
+#[test]
+fn an_fsync_between_the_flush_of_a_batch_and_its_commit() {
+    for seed in 0..4 {
+        let (mut lab, durable, mut chance, action) = powered_with("cache.after_fdatasync_before_commit", 2, seed);
+        let ino = lab.file(b"f");
+        lab.write(ino, 0, &[5; 10_000]);
+        let (live, kept) = (lab.fresh_dir(), lab.fresh_dir());
+        let (cache, dir, from, to, of) = (Arc::clone(&lab.cache), lab.dir.clone(), durable.clone(), kept.clone(), live.clone());
+        *action.lock().unwrap() = Some(Box::new(move || {
+            cache.fsync(ino, false).unwrap();
+            copy_dir(&dir, &of);
+            copy_dir(&from, &to);
+        }));
+        lab.cache.apply_batch().unwrap();
+        // The power failed at that moment.
+        lab.env = crate::env::Env::real();
+        lab.dir = live;
+        lose_power(&mut lab, &kept, &mut chance);
+        assert_eq!(lab.content(ino), [5; 10_000], "seed {seed}");
+    }
+}
+
+// Pages are clean in memory a moment before their commit is recorded here: a file that moves just then leaves a place that still counts.
+#[test]
+fn a_file_that_moves_while_its_commit_is_recorded_keeps_its_bytes() {
+    for seed in 0..4 {
+        let (mut lab, durable, mut chance, action) = powered_with("cache.in_resolve", 1, seed);
+        let ino = lab.file(b"grows");
+        lab.write(ino, 0, &[5; 16_600]);
+        lab.cache.apply_batch().unwrap();
+        let (live, kept) = (lab.fresh_dir(), lab.fresh_dir());
+        let (cache, dir, from, to, of) = (Arc::clone(&lab.cache), lab.dir.clone(), durable.clone(), kept.clone(), live.clone());
+        *action.lock().unwrap() = Some(Box::new(move || {
+            // Out of a slot of 64 KiB.
+            cache.write(None, ino, 300_000, &[6; 100]).unwrap();
+            cache.fsync(ino, false).unwrap();
+            copy_dir(&dir, &of);
+            copy_dir(&from, &to);
+        }));
+        let seal = lab.cache.seal(&mut super::lab::everything).unwrap();
+        let head = crate::cache::Head { seq: 1, hash: crate::types::Hash([1; 32]), epoch: 1 };
+        lab.cache.resolve(seal, head, crate::cache::Resolved::default()).unwrap();
+        // The power failed at that moment.
+        lab.env = crate::env::Env::real();
+        lab.dir = live;
+        lose_power(&mut lab, &kept, &mut chance);
+        assert_eq!(lab.content(ino)[..16_600], [5; 16_600], "seed {seed}");
+    }
+}
