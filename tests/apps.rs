@@ -12,11 +12,15 @@ mod git;
 mod harness;
 #[path = "apps/postgres.rs"]
 mod postgres;
+#[path = "apps/running.rs"]
+mod running;
+#[path = "apps/server.rs"]
+mod server;
 #[path = "apps/stepper.rs"]
 mod stepper;
 
 use harness::{Chance, Mounted, scale};
-use stepper::Stepper;
+use running::Stepper;
 
 #[test]
 fn sqlite_with_a_wal() {

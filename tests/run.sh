@@ -25,6 +25,7 @@ part_sim() { suite sim; }
 part_fuse() { THREADS=1 suite fuse semantics; }
 part_posix() { THREADS=1 suite posix; }
 part_crash() { THREADS=1 suite crash bad_days; }
+part_power() { THREADS=1 suite power; }
 part_xfs() { tests/xfs.sh; }
 part_cli() { THREADS=1 suite cli restore; }
 part_apps() { THREADS=1 suite apps; }
@@ -32,7 +33,7 @@ part_apps() { THREADS=1 suite apps; }
 part_demo() { HOLDFAST="$PWD/target/debug/holdfast" DEMO_FILES=300 tests/demo.sh; }
 part_bench() { cargo bench --quiet --profile dev --bench speed -- --smoke --systems ext4,bare,holdfast-file,holdfast-s3; }
 
-all=(setup build lint tidy unit model store sim fuse posix crash xfs cli apps demo bench)
+all=(setup build lint tidy unit model store sim fuse posix crash power xfs cli apps demo bench)
 # A test file that no part names would never run.
 for file in tests/*.rs; do
     name=$(basename "$file" .rs)

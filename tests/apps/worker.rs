@@ -55,7 +55,9 @@ impl<const WAL: bool> Sqlite<WAL> {
         let connection = rusqlite::Connection::open(directory.join("ledger.db"))?;
         connection.busy_timeout(std::time::Duration::from_secs(60))?;
         connection.pragma_update(None, "journal_mode", if WAL { "wal" } else { "delete" })?;
-        connection.pragma_update(None, "synchronous", "full")?;
+        // A rollback journal's transaction is ended by an unlink, which only `extra` follows by a flush: by SQLite's documentation it may
+        // be rolled back by a loss of power otherwise.
+        connection.pragma_update(None, "synchronous", if WAL { "full" } else { "extra" })?;
         Ok(connection)
     }
 }

@@ -244,6 +244,16 @@ impl Mount {
         self.end();
     }
 
+    /// Sends `kill -9` to holder and driver and waits for neither, as they may be in a disk's hands; the driver is among those returned.
+    pub(crate) fn strike(&self) -> Vec<u32> {
+        let holder = self.holder.as_ref().map(Child::id).expect("a holder");
+        let children = children_of(holder);
+        // The holder first: it must not start another.
+        kill(holder);
+        children.iter().for_each(|pid| kill(*pid));
+        children
+    }
+
     fn end(&mut self) {
         self.holder.take().into_iter().for_each(kill_family);
         let _ = Command::new("umount").arg("-l").arg(&self.root).stderr(Stdio::null()).status();

@@ -91,6 +91,7 @@ pub(crate) fn scale() -> u64 {
 }
 
 /// Random choices of a test; the seed is printed when the test fails.
+#[derive(Debug)]
 pub(crate) struct Chance(u64);
 
 impl Chance {
@@ -98,6 +99,11 @@ impl Chance {
         let seed = std::env::var("HOLDFAST_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
         println!("{test}: HOLDFAST_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// Choices of this seed alone.
+    pub(crate) fn of(seed: u64) -> Self {
         Self(seed)
     }
 
