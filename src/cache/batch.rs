@@ -4,8 +4,8 @@
 //! 2. The data files of that state are flushed, without the mutex.
 //! 3. What came to the metadata meanwhile is added, and the transaction committed: it names n as the place where replay begins, and
 //!    says up to which record the metadata are newer. Content is exactly that of n, and durable.
-//! 4. The write-ahead log of SQLite is flushed; then the ring's room up to n is free, slots freed before n are emptied, and space
-//!    without truth is given back.
+//! 4. The write-ahead log of SQLite is flushed; then the ring's room up to n is free, and space without truth is given
+//!    back. (Slots freed before n are emptied by [`Cache::tick`].)
 
 use super::codec::Writer;
 use super::disk::Synced;
@@ -32,7 +32,7 @@ const WAL_BYTES: u64 = 8 << 20;
 // When it is larger than this although it was copied, it is emptied while the metadata wait: under a load without gaps there is always
 // a transaction that goes on behind what was copied, and it never begins anew.
 pub(super) const WAL_BYTES_MAX: u64 = 64 << 20;
-// Data files emptied with each batch; the rest by `tick`.
+// Data files emptied at a time.
 const SETTLED: usize = 64;
 /// In `meta.db`, the first slot of each class that was never used.
 pub(super) const NEXT_SLOTS: [&str; CLASSES] = ["next_slot", "next_slot_1", "next_slot_2", "next_slot_3"];
@@ -93,7 +93,7 @@ impl Cache {
         if self.ring.half_full() || (due && pending) {
             self.apply_batch()?;
         }
-        // Emptying thousands of files takes a while: not under the lock that a full log waits for.
+        // Emptying thousands of files takes a while, on a disk that discards what is freed most of all: nobody waits for it.
         let durable = self.batch.lock().durable;
         while self.slots.settle(durable, SETTLED)? {}
         Ok(())
@@ -124,7 +124,6 @@ impl Cache {
         done?;
         self.ring.trim(place);
         batch.durable = place.lsn;
-        self.slots.settle(place.lsn, SETTLED)?;
         self.reclaim(encoded)?;
         self.cool();
         batch.last = self.env.monotonic();

@@ -188,7 +188,10 @@ fn run_content(lab: &mut Lab, sealing: &mut Option<Sealing>, op: &Op) {
             }
         }
         Op::Evict(target) => drop(lab.cache.evict(u64::from(target)).unwrap()),
-        Op::Batch => lab.cache.apply_batch().unwrap(),
+        Op::Batch => {
+            lab.cache.apply_batch().unwrap();
+            lab.cache.tick().unwrap();
+        }
         Op::Crash => {
             *sealing = None;
             lab.crash();

@@ -162,6 +162,7 @@ fn a_recycled_data_file_shows_nothing_of_the_old_one() {
         lab.check();
         lab.remove(ROOT, b"f");
         lab.cache.apply_batch().unwrap();
+        lab.cache.tick().unwrap();
     }
     let used: usize = std::fs::read_dir(lab.dir.join("data")).unwrap().count();
     assert!(used <= 2, "{used} shards for one file at a time");

@@ -369,7 +369,7 @@ fn a_file_that_moves_while_its_commit_is_recorded_keeps_its_bytes() {
         }));
         let seal = lab.cache.seal(&mut super::lab::everything).unwrap();
         let head = crate::cache::Head { seq: 1, hash: crate::types::Hash([1; 32]), epoch: 1 };
-        lab.cache.resolve(seal, head, crate::cache::Resolved::default()).unwrap();
+        lab.cache.resolve(seal, head, &[]).unwrap();
         // The power failed at that moment.
         lab.env = crate::env::Env::real();
         lab.dir = live;
