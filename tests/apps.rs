@@ -58,6 +58,11 @@ fn no_commit_has_a_row_without_the_file_it_names() {
 }
 
 #[test]
+fn a_bank_of_two_files_and_a_chain_of_renames() {
+    stepper::scenario(&Stepper::worker("bank"));
+}
+
+#[test]
 fn postgresql() {
     postgres::scenario();
 }

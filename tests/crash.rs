@@ -31,6 +31,10 @@ enum Way {
     FirstMount,
     /// A mount whose predecessor died whole, holder and driver.
     Recovery,
+    /// The first mount of a volume elsewhere, on a machine without its cache: nothing is mounted there yet when it dies.
+    Load,
+    /// Reading there what is in the store alone.
+    Fetch,
 }
 
 /// Defines one test for each failpoint, and the list of all.
@@ -48,6 +52,11 @@ failpoints! {
     cache_after_commit_before_trim: "cache.after_commit_before_trim" by Batches;
     cache_in_resolve: "cache.in_resolve" by Writes;
     cache_in_evict_before_log: "cache.in_evict_before_log" by SmallCache;
+    cache_in_evict_before_punch: "cache.in_evict_before_punch" by SmallCache;
+    cache_in_creation: "cache.in_creation" by FirstMount;
+    cache_in_recovery: "cache.in_recovery" by Recovery;
+    hydrate_after_load_before_finish: "hydrate.after_load_before_finish" by Load;
+    hydrate_after_fetch_before_install: "hydrate.after_fetch_before_install" by Fetch;
     fuse_after_change_before_reply: "fuse.after_change_before_reply" by Writes;
     log_after_volume_before_name: "log.after_volume_before_name" by FirstMount;
     log_before_open: "log.before_open" by Recovery;
@@ -115,6 +124,9 @@ fn arm(rig: &Rig, name: &'static str) -> impl FnOnce(&mut Command) + use<> {
 
 fn dies_at(name: &'static str, way: Way) {
     let rig = Rig::new();
+    if matches!(way, Way::Load | Way::Fetch) {
+        return dies_elsewhere(&rig, name, matches!(way, Way::Fetch));
+    }
     let reached = rig.path("reached");
     let mut work = Work::new(&rig.root("first"));
     let mount = match way {
@@ -131,7 +143,7 @@ fn dies_at(name: &'static str, way: Way) {
             rig.refused("first", arm(&rig, name));
             rig.mount("first")
         }
-        Way::Recovery => recover(&rig, name, &mut work),
+        Way::Recovery | Way::Load | Way::Fetch => recover(&rig, name, &mut work),
     };
     let mut turns = 0;
     while !reached.exists() {
@@ -150,6 +162,31 @@ fn dies_at(name: &'static str, way: Way) {
     (0..12).for_each(|_| work.turn());
     work.check("after the driver's death");
     survives(&rig, mount, work);
+}
+
+/// Written and flushed, the machine is lost, and the driver on the next one dies at the place: before it is mounted, or under readers.
+fn dies_elsewhere(rig: &Rig, name: &'static str, mounted: bool) {
+    let mut work = Work::new(&rig.root("first"));
+    let first = rig.mount("first");
+    (0..16).for_each(|_| work.turn());
+    rig.flush("first");
+    first.kill();
+    let armed = |command: &mut Command| {
+        arm(rig, name)(command);
+        command.arg("--take-over");
+    };
+    if !mounted {
+        rig.refused("second", armed);
+    }
+    // Only the first who comes there dies.
+    let second = rig.mount_with("second", armed);
+    work.moved(&second.root);
+    work.check("elsewhere");
+    assert!(rig.path("reached").exists(), "{name} was never reached\n{}", second.said());
+    (0..8).for_each(|_| work.turn());
+    rig.flush("second");
+    work.check("elsewhere, after more");
+    rig.unmount("second", second);
 }
 
 /// Written, and killed with the holder: the next mount dies at the place, the one after it succeeds.

@@ -81,6 +81,7 @@ impl Cache {
         self.env.failpoint("cache.in_evict_before_log");
         // Logged first: a hole that counts as a present page would read as zeros over committed bytes.
         self.log_content(file, &mut content, None, vec![Effect::Evicted { ino: file.ino, ranges: ranges.clone() }]);
+        self.env.failpoint("cache.in_evict_before_punch");
         if let Some(slot) = content.slot {
             let data = self.slots.file(slot)?;
             for range in ranges.iter() {

@@ -156,6 +156,7 @@ impl Cache {
         db::put_inode(&db, &db::Stamped { row, stamp: 1, flags: 0 })?;
         db.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE;")?;
         drop(db);
+        env.failpoint("cache.in_creation");
         fs::rename(&new, options.dir.join("meta.db")).map_err(CacheError::io("meta.db"))?;
         File::open(&options.dir).and_then(|dir| dir.sync_all()).map_err(CacheError::io("cache directory"))?;
         Ok(Self::open_locked(env, options, lock)?.0)
@@ -201,6 +202,7 @@ impl Cache {
         let cache = Self::assemble(env, options, lock, origin, db, ring, boots)?;
         let scan = Scan { file: &log, size, generation, place: start };
         let (replayed, lost_bytes) = recover::replay(&cache, scan, power_lost)?;
+        cache.env.failpoint("cache.in_recovery");
         {
             let mut meta = cache.meta.lock();
             let db = meta.write()?;

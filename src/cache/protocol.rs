@@ -11,6 +11,9 @@
 //! | 7.2 A page counts as clean for its place when meta.db says so. | clean in memory, nothing committed, the file moves | `cache.in_resolve` | `a_file_that_moves_while_its_commit_is_recorded_keeps_its_bytes` |
 //! | 7.4 A fetch fills only pages still absent and still stored there (I10). | | | `fetch_against_write_and_evict` |
 //! | 7.4 Eviction is logged before the space goes. | chosen, not logged: nothing happened | `cache.in_evict_before_log` | `kill_in_eviction` |
+//! | | logged, the space still there: it has no meaning | `cache.in_evict_before_punch` | `tests/crash.rs` |
+//! | A directory is a cache when `meta.db` has its name. | made, and not named: made anew | `cache.in_creation` | `tests/crash.rs` |
+//! | Recovery changes nothing that recovery needs before it is applied. | replayed, not applied: replayed again | `cache.in_recovery` | `tests/crash.rs` |
 //! | 6.1 A frozen page is copied before it is overwritten. | a seal does not outlive its process: what was frozen is dirty | | `a_seal_is_the_state_at_the_flip` |
 //! | 6.2 A file that only grows is a prefix of itself in each commit (I11). | | | `an_append_only_file_is_sealed_as_a_prefix` |
 //! | 6.7, I7 Pages are clean only when head, extents and the cleared intent are durable in one commit of `meta.db`. | extents taken over in memory only: the commit is resolved by the intent, its pages are dirty still and go up once more | `cache.in_resolve` | `kill_in_resolve` |

@@ -178,6 +178,7 @@ impl Fetcher {
                 tracing::error!(ino, object = %object.name, %fault, "a stored object of a file is damaged or missing");
             }
         })?;
+        self.objects.env().failpoint("hydrate.after_fetch_before_install");
         let (mut last, mut first_fault) = (None::<(u64, Bytes)>, None);
         for index in request.frames {
             let wanted = &missing[index];

@@ -55,6 +55,7 @@ pub async fn load(objects: &Objects, cache: &Arc<Cache>, source: Source) -> Resu
             loader
         })?;
     }
+    objects.env().failpoint("hydrate.after_load_before_finish");
     on_blocking_thread(move || loader.finish(head, next_inode, next_cookie)).await?;
     memory::give_back();
     Ok(())

@@ -240,6 +240,76 @@ impl Application for Reference {
     }
 }
 
+/// A bank without a database: each transfer is a line in the file of debits, then one in the file of credits, each closed, then a chain of
+/// renames takes its next step and the directory is fsynced. No instant has a credit without its debit, or a step without its credit.
+struct Bank(std::path::PathBuf);
+
+impl Bank {
+    const FILES: [&str; 2] = ["debits", "credits"];
+
+    fn lines(directory: &Path, name: &str) -> Outcome<u64> {
+        let text = fs::read(directory.join(name)).unwrap_or_default();
+        for (found, n) in text.chunks(line(0).len()).zip(1..) {
+            if found != line(n).as_bytes() {
+                return Err(format!("line {n} of {name} is {:?}", String::from_utf8_lossy(found)).into());
+            }
+        }
+        Ok((text.len() / line(0).len()) as u64)
+    }
+
+    fn link(&self, n: u64) -> std::path::PathBuf {
+        self.0.join(format!("chain/{n}"))
+    }
+
+    /// The only name in the chain.
+    fn turn(directory: &Path) -> Outcome<u64> {
+        let Ok(entries) = fs::read_dir(directory.join("chain")) else { return Ok(0) };
+        let names: Vec<_> = entries.collect::<Result<Vec<_>, _>>()?.into_iter().map(|entry| entry.file_name()).collect();
+        match &names[..] {
+            [] => Ok(0),
+            [name] => Ok(name.to_str().and_then(|name| name.parse().ok()).ok_or("a name that is no number")?),
+            _ => Err(format!("a chain of renames has these names at once: {names:?}").into()),
+        }
+    }
+}
+
+impl Application for Bank {
+    fn open(directory: &Path) -> Outcome<(Self, u64)> {
+        let last = Self::check(directory)?;
+        let bank = Self(directory.to_owned());
+        fs::create_dir_all(directory.join("chain"))?;
+        if last == 0 {
+            File::create(bank.link(0))?;
+        }
+        for name in Self::FILES.into_iter().rev() {
+            // A transfer that was not ended is begun anew; the credit goes before its debit.
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(name))?;
+            file.set_len(last * line(0).len() as u64)?;
+        }
+        Ok((bank, last))
+    }
+
+    fn step(&mut self, n: u64) -> Outcome<()> {
+        for name in Self::FILES {
+            let mut file = OpenOptions::new().append(true).open(self.0.join(name))?;
+            file.write_all(line(n).as_bytes())?;
+        }
+        fs::rename(self.link(n - 1), self.link(n))?;
+        File::open(self.0.join("chain"))?.sync_all()?;
+        kept(n);
+        Ok(())
+    }
+
+    fn check(directory: &Path) -> Outcome<u64> {
+        let [debits, credits] = Self::FILES.map(|name| Self::lines(directory, name));
+        let (debits, credits, turn) = (debits?, credits?, Self::turn(directory)?);
+        if debits < credits || credits < turn || debits > turn + 1 {
+            return Err(format!("{debits} debits, {credits} credits, {turn} steps of the chain").into());
+        }
+        Ok(turn)
+    }
+}
+
 /// LMDB, by its own C library: a memory map of the data file, and a lock file shared by mmap.
 struct Lmdb(&'static heed::Env, heed::Database<'static, heed::types::U64<heed::byteorder::BE>, heed::types::Bytes>);
 
@@ -317,6 +387,7 @@ fn main() -> Outcome<()> {
         "append" => work::<Append>(verb, directory),
         "replace" => work::<Replace>(verb, directory),
         "reference" => work::<Reference>(verb, directory),
+        "bank" => work::<Bank>(verb, directory),
         "lmdb" => work::<Lmdb>(verb, directory),
         unknown => Err(format!("no application {unknown}").into()),
     }
