@@ -31,10 +31,10 @@ enum Way {
     FirstMount,
     /// A mount whose predecessor died whole, holder and driver.
     Recovery,
-    /// The first mount of a volume elsewhere, on a machine without its cache: nothing is mounted there yet when it dies.
-    Load,
-    /// Reading there what is in the store alone.
-    Fetch,
+    /// The same between its record in the log and its cache: nothing here tells that it was this machine, and a person says so.
+    Creation,
+    /// A mount of the volume on a machine without its cache, and reading there what is in the store alone.
+    Elsewhere,
 }
 
 /// Defines one test for each failpoint, and the list of all.
@@ -53,10 +53,10 @@ failpoints! {
     cache_in_resolve: "cache.in_resolve" by Writes;
     cache_in_evict_before_log: "cache.in_evict_before_log" by SmallCache;
     cache_in_evict_before_punch: "cache.in_evict_before_punch" by SmallCache;
-    cache_in_creation: "cache.in_creation" by FirstMount;
+    cache_in_creation: "cache.in_creation" by Creation;
     cache_in_recovery: "cache.in_recovery" by Recovery;
-    hydrate_after_load_before_finish: "hydrate.after_load_before_finish" by Load;
-    hydrate_after_fetch_before_install: "hydrate.after_fetch_before_install" by Fetch;
+    hydrate_after_load_before_finish: "hydrate.after_load_before_finish" by Elsewhere;
+    hydrate_after_fetch_before_install: "hydrate.after_fetch_before_install" by Elsewhere;
     fuse_after_change_before_reply: "fuse.after_change_before_reply" by Writes;
     log_after_volume_before_name: "log.after_volume_before_name" by FirstMount;
     log_before_open: "log.before_open" by Recovery;
@@ -124,8 +124,8 @@ fn arm(rig: &Rig, name: &'static str) -> impl FnOnce(&mut Command) + use<> {
 
 fn dies_at(name: &'static str, way: Way) {
     let rig = Rig::new();
-    if matches!(way, Way::Load | Way::Fetch) {
-        return dies_elsewhere(&rig, name, matches!(way, Way::Fetch));
+    if matches!(way, Way::Elsewhere) {
+        return dies_elsewhere(&rig, name);
     }
     let reached = rig.path("reached");
     let mut work = Work::new(&rig.root("first"));
@@ -143,7 +143,13 @@ fn dies_at(name: &'static str, way: Way) {
             rig.refused("first", arm(&rig, name));
             rig.mount("first")
         }
-        Way::Recovery | Way::Load | Way::Fetch => recover(&rig, name, &mut work),
+        Way::Creation => {
+            rig.refused("first", arm(&rig, name));
+            let refused = rig.refused("first", |_| {});
+            assert_eq!(refused.code, 8, "{}", refused.said);
+            rig.mount_with("first", |command| _ = command.arg("--take-over"))
+        }
+        Way::Recovery | Way::Elsewhere => recover(&rig, name, &mut work),
     };
     let mut turns = 0;
     while !reached.exists() {
@@ -165,7 +171,7 @@ fn dies_at(name: &'static str, way: Way) {
 }
 
 /// Written and flushed, the machine is lost, and the driver on the next one dies at the place: before it is mounted, or under readers.
-fn dies_elsewhere(rig: &Rig, name: &'static str, mounted: bool) {
+fn dies_elsewhere(rig: &Rig, name: &'static str) {
     let mut work = Work::new(&rig.root("first"));
     let first = rig.mount("first");
     (0..16).for_each(|_| work.turn());
@@ -175,11 +181,10 @@ fn dies_elsewhere(rig: &Rig, name: &'static str, mounted: bool) {
         arm(rig, name)(command);
         command.arg("--take-over");
     };
-    if !mounted {
-        rig.refused("second", armed);
-    }
-    // Only the first who comes there dies.
-    let second = rig.mount_with("second", armed);
+    let mut command = rig.mount_command("second");
+    armed(&mut command);
+    // Bytes may be fetched ahead before it is mounted. Only the first who comes there dies.
+    let second = rig.start("second", command).wait().unwrap_or_else(|_| rig.mount_with("second", armed));
     work.moved(&second.root);
     work.check("elsewhere");
     assert!(rig.path("reached").exists(), "{name} was never reached\n{}", second.said());
