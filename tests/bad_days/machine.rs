@@ -14,6 +14,13 @@ fn synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// Takes every inode that is free on a disk.
+fn take_inodes(ballast: &Path) {
+    fs::create_dir(ballast).expect("ballast");
+    let made = (0..).take_while(|n| File::create(ballast.join(n.to_string())).is_ok()).count();
+    assert!(made < 100_000, "the disk has more inodes than it was made with");
+}
+
 /// Fills what is free on a disk.
 fn fill(ballast: &Path) {
     let mut file = File::create(ballast).expect("ballast");
@@ -26,7 +33,7 @@ fn fill(ballast: &Path) {
     }
 }
 
-fn full(make: &[&str]) {
+fn full(make: &[&str], fill: fn(&Path)) {
     let rig = Rig::new();
     image(&rig.path("image"), 400 << 20, make);
     let disk = Mounted::new(&rig.path("image"), &rig.cache("first"), "noatime");
@@ -50,7 +57,7 @@ fn full(make: &[&str]) {
     for n in &kept {
         assert_eq!(fs::read(first.root.join(format!("f{n}"))).expect("reads go on"), content(*n, 300_000), "f{n}");
     }
-    fs::remove_file(&ballast).expect("room again");
+    if ballast.is_dir() { fs::remove_dir_all(&ballast) } else { fs::remove_file(&ballast) }.expect("room again");
     until("writes work again", || synced(&first.root.join("after"), b"room").ok());
     rig.flush("first");
     rig.unmount("first", first);
@@ -65,12 +72,18 @@ fn full(make: &[&str]) {
 
 #[test]
 fn cache_disk_full_on_ext4() {
-    full(&["mkfs.ext4", "-q"]);
+    full(&["mkfs.ext4", "-q"], fill);
 }
 
 #[test]
 fn cache_disk_full_on_xfs() {
-    full(&["mkfs.xfs", "-q"]);
+    full(&["mkfs.xfs", "-q"], fill);
+}
+
+// A file that is too large to share a data file needs an inode of the disk.
+#[test]
+fn cache_disk_without_inodes() {
+    full(&["mkfs.ext4", "-q", "-N", "2000"], take_inodes);
 }
 
 #[test]

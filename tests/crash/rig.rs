@@ -247,8 +247,10 @@ impl Mount {
     /// Sends `kill -9` to holder and driver and waits for neither, as they may be in a disk's hands; the driver is among those returned.
     pub(crate) fn strike(&self) -> Vec<u32> {
         let holder = self.holder.as_ref().map(Child::id).expect("a holder");
-        let children = children_of(holder);
         // The holder first: it must not start another.
+        // SAFETY: a system call without memory, on a process that this test started.
+        unsafe { libc::kill(holder as i32, libc::SIGSTOP) };
+        let children = children_of(holder);
         kill(holder);
         children.iter().for_each(|pid| kill(*pid));
         children

@@ -101,6 +101,11 @@ impl Disk {
         assert_eq!(self.order("freeze"), "done");
     }
 
+    /// From now on the disk answers EIO to `reads`, `writes`, `all`, or `nothing` of what it is asked, until the power fails.
+    pub(crate) fn fail(&mut self, what: &str) {
+        assert_eq!(self.order(&format!("fail {what}")), "done");
+    }
+
     /// What the platter has is decided, and whoever still waited for the disk that was gets an error.
     pub(crate) fn decide(&mut self, seed: u64, sector: u64) -> Fate {
         let answer = self.order(&format!("restore {seed} {sector}"));

@@ -116,6 +116,7 @@ impl State {
             }
         }
         self.life += 1;
+        (self.fail_reads, self.fail_writes) = (false, false);
         Ok(fate)
     }
 }
