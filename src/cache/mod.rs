@@ -64,8 +64,8 @@ use ring::{Permit, Ring};
 use slots::Slots;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// One volume's cache, open. Callable from many threads.
 #[derive(Debug)]
@@ -90,6 +90,17 @@ pub struct Cache {
     head: Mutex<Option<Head>>,
     /// Unclean boots that this cache has seen.
     boots: u64,
+    stir: Stir,
+}
+
+/// Whom to tell when quiet ends.
+#[derive(Default)]
+struct Stir(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl std::fmt::Debug for Stir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stir")
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -225,8 +236,32 @@ impl Cache {
     fn pend(&self, file: &Arc<DataFile>, content: &mut Content) {
         if !content.pending {
             content.pending = true;
-            self.pending_files.lock().push(Arc::clone(file));
+            let mut pending = self.pending_files.lock();
+            pending.push(Arc::clone(file));
+            if pending.len() == 1 {
+                drop(pending);
+                self.stir();
+            }
         }
+    }
+
+    /// Background work may wait until `tell` is called: when the first thing changed after a seal, a file came or changed after a batch, or
+    /// one was opened for writing (of which the kernel tells no more for a while). Called in the middle of operations: it must not wait.
+    /// The first call of this counts.
+    pub fn on_stir(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.stir.0.set(Box::new(tell));
+    }
+
+    fn stir(&self) {
+        if let Some(tell) = self.stir.0.get() {
+            tell();
+        }
+    }
+
+    /// Whether [`Cache::tick`] has nothing to do until something stirs.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.ring.used() == 0 && self.pending_files.lock().is_empty() && self.slots.is_settled()
     }
 
     /// Tells the totals what changed, and shows the size.
@@ -241,6 +276,10 @@ impl Cache {
         let entry = handles.entry(ino).or_default();
         entry.open += 1;
         entry.writable += u32::from(writable);
+        drop(handles);
+        if writable {
+            self.stir();
+        }
     }
 
     /// A handle was released.

@@ -280,6 +280,7 @@ impl Cache {
             handles: Mutex::new(HashMap::new()),
             head: Mutex::new(head),
             boots,
+            stir: super::Stir::default(),
             disk: options.disk(),
             dir,
             options,
@@ -318,7 +319,7 @@ impl Cache {
         }
         drop(meta);
         if self.changed() {
-            self.totals.changed(&self.env);
+            let _ = self.totals.changed(&self.env);
         }
         Ok(())
     }

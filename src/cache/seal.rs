@@ -88,7 +88,9 @@ impl Cache {
         if content.listed != epoch {
             content.listed = epoch;
             self.seal.list(epoch, file.ino);
-            self.totals.changed(&self.env);
+            if self.totals.changed(&self.env) {
+                self.stir();
+            }
         }
     }
 

@@ -58,12 +58,14 @@ impl Totals {
         }
     }
 
-    /// A change was made.
-    pub(super) fn changed(&self, env: &Env) {
-        if self.oldest.load(Ordering::Relaxed) == 0 {
-            let now = i64::try_from(env.monotonic().as_nanos()).unwrap_or(i64::MAX).max(1);
-            let _ = self.oldest.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    /// A change was made. Whether it is the first since the last seal.
+    #[must_use]
+    pub(super) fn changed(&self, env: &Env) -> bool {
+        if self.oldest.load(Ordering::Relaxed) != 0 {
+            return false;
         }
+        let now = i64::try_from(env.monotonic().as_nanos()).unwrap_or(i64::MAX).max(1);
+        self.oldest.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

@@ -139,7 +139,9 @@ impl Update<'_> {
         }
         all.extend(effects);
         if !all.is_empty() {
-            cache.totals.changed(&cache.env);
+            if cache.totals.changed(&cache.env) {
+                cache.stir();
+            }
             cache.totals.rows.store(meta.changed.bytes(), Ordering::Relaxed);
         }
         let payload = Record { request, effects: all }.encode();

@@ -17,13 +17,13 @@ use crate::policy::Tier;
 use crate::store::Objects;
 use crate::telemetry::{Desc, Histogram, names};
 use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
-use crate::writeback::{Classifier, Ended, KernelPages, Lag, LastCommit, Parts, State, WriteBack};
+use crate::writeback::{self, Classifier, Ended, KernelPages, Lag, LastCommit, Parts, State, WriteBack};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// When data comes here.
@@ -52,6 +52,8 @@ pub struct Volume {
     sizes: Sizes,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Something happened after a quiet time.
+    stirred: Arc<Notify>,
 }
 
 /// How a volume runs.
@@ -217,6 +219,7 @@ impl Volume {
             sizes,
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
+            stirred: Arc::default(),
         });
         volume.spawn_upkeep();
         Ok(volume)
@@ -260,10 +263,22 @@ impl Volume {
         Ok(())
     }
 
-    /// Once a second: the cache's own background work, and eviction above its limit.
+    /// Once a second, until it is quiet: the cache's own background work, and eviction above its limit.
     fn spawn_upkeep(self: &Arc<Self>) {
         let (volume, mut stop) = (Arc::downgrade(self), self.stop.subscribe());
-        let env = self.env.clone();
+        self.cache.on_stir({
+            // (The engine has the cache.)
+            let (upkeep, engine) = (Arc::clone(&self.stirred), Arc::downgrade(&self.engine));
+            move || {
+                upkeep.notify_one();
+                if let Some(late) = engine.upgrade()
+                    && let Some(writeback) = late.engine.get().and_then(|engine| engine.writeback.as_ref())
+                {
+                    writeback.stirred();
+                }
+            }
+        });
+        let (env, stirred) = (self.env.clone(), Arc::clone(&self.stirred));
         let task = tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -271,8 +286,17 @@ impl Volume {
                     () = env.sleep(Duration::from_secs(1)) => {}
                 }
                 let Some(volume) = volume.upgrade() else { return };
-                if let Err(fault) = on_thread(move || volume.upkeep()).await {
+                let done = on_thread(move || volume.upkeep().map(|()| volume.cache.is_quiet())).await;
+                let quiet = done.unwrap_or_else(|fault| {
                     tracing::error!(%fault, "the cache's background work failed; it is tried again");
+                    false
+                });
+                if quiet {
+                    tokio::select! {
+                        _ = stop.wait_for(|stop| *stop) => return,
+                        () = stirred.notified() => {}
+                        () = env.sleep(writeback::QUIET_MAX) => {}
+                    }
                 }
             }
         });

@@ -34,5 +34,6 @@ pub use changes::PackedDelta;
 pub use checkpoint::Tail;
 pub use clone::{Cloned, clone_tree};
 pub use domain::Classifier;
+pub use plan::QUIET_MAX;
 pub use progress::{LastCommit, Progress, State, Trouble};
 pub use run::{Ended, KernelPages, Lag, Loop, NoKernel, Parts, WriteBack};

@@ -75,6 +75,9 @@ pub(super) fn next(s: Situation) -> Action {
     }
 }
 
+/// With nothing dirty and nothing open for writing, it is looked once more after so long.
+pub const QUIET_MAX: Duration = Duration::from_secs(60);
+
 /// With anything dirty, no more time may pass without a request that would meet a successor's record: less than the 30 s of
 /// protocol.md 1.10, which the request itself is part of.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(20);

@@ -155,6 +155,11 @@ impl WriteBack {
         *self.kernel.lock() = kernel;
     }
 
+    /// Something changed, or was opened for writing, after a quiet time ([`Cache::on_stir`]).
+    pub fn stirred(&self) {
+        self.wake.notify_one();
+    }
+
     /// How it goes.
     #[must_use]
     pub fn progress(&self) -> &Arc<Progress> {
@@ -274,7 +279,8 @@ impl Loop {
         let action = plan::next(situation);
         let step = (situation.lag / 2).min(plan::LOOK_EVERY / 4);
         match action {
-            Action::Idle => self.rest(step).await,
+            // Something will stir; the long rest only bounds what a lost word could cost.
+            Action::Idle => self.rest(plan::QUIET_MAX).await,
             Action::Wait(duration) => {
                 if let Some(age) = situation.oldest_dirty {
                     self.committer.look(age).await?;

@@ -1,6 +1,6 @@
 //! The loop on a store in memory and a cache in a temporary directory, in a world whose clock goes only when a test says so.
 
-use super::{Classifier, Ended, KernelPages, Lag, Parts, Tail, WriteBack};
+use super::{Classifier, Ended, KernelPages, Lag, Parts, QUIET_MAX, Tail, WriteBack};
 use crate::cache::{Cache, CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update, WriteOutcome};
 use crate::env::{Clock, Env, Failpoints, Random};
 use crate::format::seal::{Cipher, Sealer};
@@ -54,6 +54,13 @@ impl Stepped {
             // Somebody else was faster: nobody waits for it any more.
             let _ = timer.send(());
         }
+    }
+
+    /// How long until the next who waits for time goes on.
+    fn next(&self) -> Duration {
+        let mut at = self.at.lock();
+        at.waiting.retain(|(_, timer)| !timer.is_closed());
+        at.waiting.iter().map(|(until, _)| until.saturating_sub(at.now)).min().unwrap()
     }
 
     /// Waits until somebody waits for time to go on: the loop has nothing else to do.
@@ -154,6 +161,10 @@ impl World {
             requests: Arc::clone(&requests),
             dirty_max: shape.dirty_max,
         });
+        cache.on_stir({
+            let writeback = Arc::downgrade(&writeback);
+            move || writeback.upgrade().into_iter().for_each(|writeback| writeback.stirred())
+        });
         let task = tokio::spawn(run.run());
         clock.settled().await;
         Self { _dir: dir, clock, site, requests, cache, writeback, task }
@@ -164,6 +175,10 @@ impl World {
     }
 
     async fn go(&self, by: Duration) {
+        // Who was stirred looks first, and waits for another time.
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
         self.clock.advance(by);
         self.clock.settled().await;
         // An upload has a timer of its own.
@@ -215,6 +230,27 @@ async fn always_writing_costs_no_more_than_the_budget_and_idle_nothing() {
         world.go(asked).await;
     }
     assert_eq!(world.requests.total(), idle, "an idle volume asks nothing");
+}
+
+#[tokio::test]
+async fn a_quiet_volume_sleeps_until_something_stirs() {
+    let world = World::new(SHAPE).await;
+    let second = Duration::from_secs(1);
+    let ino = world.make("f");
+    for round in 0..3 {
+        world.go(second).await;
+        world.go(second).await;
+        assert!(!world.cache.changed(), "the lag is kept after a quiet time, round {round}");
+        world.go(second).await;
+        assert!(world.clock.next() > QUIET_MAX - 5 * second, "nobody looks while nothing can have happened");
+        world.go(QUIET_MAX / 2).await;
+        match round {
+            0 => write(&world.cache, ino, 0, b"content"),
+            _ => drop(world.make(&format!("f{round}"))),
+        }
+        world.go(second / 2).await;
+        assert!(world.cache.changed());
+    }
 }
 
 #[tokio::test]
