@@ -5,10 +5,16 @@
 SCALE ?= 1
 PARTS ?=
 
-.PHONY: build demo test bench soak
+.PHONY: build keeper-static demo test bench soak
 
+# The keeper lies beside `holdfast`; linked statically, it also runs where a container brings no C library.
 build:
-	cargo build --release --bin holdfast
+	cargo build --release --bin holdfast --bin holdfast-keeper
+	$(MAKE) keeper-static
+
+# `cargo rustc` alone can give a flag to one program of a package; a plain `cargo build` makes the same program, linked dynamically.
+keeper-static:
+	cargo rustc --release --bin holdfast-keeper -- -C target-feature=+crt-static
 
 demo: build
 	PATH="$(CURDIR)/target/release:$$PATH" tests/demo.sh

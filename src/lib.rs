@@ -9,6 +9,7 @@ pub mod format;
 pub mod fuse;
 pub mod history;
 pub mod hydrate;
+pub mod keeper;
 pub mod log;
 pub mod policy;
 pub mod rpc;

@@ -72,8 +72,11 @@ show "$holdfast" status photos
 
 say "3. The machine is lost: no unmount, no goodbye; only the store and the recovery key are left"
 "$holdfast" status photos --json >"$lab/status.json" 2>/dev/null || true
-# Only processes of this mount: their command line names its directory.
+# Only processes of this mount: their command line names its directory; and the keeper, which would start them again.
+keeper=$(sed -n 's/.*"keeper": *\([0-9]*\).*/\1/p' "$lab/status.json")
+[ -z "$keeper" ] || kill -STOP "$keeper"
 for pid in $(ps -eo pid=,args= | awk -v dir="$lab/first/photos" 'index($0, dir) && !/awk/ { print $1 }'); do kill -9 "$pid" 2>/dev/null || true; done
+[ -z "$keeper" ] || kill -9 "$keeper"
 umount -l "$lab/first/photos" 2>/dev/null || fusermount3 -uz "$lab/first/photos" 2>/dev/null || true
 mv "$store" "$lab/store"
 rm -rf "$lab/first"

@@ -22,7 +22,7 @@ part_unit() { cargo test --quiet --lib --bins; }
 part_model() { suite format model; }
 part_store() { suite store; }
 part_sim() { suite sim; }
-part_fuse() { THREADS=1 suite fuse semantics; }
+part_fuse() { THREADS=1 suite fuse keeper semantics; }
 part_posix() { THREADS=1 suite posix tools; }
 part_crash() { THREADS=1 suite crash bad_days; }
 part_power() { THREADS=1 suite power; }

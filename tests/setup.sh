@@ -10,7 +10,7 @@ needed=(
     "python3-cryptography /usr/lib/python3/dist-packages/cryptography" "python3-zstandard /usr/lib/python3/dist-packages/zstandard"
     "python3-xxhash /usr/lib/python3/dist-packages/xxhash" "python3-plyvel /usr/lib/python3/dist-packages/plyvel" "sqlite3 /usr/bin/sqlite3" "postgresql /usr/lib/postgresql"
     "postgresql-contrib /usr/lib/postgresql" "attr /usr/bin/setfattr" "acl /usr/bin/setfacl" "libacl1-dev /usr/include/sys/acl.h"
-    "rsync /usr/bin/rsync" "restic /usr/bin/restic" "xfsprogs /usr/sbin/mkfs.xfs" "e2fsprogs /usr/sbin/mkfs.ext4" "tar /usr/bin/tar" "procps /usr/bin/ps" "golang-go /usr/local/go/bin/go"
+    "rsync /usr/bin/rsync" "restic /usr/bin/restic" "xfsprogs /usr/sbin/mkfs.xfs" "e2fsprogs /usr/sbin/mkfs.ext4" "tar /usr/bin/tar" "procps /usr/bin/ps" "fio /usr/bin/fio" "golang-go /usr/local/go/bin/go"
 )
 [ "${1:-}" = --peers ] && needed+=("rclone /usr/bin/rclone" "s3fs /usr/bin/s3fs" "bindfs /usr/bin/bindfs")
 

@@ -43,6 +43,8 @@ impl Machine {
             .args(arguments)
             .env("HOME", &self.home)
             .env("HOLDFAST_RUN_DIR", self.home.join("run"))
+            // The machine is lost by killing a holder and its children.
+            .env("HOLDFAST_NO_KEEPER", "1")
             .env("HOLDFAST_CACHE", self.home.join("caches"));
         command.env("HOLDFAST_STORE", &self.store).env("HOLDFAST_RECOVERY_KEY_FILE", &self.key);
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);

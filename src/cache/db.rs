@@ -85,11 +85,22 @@ pub(super) fn open(path: &Path, create: bool, no_sync: bool) -> Sql<Connection> 
         db.execute_batch(TABLES)?;
         db.pragma_update(None, "user_version", SCHEMA)?;
     }
+    check_schema(&db, path)?;
+    Ok(db)
+}
+
+/// Whether this version reads the database, without touching it: a driver may be using it.
+pub(super) fn fits(path: &Path) -> Sql<()> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    check_schema(&Connection::open_with_flags(path, flags)?, path)
+}
+
+fn check_schema(db: &Connection, path: &Path) -> Sql<()> {
     let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found != SCHEMA {
         return Err(CacheError::NotACache(format!("{} has schema {found}, this version reads {SCHEMA}", path.display())));
     }
-    Ok(db)
+    Ok(())
 }
 
 pub(super) fn get_state(db: &Connection, key: &str) -> Sql<Option<Vec<u8>>> {

@@ -181,6 +181,14 @@ impl Cache {
         dir.join("meta.db").exists()
     }
 
+    /// Whether this version could open the cache in `dir`; nothing is opened for it, and a driver may be using it.
+    ///
+    /// # Errors
+    /// There is none, or it has another schema.
+    pub fn fits(dir: &Path) -> Result<(), CacheError> {
+        db::fits(&dir.join("meta.db"))
+    }
+
     fn open_locked(env: Env, options: CacheOptions, lock: Flock<File>) -> Result<(Arc<Self>, Recovered), CacheError> {
         let dir = options.dir.clone();
         let db = db::open(&dir.join("meta.db"), false, options.no_sync)?;

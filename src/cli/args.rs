@@ -1,6 +1,6 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
-use super::{completions, doctor, exit, history, key, live, mount, policy, restore, status, store, tree, volume};
+use super::{completions, doctor, exit, handover, history, key, live, mount, policy, restore, status, store, tree, volume};
 use crate::config::KEYS;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
@@ -33,6 +33,13 @@ pub enum Command {
     Flush(live::DirArgs),
     /// Is it SAFE? Restorable to when, and why
     Status(status::StatusArgs),
+    /// Hand live mounts over to this version of the program: a pause, no error
+    Upgrade(handover::UpgradeArgs),
+    /// End a mount that no driver serves: whoever waits for it gets an error
+    Abort(live::DirArgs),
+    /// See whether this version can go on with a cache
+    #[command(hide = true)]
+    Fits(handover::FitsArgs),
     /// The commits of a volume, newest first
     History(history::HistoryArgs),
     /// List a directory of a commit, without a mount

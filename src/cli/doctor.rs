@@ -24,6 +24,7 @@ struct Facts {
     max_pages: Option<u64>,
     request_timeout: Option<u64>,
     bdi_limits: bool,
+    keeper: bool,
     cache: PathBuf,
     disk: Result<Disk, String>,
 }
@@ -98,6 +99,7 @@ fn collect(cache: &Path) -> Facts {
         max_pages: number("/proc/sys/fs/fuse/max_pages_limit"),
         request_timeout: number("/proc/sys/fs/fuse/default_request_timeout"),
         bdi_limits: bdi.is_some_and(|entry| entry.path().join("max_bytes").exists() && entry.path().join("min_bytes").exists()),
+        keeper: super::mount::own_program().is_ok_and(|own| own.with_file_name(crate::keeper::PROGRAM).exists()),
         cache: cache.to_owned(),
         disk: disk(cache),
     }
@@ -134,6 +136,13 @@ fn judge(facts: &Facts) -> Vec<Check> {
             "what an application wrote and nobody fsynced is bounded by vm.dirty_bytes alone; kernel 6.2 and later bound it per mount";
         check("bound on the kernel's dirty share", Verdict::Note, "not in this kernel", Some(next.to_owned()))
     });
+    checks.push(if facts.keeper {
+        check("keeper", Verdict::Good, "its program is beside this one", None)
+    } else {
+        let next =
+            format!("a mount ends should its supervisor and its driver die at once; put {} beside this program", crate::keeper::PROGRAM);
+        check("keeper", Verdict::Note, "its program is missing", Some(next))
+    });
     checks.push(cache(facts));
     checks
 }
@@ -148,7 +157,7 @@ fn kernel(release: &str) -> Check {
     let (verdict, next) = match version {
         (6.., 9..) | (7.., _) => (Verdict::Good, None),
         (5, 10..) | (6, _) => {
-            let next = "the kernel cannot resend (6.9 and later can): when the driver restarts, requests in flight may see EINTR";
+            let next = "the kernel cannot resend (6.9 and later can): requests under way when a driver dies end with EIO";
             (Verdict::Note, Some(next.to_owned()))
         }
         _ => (Verdict::Bad, Some("Linux 5.10 or later is needed, 6.9 or later is better".to_owned())),
@@ -222,6 +231,7 @@ mod tests {
             max_pages: Some(256),
             request_timeout: Some(0),
             bdi_limits: true,
+            keeper: true,
             cache: "/c".into(),
             disk: Ok(Disk { kind: 0xEF53, size: 100 << 30, free: 50 << 30 }),
         }
@@ -262,6 +272,7 @@ mod tests {
         assert_eq!(verdict(&Facts { request_timeout: Some(30), ..good() }, "FUSE request timeout").0, Verdict::Bad);
         assert_eq!(verdict(&Facts { max_pages: Some(32), ..good() }, "FUSE pages per request").0, Verdict::Note);
         assert_eq!(verdict(&Facts { bdi_limits: false, ..good() }, "bound on the kernel's dirty share").0, Verdict::Note);
+        assert_eq!(verdict(&Facts { keeper: false, ..good() }, "keeper").0, Verdict::Note);
         let disk = |kind, free| Facts { disk: Ok(Disk { kind, size: 100 << 30, free }), ..good() };
         assert_eq!(verdict(&disk(0x0102_1994, 50 << 30), "disk of the caches").0, Verdict::Bad);
         assert_eq!(verdict(&disk(0xEF53, 5 << 30), "disk of the caches").0, Verdict::Note);

@@ -77,6 +77,11 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
             return Err(fault);
         }
     };
+    if holder.is_some()
+        && let Some(custody) = super::mount::custody(context, args, &dir)?
+    {
+        mount.watch_supervisor(custody)?;
+    }
     let pages = mount.kernel_pages();
     let later = Arc::clone(&volume);
     tokio::spawn(async move { later.mounted(pages).await });
@@ -155,6 +160,11 @@ fn spawn_second_signal(driver: &Arc<Driver>, mut terminate: tokio::signal::unix:
     });
 }
 
+/// Whether the supervisor has said that this volume's requests crash its drivers.
+pub(super) fn quarantined() -> bool {
+    std::env::var_os(crate::fuse::QUARANTINE_VARIABLE).is_some()
+}
+
 async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, resumed: bool) -> Result<Arc<Volume>, Fault> {
     let run = RunOptions {
         hydrate: match context.settings.hydrate {
@@ -163,6 +173,7 @@ async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, res
             Hydrate::Metadata => HydrateMode::Metadata,
         },
         fetch: FetchOptions::default(),
+        quarantined: quarantined(),
     };
     let waiting = |why: &str| tell(&format!("waiting for the store: {why}"));
     if args.read_only || args.at.is_some() {

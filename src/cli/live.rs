@@ -4,6 +4,7 @@ use super::at;
 use super::context::{Answer, Context};
 use super::control::{Ask, Flushed, Progress, Reply, Unmounted, ask, ask_all, find};
 use super::exit::Exit;
+use super::handover;
 use super::status::{Report, StatusArgs, VolumeStatus};
 use super::stored::{self, StoredReport};
 use super::target::Which;
@@ -142,10 +143,20 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<Exit, Fault
 fn status_once(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
     let which =
         args.which.clone().map(|text| Which::parse(text).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))).transpose()?;
+    let kept = handover::kept(&context.settings.run_dir);
+    let mounted = |status: VolumeStatus| {
+        let keeper = kept.holder_of(status.directory.as_deref());
+        Either::Mounted(Box::new(Report::new(status, TimeZone::system()).kept_by(keeper)))
+    };
     let reports: Vec<Either> = context.run(async {
         let Some(which) = which else {
-            return Ok(ask_all(&context.settings.run_dir).await?.into_iter().map(|(_, status)| mounted(status)).collect());
+            let served: Vec<VolumeStatus> = ask_all(&context.settings.run_dir).await?.into_iter().map(|(_, status)| status).collect();
+            let forsaken = kept.unserved(&served).into_iter().map(Either::Unserved);
+            return Ok(forsaken.chain(served.into_iter().map(mounted)).collect());
         };
+        if let Some(unserved) = kept.unserved_one(&context.settings.run_dir, &which).await? {
+            return Ok(vec![Either::Unserved(unserved)]);
+        }
         let socket = match (find(&context.settings.run_dir, &which).await, &which) {
             (Err(fault), Which::Volume(volume)) if fault.kind == FaultKind::NotFound => {
                 return Ok(vec![Either::Stored(Box::new(stored::ask(context, volume, &args.key).await?))]);
@@ -165,15 +176,12 @@ fn status_once(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
     Ok(if safe { Exit::Done } else { Exit::NotSafe })
 }
 
-fn mounted(status: VolumeStatus) -> Either {
-    Either::Mounted(Box::new(Report::new(status, TimeZone::system())))
-}
-
 /// What a driver here says, or the store.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Either {
     Mounted(Box<Report>),
+    Unserved(handover::Unserved),
     Stored(Box<StoredReport>),
 }
 
@@ -181,6 +189,7 @@ impl Either {
     fn is_safe(&self) -> bool {
         match self {
             Self::Mounted(report) => report.verdict.safe,
+            Self::Unserved(_) => false,
             Self::Stored(report) => report.verdict.safe,
         }
     }
@@ -196,6 +205,7 @@ impl Answer for Reports {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         self.reports.iter().try_for_each(|report| match report {
             Either::Mounted(report) => report.text(out),
+            Either::Unserved(report) => report.text(out),
             Either::Stored(report) => report.text(out),
         })
     }

@@ -12,6 +12,7 @@ mod copy;
 pub mod doctor;
 mod drive;
 pub mod exit;
+pub mod handover;
 pub mod history;
 pub mod key;
 pub mod live;
@@ -71,6 +72,9 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
         Command::Unmount(args) => live::unmount(&context, &args),
         Command::Flush(args) => live::flush(&context, &args),
         Command::Status(args) => live::status(&context, &args),
+        Command::Upgrade(args) => handover::upgrade(&context, &args),
+        Command::Abort(args) => handover::abort(&context, &args),
+        Command::Fits(args) => handover::fits(&args),
         Command::History(args) => history::run(&context, &args),
         Command::Ls(args) => tree::ls(&context, &args),
         Command::Cat(args) => tree::cat(&context, &args),

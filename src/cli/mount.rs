@@ -5,22 +5,25 @@
 //! hold    keeps the kernel's descriptor, starts the driver, starts it again when it dies        (hidden)
 //! drive   the driver: opens the volume, serves, drains at the end                               (hidden)
 //! ```
-//! `--foreground` holds in the process that was started: for units and containers.
+//! `--foreground` holds in the process that was started: for units and containers. A keeper (`src/keeper/`) has the mount besides,
+//! started beside these when none runs; without its program, and with `--no-keeper`, these processes are all there is.
 
 use super::control::resolve;
 use super::drive;
 use super::exit::Exit;
 use super::unlock::{self, KeyArgs};
 use crate::cli::context::Context;
-use crate::fuse::{HoldOptions, MountOptions, check_place, hold};
+use crate::fuse::{Custody, HoldOptions, MountOptions, check_place, hold};
+use crate::keeper;
 use crate::types::{Fault, FaultKind, Identity};
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +54,9 @@ pub struct MountArgs {
     /// Mount over a directory that is not empty
     #[arg(long, env = "HOLDFAST_OVER_FILES", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub over_files: bool,
+    /// Do without a keeper: when the mount's supervisor and its driver die at once, the mount ends
+    #[arg(long, env = "HOLDFAST_NO_KEEPER", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub no_keeper: bool,
     /// Threads that answer the kernel
     #[arg(long, default_value_t = 4, value_name = "N", env = "HOLDFAST_THREADS", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: u16,
@@ -81,7 +87,7 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
         super::store::init::make_embedded(context)?;
     }
     let log_path = log_path(context, &args.volume);
-    std::fs::create_dir_all(&context.settings.run_dir)?;
+    keeper::make_run_dir(&context.settings.run_dir)?;
     if args.foreground {
         return run_hold(context, args);
     }
@@ -90,7 +96,7 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
     let mut log = File::open(&log_path)?;
     log.seek(SeekFrom::End(0))?;
     let (ready, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(std::io::Error::from)?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(own_program()?);
     command.arg("hold").args(inner_arguments()).stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(written);
     // SAFETY: setsid is async-signal-safe and touches nothing of this process.
     unsafe {
@@ -118,8 +124,29 @@ fn check(context: &Context, args: &MountArgs, dir: &Path) -> Result<(), Fault> {
     if let Some(at) = &args.at {
         super::at::parse(at, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
     }
+    // A mount that waits for a successor: this command is to be it. Nothing there may be looked at, it would wait too.
+    if waits_for_successor(context, args, dir)? {
+        return Ok(());
+    }
     // Last: it may take a dead mount away.
     check_place(&MountOptions { read_only: args.read_only, over_files: args.over_files, ..MountOptions::new(dir, args.volume.as_str()) })
+}
+
+fn waits_for_successor(context: &Context, args: &MountArgs, dir: &Path) -> Result<bool, Fault> {
+    if args.no_keeper {
+        return Ok(false);
+    }
+    let kept = super::handover::kept(&context.settings.run_dir);
+    let Some(held) = kept.find(dir).filter(|mount| mount.attendant == 0) else { return Ok(false) };
+    if held.volume != args.volume.as_str().as_bytes() {
+        let other = String::from_utf8_lossy(&held.volume).into_owned();
+        let message = format!(
+            "{0} is mounted already, by {other}, and waits for a driver: mount {other} there, or give it up with `holdfast abort {0}`",
+            dir.display()
+        );
+        return Err(Fault::new(FaultKind::Busy, message));
+    }
+    Ok(true)
 }
 
 /// Relays what the driver tells a person (`holdfast: ...`) until the mount is usable or will not be.
@@ -153,10 +180,10 @@ fn relay(context: &Context, log: &mut File, seen: &mut String) -> Result<(), Fau
 
 /// `holdfast hold`: the second holder, which starts the driver. Runs before any thread is started.
 pub(super) fn run_hold(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
-    std::fs::create_dir_all(&context.settings.run_dir)?;
+    keeper::make_run_dir(&context.settings.run_dir)?;
     let dir = absolute(&args.dir)?;
     let socket = super::control::socket_path(&context.settings.run_dir, &dir).with_extension("hold");
-    let mut command: Vec<OsString> = vec![std::env::current_exe()?.into(), "drive".into()];
+    let mut command: Vec<OsString> = vec![own_program()?.into(), "drive".into()];
     command.extend(inner_arguments());
     // The pipe to the waiting command is our standard output.
     let ready = (!args.foreground).then(|| {
@@ -165,8 +192,37 @@ pub(super) fn run_hold(context: &Context, args: &MountArgs) -> Result<Exit, Faul
     });
     // SAFETY: as above; a failed duplication is -1 and is passed over.
     let ready = ready.filter(|fd| *fd >= 0).map(|fd| unsafe { File::from_raw_fd(fd) });
-    let code = hold(&context.env, HoldOptions { socket, command, ready, calm: args.calm.map_or(crate::fuse::CALM, Duration::from_secs) })?;
+    let calm = args.calm.map_or(crate::fuse::CALM, Duration::from_secs);
+    let code = hold(&context.env, HoldOptions { socket, command, ready, calm, custody: custody(context, args, &dir)? })?;
     Ok(Exit::Code(u8::try_from(code).unwrap_or(13)))
+}
+
+/// The keeper of this machine, and what it is told of this mount; none with `--no-keeper`.
+pub(super) fn custody(context: &Context, args: &MountArgs, dir: &Path) -> Result<Option<Custody>, Fault> {
+    if args.no_keeper {
+        return Ok(None);
+    }
+    let own = own_program()?;
+    let mut restart: Vec<OsString> = vec![own.clone().into(), "hold".into()];
+    restart.extend(inner_arguments());
+    Ok(Some(Custody {
+        run_dir: std::path::absolute(&context.settings.run_dir)?,
+        program: own.with_file_name(keeper::PROGRAM),
+        dir: dir.to_path_buf(),
+        volume: args.volume.as_str().to_owned(),
+        cache: std::path::absolute(context.settings.cache_of(&args.volume))?,
+        log: std::path::absolute(log_path(context, &args.volume))?,
+        // In the foreground whoever started this one starts the next: a unit, a container.
+        restart: (!args.foreground).then_some(restart),
+        say: tell,
+    }))
+}
+
+/// This program's path, also when another version lies there meanwhile.
+pub(super) fn own_program() -> Result<PathBuf, Fault> {
+    let path = std::env::current_exe()?;
+    let replaced = path.as_os_str().as_bytes().strip_suffix(b" (deleted)").map(OsStr::from_bytes);
+    Ok(replaced.map_or(path.clone(), PathBuf::from))
 }
 
 /// `holdfast drive`: the driver.

@@ -88,6 +88,12 @@ pub struct VolumeStatus {
     pub left_bytes: u64,
     /// Files, directories and others.
     pub inodes: u64,
+    /// Whether requests under way when a driver dies are sent to the next one (kernel 6.9 and later).
+    #[serde(default = "yes")]
+    pub resend: bool,
+    /// Its requests crashed the driver again and again: it is read-only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
     /// Another writer has taken the volume over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<Trouble>,
@@ -100,6 +106,10 @@ pub struct VolumeStatus {
     /// Stored bytes that are damaged or missing, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damage: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The answer to the one question.
@@ -140,6 +150,11 @@ pub fn judge(status: &VolumeStatus) -> Verdict {
     if let Some(fence) = &status.fenced {
         return verdict(false, format!("another writer has taken the volume over: {}; {}", trouble(fence), dirty()));
     }
+    if status.quarantined {
+        let what = "the volume is in quarantine, read-only: its requests crashed the driver twice within a minute (the log says where)";
+        let next = "mount it again, or `holdfast upgrade` it, when the cause is gone";
+        return verdict(false, format!("{what}; {next}; {}", dirty()));
+    }
     if let Some(local) = &status.local_trouble {
         return verdict(false, trouble(local));
     }
@@ -175,6 +190,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// What it was judged from.
     pub status: VolumeStatus,
+    /// Who holds the connection while no driver runs; absent: only the mount's own supervisor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<u32>,
     #[serde(skip)]
     zone: Option<TimeZone>,
 }
@@ -183,13 +201,19 @@ impl Report {
     /// Judges a status; times are shown in `zone`.
     #[must_use]
     pub fn new(status: VolumeStatus, zone: TimeZone) -> Self {
-        Self { verdict: judge(&status), status, zone: Some(zone) }
+        Self { verdict: judge(&status), status, keeper: None, zone: Some(zone) }
+    }
+
+    /// Held by the keeper of that process too.
+    #[must_use]
+    pub fn kept_by(self, keeper: Option<u32>) -> Self {
+        Self { keeper, ..self }
     }
 }
 
 impl Answer for Report {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { verdict, status, zone } = self;
+        let Self { verdict, status, keeper, zone } = self;
         let zone = zone.clone().unwrap_or(TimeZone::UTC);
         let place = status.directory.as_deref().map_or_else(String::new, |dir| format!(" at {dir}"));
         writeln!(out, "{}  {}{place}", if verdict.safe { "SAFE" } else { "NOT SAFE" }, status.volume)?;
@@ -207,6 +231,10 @@ impl Answer for Report {
             (Phase::Mounted, false) => "mounted",
         };
         writeln!(out, "  driver          {mode}, epoch {}, process {}, version {}", status.epoch, status.pid, status.version)?;
+        let held =
+            keeper.map_or_else(|| "its supervisor alone".to_owned(), |process| format!("its supervisor and the keeper, process {process}"));
+        let flight = if status.resend { "" } else { "; requests under way when the driver dies end with EIO (kernel before 6.9)" };
+        writeln!(out, "  held by         {held}{flight}")?;
         writeln!(out, "  store           {}", status.store)
     }
 }
@@ -251,6 +279,8 @@ pub(super) mod tests {
             cache_limit_bytes: 10 << 30,
             left_bytes: 0,
             inodes: 12,
+            resend: true,
+            quarantined: false,
             fenced: None,
             store_trouble: None,
             local_trouble: None,
@@ -302,6 +332,12 @@ pub(super) mod tests {
                 "1 stored objects are damaged or missing, the first is packs/1-ab",
             ),
             (
+                VolumeStatus { quarantined: true, ..healthy() },
+                false,
+                "the volume is in quarantine, read-only: its requests crashed the driver twice within a minute (the log says where); \
+                 mount it again, or `holdfast upgrade` it, when the cause is gone; 0 B in the cache are in no commit",
+            ),
+            (
                 VolumeStatus { phase: Phase::Opening, store_trouble: gone(), ..healthy() },
                 false,
                 "the volume is not open yet: the store does not answer (for 3 min 20 s)",
@@ -330,6 +366,7 @@ SAFE  g/a at /mnt/a
   lag             10000 ms (request budget)
   cache           3.00 MiB of at most 10.0 GiB, 1.00 GiB not here
   driver          mounted, epoch 3, process 7, version 0.1.0
+  held by         its supervisor alone
   store           file:///s
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);

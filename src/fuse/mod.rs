@@ -7,12 +7,14 @@
 //! | `shell.rs`, `work.rs` | the handlers, and what of them may have to wait |
 //! | `kernel.rs`, `outside.rs` | the mount seen from outside, by handle: what the kernel still holds |
 //! | `holder/` | the second holder of the descriptor, which restarts the driver and uses the mount for it |
+//! | `journal.rs` | what a kernel that cannot resend needs |
 //! | `errno.rs`, `attr.rs` | words |
 
 mod attr;
 mod buffers;
 mod errno;
 mod holder;
+mod journal;
 mod kernel;
 mod mount;
 mod outside;
@@ -22,7 +24,7 @@ mod shell;
 mod times;
 mod work;
 
-pub use holder::{CALM, HOLDER_VARIABLE, Held, HoldOptions, Holder, hold};
+pub use holder::{CALM, Custody, HOLDER_VARIABLE, Held, HoldOptions, Holder, QUARANTINE_VARIABLE, hold};
 pub use mount::{Knobs, Mounted, TYPE, all_mounts, find};
 pub use session::Init;
 
@@ -31,11 +33,12 @@ use crate::telemetry::Histogram;
 use crate::types::{Fault, FaultKind, Ino};
 use crate::volume::Posix;
 use crate::writeback::KernelPages;
+use journal::Journal;
 use mount::MountPoint;
 use outside::Outside;
 use parking_lot::Mutex;
 use shell::Shell;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -87,6 +90,7 @@ pub struct Mount {
     options: MountOptions,
     work: Arc<Work>,
     device: String,
+    connection: OwnedFd,
     session: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
 }
 
@@ -115,6 +119,9 @@ impl Mount {
         let device = point.mount()?;
         let begun = session::begin(Shell::new(Arc::clone(&work)), device, options.threads).and_then(|session| {
             let init = work.init().ok_or_else(|| Fault::new(FaultKind::Local, "the kernel sent no INIT"))?;
+            if !init.can_resend() {
+                work.keep_journal(Journal::create(posix.cache().dir())?);
+            }
             if let Some(holder) = holder {
                 holder.keep(session.as_fd(), init, &options.dir)?;
             }
@@ -142,25 +149,43 @@ impl Mount {
                 format!("the cache has never served {}: the mount cannot be resumed from it", options.dir.display()),
             )
         })?;
-        if !held.init.can_resend() {
-            tracing::warn!("this kernel (before 6.9) cannot send requests again: those under way at the crash end with an error");
-        }
         let hands = Hands::Holder(held.holder.clone());
         let work = Arc::new(Work::new(Arc::clone(posix), env.clone(), hands, connection, Some(held.init), options.threads));
+        if !held.init.can_resend() {
+            let (journal, ended) = Journal::take_over(posix.cache().dir(), &held.device)?;
+            tracing::warn!(ended, "this kernel (before 6.9) cannot send requests again: those under way at the crash end with EIO");
+            work.keep_journal(journal);
+        }
         let session = session::resume(Shell::new(Arc::clone(&work)), &held.device, held.init, options.threads)?;
         Self::serve(options, work, session)
     }
 
     fn serve(options: &MountOptions, work: Arc<Work>, session: fuser::Session<Shell>) -> Result<Self, Fault> {
+        let connection = session.as_fd().try_clone_to_owned()?;
         let session = std::thread::Builder::new()
             .name("fuse-session".to_owned())
             .spawn(move || session.run())
             .map_err(|e| Fault::with(FaultKind::Local, "no thread to serve the mount", e))?;
         let device = find(&options.dir)?.map(|mounted| mounted.device).unwrap_or_default();
-        let mount = Self { options: options.clone(), work, device, session: Mutex::new(Some(session)) };
+        let mount = Self { options: options.clone(), work, device, connection, session: Mutex::new(Some(session)) };
         let knobs = mount.tune();
         tracing::info!(dir = %mount.options.dir.display(), read_ahead = knobs.read_ahead, kernel_share = knobs.kernel_share, "serving");
         Ok(mount)
+    }
+
+    /// Watches the supervisor that started this driver: should it die, a keeper gets the mount, and starts another.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn watch_supervisor(&self, custody: Custody) -> Result<(), Fault> {
+        let Some(init) = self.work.init() else { return Ok(()) };
+        holder::watch_supervisor(custody, self.connection.try_clone()?, init)
+    }
+
+    /// Whether a successor can have requests under way sent again: the kernel's word.
+    #[must_use]
+    pub fn can_resend(&self) -> bool {
+        self.work.init().is_some_and(|init| init.can_resend())
     }
 
     /// Where.
@@ -218,6 +243,14 @@ impl Mount {
 /// It is in use, or nothing is mounted there.
 pub fn unmount(dir: &Path, lazy: bool) -> Result<(), Fault> {
     mount::unmount(dir, lazy)
+}
+
+/// Ends the connection of a mount that nobody serves: whoever waits for it gets an error, and the directory is taken away.
+///
+/// # Errors
+/// Nothing is mounted there, or it is not allowed.
+pub fn abort(dir: &Path) -> Result<(), Fault> {
+    mount::abort(dir)
 }
 
 /// Whether a mount could lie at the options' directory, before anything is started or made for it. A dead mount of the same volume

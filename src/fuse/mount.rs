@@ -141,6 +141,12 @@ pub(super) fn unmount(dir: &Path, lazy: bool) -> Result<(), Fault> {
     }
 }
 
+/// Ends the connection, then takes the directory away, whoever uses it.
+pub(super) fn abort(dir: &Path) -> Result<(), Fault> {
+    let flags = MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
+    umount2(dir, flags).map_err(|errno| unmount_refused(dir, errno))
+}
+
 /// One line of the table of mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {

@@ -56,17 +56,34 @@ impl Init {
     pub fn can_resend(&self) -> bool {
         self.capabilities & InitFlags::FUSE_HAS_RESEND.bits() != 0
     }
+
+    /// For a keeper, which does not look into it.
+    #[must_use]
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        [self.minor.to_le_bytes().as_slice(), &self.capabilities.to_le_bytes()].concat()
+    }
+
+    /// From a keeper; none: these are not ours.
+    #[must_use]
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (minor, capabilities) = bytes.split_first_chunk::<4>()?;
+        Some(Self { minor: u32::from_le_bytes(*minor), capabilities: u64::from_le_bytes(capabilities.try_into().ok()?) })
+    }
 }
 
 /// Agrees with the kernel on the mode of this connection.
 pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<Init> {
-    let offered = config.capabilities();
+    let mut offered = config.capabilities();
+    // For the test of what is done without it.
+    if std::env::var_os("HOLDFAST_PRETEND_OLD_KERNEL").is_some() {
+        offered.remove(InitFlags::FUSE_HAS_RESEND);
+    }
     let init = Init { minor: config.kernel_abi().1, capabilities: offered.bits() };
     if let Err(missing) = config.add_capabilities(REQUIRED) {
         tracing::error!(?missing, "this kernel's FUSE is too old: 5.2 or later is needed, 6.9 for restarts without a trace");
         return Err(io::Error::from_raw_os_error(libc::EPROTO));
     }
-    for flag in WISHED.iter() {
+    for flag in WISHED.intersection(offered | !InitFlags::FUSE_HAS_RESEND).iter() {
         if config.add_capabilities(flag).is_err() {
             tracing::warn!(?flag, "this kernel's FUSE does not have it");
         }

@@ -3,7 +3,7 @@
 //! A handler runs on a thread that reads the device and must not wait for the store, for a flush, or for another handler.
 //! What would wait is handed to a pool together with its reply.
 
-use super::attr::{FOREVER, GENERATION, file_type, from_request, from_system, negative, to_fuser};
+use super::attr::{GENERATION, file_type, from_request, from_system, negative, to_fuser};
 use super::errno::errno;
 use super::session::negotiate;
 use super::times::Op;
@@ -55,7 +55,7 @@ impl Shell {
     }
 
     fn caller(&self, request: &Request) -> Caller {
-        super::buffers::hold(request);
+        self.work.received(request);
         let unique = request.unique().0;
         Caller {
             uid: request.uid(),
@@ -73,7 +73,7 @@ impl Shell {
     fn entry(&self, made: Result<Attr, PosixError>, reply: ReplyEntry) {
         self.work.before_reply();
         match made {
-            Ok(attr) => reply.entry(&FOREVER, &self.attributes(&attr), GENERATION),
+            Ok(attr) => reply.entry(&self.work.believed(), &self.attributes(&attr), GENERATION),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -111,10 +111,10 @@ impl Filesystem for Shell {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _timed = self.work.timed(Op::Lookup);
-        super::buffers::hold(request);
+        self.work.received(request);
         match self.posix().lookup(parent.0, name.as_bytes()) {
-            Ok(Some(attr)) => reply.entry(&FOREVER, &self.attributes(&attr), GENERATION),
-            Ok(None) => reply.entry(&FOREVER, &negative(), GENERATION),
+            Ok(Some(attr)) => reply.entry(&self.work.believed(), &self.attributes(&attr), GENERATION),
+            Ok(None) => reply.entry(&self.work.believed(), &negative(), GENERATION),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -125,9 +125,9 @@ impl Filesystem for Shell {
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let _timed = self.work.timed(Op::Getattr);
-        super::buffers::hold(request);
+        self.work.received(request);
         match self.posix().getattr(ino.0) {
-            Ok(attr) => reply.attr(&FOREVER, &self.attributes(&attr)),
+            Ok(attr) => reply.attr(&self.work.believed(), &self.attributes(&attr)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -156,14 +156,14 @@ impl Filesystem for Shell {
         let changed = self.posix().setattr(&self.caller(request), ino.0, &set);
         self.work.before_reply();
         match changed {
-            Ok(attr) => reply.attr(&FOREVER, &self.attributes(&attr)),
+            Ok(attr) => reply.attr(&self.work.believed(), &self.attributes(&attr)),
             Err(error) => reply.error(errno(error)),
         }
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let _timed = self.work.timed(Op::Readlink);
-        super::buffers::hold(request);
+        self.work.received(request);
         match self.posix().readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
@@ -197,7 +197,7 @@ impl Filesystem for Shell {
         let created = self.posix().create(&self.caller(request), &new, flags);
         self.work.before_reply();
         match created {
-            Ok(attr) => reply.created(&FOREVER, &self.attributes(&attr), GENERATION, HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(attr) => reply.created(&self.work.believed(), &self.attributes(&attr), GENERATION, HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -255,7 +255,7 @@ impl Filesystem for Shell {
         reply: ReplyData,
     ) {
         let _timed = self.work.timed(Op::Read);
-        super::buffers::hold(request);
+        self.work.received(request);
         self.work.read(ino.0, offset, size as usize, reply);
     }
 
@@ -278,7 +278,7 @@ impl Filesystem for Shell {
 
     fn flush(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let _timed = self.work.timed(Op::Flush);
-        super::buffers::hold(request);
+        self.work.received(request);
         self.empty(self.posix().flush(ino.0), reply);
     }
 
@@ -299,13 +299,13 @@ impl Filesystem for Shell {
 
     fn fsync(&self, request: &Request, ino: INodeNo, _handle: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let _timed = self.work.timed(Op::Fsync);
-        super::buffers::hold(request);
+        self.work.received(request);
         self.work.sync(move |posix| posix.fsync(ino.0, datasync), reply);
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let _timed = self.work.timed(Op::Fsyncdir);
-        super::buffers::hold(request);
+        self.work.received(request);
         self.work.sync(move |posix| posix.fsyncdir(ino.0), reply);
     }
 
@@ -317,7 +317,7 @@ impl Filesystem for Shell {
 
     fn readdir(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let _timed = self.work.timed(Op::Readdir);
-        super::buffers::hold(request);
+        self.work.received(request);
         let listed = self.posix().list(ino.0, offset, LIST_BATCH, |position, name, attr| {
             reply.add(INodeNo(attr.ino), position, file_type(attr.mode), OsStr::from_bytes(name))
         });
@@ -329,10 +329,10 @@ impl Filesystem for Shell {
 
     fn readdirplus(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let _timed = self.work.timed(Op::Readdirplus);
-        super::buffers::hold(request);
+        self.work.received(request);
         let listed = self.posix().list(ino.0, offset, LIST_PLUS_BATCH, |position, name, attr| {
             let attributes = self.attributes(attr);
-            reply.add(INodeNo(attr.ino), position, OsStr::from_bytes(name), &FOREVER, &attributes, GENERATION)
+            reply.add(INodeNo(attr.ino), position, OsStr::from_bytes(name), &self.work.believed(), &attributes, GENERATION)
         });
         match listed {
             Ok(()) => reply.ok(),
@@ -342,7 +342,7 @@ impl Filesystem for Shell {
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let _timed = self.work.timed(Op::Statfs);
-        super::buffers::hold(request);
+        self.work.received(request);
         let space = self.posix().statfs();
         let pages = space.bytes_max / PAGE;
         let free = pages.saturating_sub(space.bytes.div_ceil(PAGE));
@@ -358,13 +358,13 @@ impl Filesystem for Shell {
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _timed = self.work.timed(Op::Getxattr);
-        super::buffers::hold(request);
+        self.work.received(request);
         value(self.posix().getxattr(ino.0, name.as_bytes()), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let _timed = self.work.timed(Op::Listxattr);
-        super::buffers::hold(request);
+        self.work.received(request);
         value(self.posix().listxattr(ino.0), size, reply);
     }
 
@@ -386,7 +386,7 @@ impl Filesystem for Shell {
 
     fn lseek(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let _timed = self.work.timed(Op::Lseek);
-        super::buffers::hold(request);
+        self.work.received(request);
         let whence = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,

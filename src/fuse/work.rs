@@ -6,6 +6,7 @@
 use super::attr::{FOREVER, GENERATION, to_fuser};
 use super::errno::errno;
 use super::holder::Holder;
+use super::journal::Journal;
 use super::outside::{Open, Outside};
 use super::pool::Pool;
 use super::session::Init;
@@ -13,18 +14,22 @@ use super::times::{Op, Timed, Times};
 use crate::env::Env;
 use crate::types::{ByteRange, Fault, Ino};
 use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
-use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite};
+use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite, Request};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 const FETCH_THREADS: usize = 32;
 const FLUSH_THREADS: usize = 8;
 const SYNC_THREADS: usize = 16;
 const DELAY_THREADS: usize = 64;
+
+/// How long names and attributes are believed by a kernel that cannot send requests again.
+const SOON: Duration = Duration::from_secs(1);
 
 thread_local! {
     // A READ's bytes: as large as the largest READ, for as long as the thread lives.
@@ -46,6 +51,8 @@ pub(super) struct Work {
     syncing: AtomicUsize,
     syncing_max: usize,
     times: Times,
+    // Only where the kernel cannot send requests again.
+    journal: OnceLock<Journal>,
 }
 
 impl Work {
@@ -63,6 +70,7 @@ impl Work {
             syncing: AtomicUsize::new(0),
             syncing_max: threads / 2,
             times: Times::default(),
+            journal: OnceLock::new(),
         }
     }
 
@@ -89,6 +97,27 @@ impl Work {
 
     pub(super) fn set_init(&self, init: Init) {
         *self.init.lock() = Some(init);
+    }
+
+    /// From now on requests are written down when they are read.
+    pub(super) fn keep_journal(&self, journal: Journal) {
+        if self.journal.set(journal).is_err() {
+            tracing::warn!("there is a journal of requests already");
+        }
+    }
+
+    /// First of all, on the thread that has read it.
+    pub(super) fn received(&self, request: &Request) {
+        super::buffers::hold(request);
+        if let Some(journal) = self.journal.get() {
+            journal.note(request.unique().0);
+        }
+    }
+
+    /// How long the kernel may believe names and attributes: for ever, since it makes all changes itself. One that it was told has
+    /// failed (see `journal`) may have been made: there it must ask again soon.
+    pub(super) fn believed(&self) -> Duration {
+        if self.journal.get().is_some() { SOON } else { FOREVER }
     }
 
     /// A failpoint between a change and its answer.
@@ -166,7 +195,10 @@ impl Work {
         let delay = self.posix.write_delay();
         if delay.is_none() {
             match self.posix.write(&caller, ino, offset, data, drop_privileges) {
-                Ok(Written::Done) => return reply.written(data.len() as u32),
+                Ok(Written::Done) => {
+                    self.before_reply();
+                    return reply.written(data.len() as u32);
+                }
                 Ok(Written::Absent(_)) => {}
                 Err(error) => return reply.error(errno(error)),
             }
@@ -185,7 +217,10 @@ impl Work {
     pub(super) fn fallocate(self: &Arc<Self>, caller: Caller, ino: Ino, mode: i32, range: ByteRange, reply: ReplyEmpty) {
         let (offset, length) = (range.start, range.end - range.start);
         match self.posix.fallocate(&caller, ino, mode, offset, length) {
-            Ok(Written::Done) => return reply.ok(),
+            Ok(Written::Done) => {
+                self.before_reply();
+                return reply.ok();
+            }
             Ok(Written::Absent(_)) => {}
             Err(error) => return reply.error(errno(error)),
         }
@@ -235,7 +270,9 @@ impl Work {
         let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
         self.flushes.run(move || {
             let flushed = work.flush_before(&moved);
-            done(work.posix.rename(&caller, (from.0, &from.1), (to.0, &to.1), mode), reply);
+            let renamed = work.posix.rename(&caller, (from.0, &from.1), (to.0, &to.1), mode);
+            work.before_reply();
+            done(renamed, reply);
             drop(flushed);
         });
     }
@@ -256,7 +293,7 @@ impl Work {
         let linked = self.posix.link(caller, ino, dir, name);
         self.before_reply();
         match linked {
-            Ok(attr) => reply.entry(&FOREVER, &to_fuser(&attr, self.posix.allocated(&attr)), GENERATION),
+            Ok(attr) => reply.entry(&self.believed(), &to_fuser(&attr, self.posix.allocated(&attr)), GENERATION),
             Err(error) => reply.error(errno(error)),
         }
     }

@@ -28,6 +28,7 @@ pub(super) struct Limits {
     pub(super) cache: Arc<Cache>,
     pub(super) late: LateProgress,
     pub(super) sizes: Sizes,
+    pub(super) quarantined: bool,
 }
 
 impl Limits {
@@ -47,9 +48,14 @@ impl Gate for Limits {
         match what {
             // A success would be no lie: fsync makes bytes durable here whatever the store does.
             Admission::Sync => Ok(()),
+            Admission::Create | Admission::OpenForWriting | Admission::Grow if self.quarantined => Err(PosixError::ReadOnly),
             Admission::Create | Admission::OpenForWriting | Admission::Grow if self.full_permille() >= 1000 => Err(PosixError::NoSpace),
             Admission::Create | Admission::OpenForWriting | Admission::Grow => Ok(()),
         }
+    }
+
+    fn refuses_changes(&self) -> bool {
+        self.quarantined
     }
 
     fn is_closing(&self) -> bool {
@@ -107,7 +113,7 @@ mod tests {
         let sizes = |cache_max| Sizes { cache_max, dirty_max: cache_max / 2, capacity: None };
         let limits = |cache_max| {
             let late = LateProgress(Arc::new(Late::default()));
-            Limits { cache: Arc::clone(&cache), late, sizes: sizes(cache_max) }
+            Limits { cache: Arc::clone(&cache), late, sizes: sizes(cache_max), quarantined: false }
         };
         assert_eq!(limits(1 << 20).admit(Admission::Create), Ok(()));
         assert_eq!(limits(100_000).admit(Admission::Create), Err(PosixError::NoSpace));

@@ -63,6 +63,8 @@ pub struct RunOptions {
     pub hydrate: HydrateMode,
     /// How long a read waits for the store.
     pub fetch: FetchOptions,
+    /// Its requests have crashed the driver again and again: what can be refused of changes is refused, the rest goes on.
+    pub quarantined: bool,
 }
 
 impl Volume {
@@ -73,7 +75,8 @@ impl Volume {
     pub async fn open(params: OpenParams, run: RunOptions, waiting: &(dyn Fn(&str) + Sync)) -> Result<Arc<Self>, Fault> {
         let opened = open::open(&params, waiting).await?;
         let (cache, late, sizes) = (Arc::clone(&opened.cache), Arc::new(Late::default()), params.sizes);
-        let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes });
+        let gate =
+            Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes, quarantined: run.quarantined });
         let (env, dir) = (&params.books.env, &params.cache.dir);
         let volume = Self::build(env, &params.identity, dir, cache, late, sizes, gate, run, Flavor::Fresh, Report::default())?;
         volume.start(&params, opened, run);
@@ -99,7 +102,8 @@ impl Volume {
         let (cache, recovered) = on_thread(move || Cache::open(world, cache)).await?;
         tracing::info!(?recovered, "taking over a live mount");
         let late = Arc::new(Late::default());
-        let gate = Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes });
+        let gate =
+            Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes, quarantined: run.quarantined });
         let local = Arc::clone(&cache);
         let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
         let later = Arc::clone(&volume);

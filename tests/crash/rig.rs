@@ -72,7 +72,10 @@ impl Rig {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         command.args(arguments).env("HOLDFAST_STORE", &self.url).stdin(Stdio::null());
         at_home(&mut command, &home);
-        std::fs::create_dir_all(self.root(machine)).expect("a mount point");
+        // A mount that nobody serves must not be asked for its own directory.
+        if !mounted(&self.root(machine)) {
+            std::fs::create_dir_all(self.root(machine)).expect("a mount point");
+        }
         command
     }
 

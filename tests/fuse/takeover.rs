@@ -34,7 +34,7 @@ fn holder_process() {
     let calm = std::time::Duration::from_secs(std::env::var(CALM).unwrap().parse().unwrap());
     let command = std::env::current_exe().unwrap();
     let command = [command.into_os_string(), "takeover::driver_process".into(), "--exact".into(), "--ignored".into(), "--nocapture".into()];
-    let options = HoldOptions { socket: base.join("holder"), command: command.to_vec(), ready: Some(ready), calm };
+    let options = HoldOptions { socket: base.join("holder"), command: command.to_vec(), ready: Some(ready), calm, custody: None };
     let code = hold(&Env::real(), options).unwrap();
     std::process::exit(code);
 }
@@ -90,6 +90,10 @@ impl Supervised {
     }
 
     fn start_calm(failpoints: &str, calm: u64) -> Self {
+        Self::start_with(failpoints, calm, None)
+    }
+
+    fn start_with(failpoints: &str, calm: u64, variable: Option<&str>) -> Self {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir(base.path().join("mnt")).unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
@@ -101,6 +105,7 @@ impl Supervised {
             .env(READY, writer.as_raw_fd().to_string())
             .env(CALM, calm.to_string())
             .env("HOLDFAST_FAILPOINTS", failpoints)
+            .envs(variable.map(|name| (name, "1")))
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
@@ -230,14 +235,133 @@ fn what_was_done_and_not_answered_is_answered_and_not_done_again() {
     assert!(replayed >= 6, "{replayed}");
 }
 
+/// One operation on a new volume: whether it is one whose answer is kept, and what is done and seen.
+type Case = (&'static str, bool, fn(&Path));
+
+const CASES: &[Case] = &[
+    ("create", true, |dir| {
+        fs::File::create_new(dir.join("a")).unwrap();
+        assert!(fs::File::create_new(dir.join("a")).is_err());
+    }),
+    ("mkdir", true, |dir| fs::create_dir(dir.join("a")).unwrap()),
+    ("mknod", true, |dir| super::mkfifo(&dir.join("a"), 0o600).unwrap()),
+    ("symlink", true, |dir| std::os::unix::fs::symlink("x", dir.join("a")).unwrap()),
+    ("link", true, |dir| {
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::hard_link(dir.join("a"), dir.join("b")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&fs::metadata(dir.join("b")).unwrap()), 2);
+    }),
+    ("rename", true, |dir| {
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::rename(dir.join("a"), dir.join("b")).unwrap();
+        assert!(fs::metadata(dir.join("a")).is_err());
+    }),
+    ("exchange", true, |dir| {
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::write(dir.join("b"), "b").unwrap();
+        // Done twice, it would be as if it had not been done.
+        super::rename2(&dir.join("a"), &dir.join("b"), libc::RENAME_EXCHANGE).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "b");
+    }),
+    ("unlink", true, |dir| {
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::remove_file(dir.join("a")).unwrap();
+    }),
+    ("rmdir", true, |dir| {
+        fs::create_dir(dir.join("a")).unwrap();
+        fs::remove_dir(dir.join("a")).unwrap();
+    }),
+    ("append", false, |dir| {
+        let mut file = fs::File::options().append(true).create(true).open(dir.join("a")).unwrap();
+        for word in ["one ", "two ", "three"] {
+            file.write_all(word.as_bytes()).unwrap();
+            file.sync_all().unwrap();
+        }
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "one two three");
+    }),
+    ("setattr", true, |dir| {
+        fs::write(dir.join("a"), "longer").unwrap();
+        fs::set_permissions(dir.join("a"), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        fs::File::options().write(true).open(dir.join("a")).unwrap().set_len(4).unwrap();
+        std::os::unix::fs::chown(dir.join("a"), Some(7), Some(8)).unwrap();
+        let meta = fs::metadata(dir.join("a")).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!((meta.mode() & 0o7777, meta.len(), meta.uid(), meta.gid()), (0o640, 4, 7, 8));
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "long");
+    }),
+    ("xattr", true, |dir| {
+        fs::write(dir.join("a"), "").unwrap();
+        super::set_xattr(&dir.join("a"), c"user.one", b"1", libc::XATTR_CREATE).unwrap();
+        assert_eq!(super::get_xattr(&dir.join("a"), c"user.one").unwrap(), b"1");
+        // SAFETY: two C strings.
+        super::check(unsafe { libc::removexattr(super::c(&dir.join("a")).as_ptr(), c"user.one".as_ptr()) }).unwrap();
+    }),
+    ("truncating open", false, |dir| {
+        fs::write(dir.join("a"), "what was there").unwrap();
+        let mut file = fs::File::create(dir.join("a")).unwrap();
+        file.write_all(b"new").unwrap();
+        drop(file);
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "new");
+    }),
+    ("fallocate", false, |dir| {
+        let file = fs::File::create(dir.join("a")).unwrap();
+        // SAFETY: an open descriptor and plain numbers.
+        super::check(unsafe { libc::fallocate(std::os::fd::AsRawFd::as_raw_fd(&file), 0, 0, 8192) }).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 8192);
+    }),
+];
+
+#[test]
+fn each_operation_survives_a_death_between_its_effect_and_its_answer() {
+    for (name, kept, run) in CASES {
+        let (mut replayed, mut n) = (0, 0);
+        // At its first passage, its second, ... until there is none.
+        loop {
+            n += 1;
+            let mut supervised = Supervised::start(&format!("fuse.after_change_before_reply:{n}"));
+            let first = supervised.driver();
+            run(&supervised.dir());
+            let died = supervised.driver() != first;
+            supervised.end();
+            if !died {
+                break;
+            }
+            replayed += supervised.replayed();
+        }
+        println!("{name}: {} deaths, {replayed} answers from the record", n - 1);
+        assert!(n > 1, "{name}: no death");
+        assert!(!kept || replayed > 0, "{name}: nothing was answered from the record");
+    }
+}
+
+#[test]
+fn a_kernel_that_cannot_resend_gets_errors_for_what_was_under_way() {
+    let mut supervised = Supervised::start_with("fuse.after_change_before_reply:1", 0, Some("HOLDFAST_PRETEND_OLD_KERNEL"));
+    let first = supervised.driver();
+    let made = fs::create_dir(supervised.dir().join("a"));
+    assert_eq!(made.unwrap_err().raw_os_error(), Some(libc::EIO), "not for ever, and not a lie");
+    assert_ne!(supervised.driver(), first);
+    // It was carried out. The kernel believes for a second that there is no such name.
+    while !supervised.dir().join("a").is_dir() {
+        std::thread::yield_now();
+    }
+    for n in 0..32 {
+        probe(&supervised.dir(), n);
+    }
+    supervised.end();
+    assert_eq!(supervised.replayed(), 0);
+}
+
 #[test]
 fn a_volume_whose_driver_dies_again_and_again_waits() {
     let mut supervised = Supervised::start_calm("", 3600);
     supervised.kill();
-    let second = supervised.driver();
-    kill(second, Signal::SIGKILL).unwrap();
+    // The third is in quarantine.
+    supervised.kill();
+    let third = supervised.driver();
+    kill(third, Signal::SIGKILL).unwrap();
     // Nobody serves, and nobody is started; the holder keeps the mount until a person takes it away.
     holdfast::fuse::unmount(&supervised.dir(), true).unwrap();
     assert!(!supervised.holder.wait().unwrap().success());
-    assert_eq!(supervised.driver(), second);
+    assert_eq!(supervised.driver(), third);
 }

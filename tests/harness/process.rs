@@ -17,12 +17,18 @@ pub(crate) fn at_home(command: &mut Command, home: &Path) {
         std::fs::create_dir_all(home.join(folder)).expect("a directory of a machine");
         command.env(variable, home.join(folder));
     }
+    // Each machine has a keeper of its own.
+    command.env("HOLDFAST_RUN_DIR", home.join("run"));
 }
 
 /// `kill -9`.
 pub(crate) fn kill(pid: u32) {
+    signal(pid, libc::SIGKILL);
+}
+
+fn signal(pid: u32, signal: i32) {
     // SAFETY: a system call without memory; the process is a descendant of one that this test started.
-    unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+    unsafe { libc::kill(pid as i32, signal) };
 }
 
 /// The processes that a process has started.
@@ -40,14 +46,24 @@ pub(crate) fn wait_until_gone(pid: u32) {
     }
 }
 
-/// Ends a holder and the driver below it, as the loss of the machine's processes would.
+/// Ends a holder, the driver below it and the keeper beside it, as the loss of the machine's processes would.
 pub(crate) fn kill_family(mut holder: std::process::Child) {
-    // Children first known, then the parent first killed: it must not restart them.
+    let keeper = keeper_of(holder.id());
+    // First known and held, then killed: none may start another meanwhile.
+    keeper.iter().for_each(|pid| signal(*pid, libc::SIGSTOP));
     let children = children_of(holder.id());
     let _ = holder.kill();
-    children.iter().for_each(|pid| kill(*pid));
+    children.iter().chain(&keeper).for_each(|pid| kill(*pid));
     let _ = holder.wait();
-    children.iter().for_each(|pid| wait_until_gone(*pid));
+    children.iter().chain(&keeper).for_each(|pid| wait_until_gone(*pid));
+}
+
+/// The keeper of the machine that a process belongs to.
+fn keeper_of(pid: u32) -> Option<u32> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let run_dir = environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"HOLDFAST_RUN_DIR="))?;
+    let run_dir = Path::new(std::str::from_utf8(run_dir).ok()?);
+    Some(holdfast::keeper::Line::connect(run_dir).ok()??.list().ok()?.process)
 }
 
 /// Whether something is mounted there, by the kernel's table alone.

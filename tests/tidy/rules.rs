@@ -194,7 +194,9 @@ fn parents_of(file: &str) -> Option<(String, Vec<String>)> {
     if parent.is_empty() {
         return Some((name, vec!["lib.rs".to_owned(), "main.rs".to_owned()]));
     }
-    Some((name, vec![format!("{}/mod.rs", parent.join("/")), format!("{}.rs", parent.join("/"))]))
+    // A folder may be a program of its own too.
+    let parent = parent.join("/");
+    Some((name, vec![format!("{parent}/mod.rs"), format!("{parent}.rs"), format!("{parent}/main.rs")]))
 }
 
 pub(crate) fn sizes(tree: &Tree, allow: &mut Allow) -> Vec<String> {
@@ -428,7 +430,7 @@ mod tests {
         ]);
         assert_eq!(
             heads_and_orphans(&tree),
-            ["src/log/head.rs: does not begin with `//!`", "src/log/lost.rs: no `mod lost;` in log/mod.rs or log.rs"]
+            ["src/log/head.rs: does not begin with `//!`", "src/log/lost.rs: no `mod lost;` in log/mod.rs or log.rs or log/main.rs"]
         );
     }
 

@@ -12,10 +12,14 @@
 //! Talk over a Unix socket that only the same user may connect to: one message and one answer at a time, each a JSON text
 //! in one packet; the descriptor travels beside it.
 
+mod custody;
 mod service;
 mod supervisor;
+mod upgrade;
 
-pub use supervisor::{CALM, HoldOptions, hold};
+pub use custody::Custody;
+pub(super) use custody::watch_supervisor;
+pub use supervisor::{CALM, HoldOptions, QUARANTINE_VARIABLE, hold};
 
 use super::outside::BroughtIn;
 use super::session::Init;
@@ -51,6 +55,10 @@ enum Message {
     BringIn(Vec<Ino>),
     /// To the holder: unmount.
     Unmount { lazy: bool },
+    /// To the holder: end the driver and go on as this program, which starts the next one.
+    Upgrade { program: Vec<u8> },
+    /// From the holder: not done, and why.
+    Refused(String),
     /// From the holder: this descriptor.
     Kept(Init),
     /// From the holder: nothing is kept.
@@ -145,6 +153,19 @@ impl Holder {
     /// The holder does not answer.
     pub fn let_go(&self) -> Result<(), Fault> {
         self.ask_done(&Message::LetGo, None)
+    }
+
+    /// Asks for a planned hand-over: the driver is ended, the holder goes on as `program`, and starts a driver of it.
+    ///
+    /// # Errors
+    /// [`FaultKind::Local`]: it cannot, and says why; nothing has changed.
+    pub fn upgrade(&self, program: &Path) -> Result<(), Fault> {
+        let program = program.as_os_str().to_owned().into_vec();
+        match self.ask(&Message::Upgrade { program }, None)?.0 {
+            Message::Done => Ok(()),
+            Message::Refused(why) => Err(Fault::new(FaultKind::Local, why)),
+            other => Err(self.confused(&other)),
+        }
     }
 
     fn ask_done(&self, message: &Message, device: Option<BorrowedFd<'_>>) -> Result<(), Fault> {

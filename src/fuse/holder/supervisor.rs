@@ -1,5 +1,6 @@
 //! The holder's process: keeps the descriptor, starts drivers, passes signals on.
 
+use super::custody::{Custodian, Custody};
 use super::service::Hands;
 use super::{HOLDER_VARIABLE, Init, Message, receive, send};
 use crate::env::Env;
@@ -33,16 +34,27 @@ pub struct HoldOptions {
     pub command: Vec<OsString>,
     /// Gets one byte when the mount is there, and is closed when it will not be.
     pub ready: Option<std::fs::File>,
-    /// A driver that dies twice within this time is started again only after it: [`CALM`].
+    /// A driver that dies twice within this time is started once more, in quarantine; if that one dies too, only after this time:
+    /// [`CALM`].
     pub calm: Duration,
+    /// The keeper that holds the mount besides; none: this process alone does.
+    pub custody: Option<Custody>,
 }
+
+/// In the environment of a driver: the volume is in quarantine.
+pub const QUARANTINE_VARIABLE: &str = "HOLDFAST_QUARANTINE";
+/// What a person is told of it.
+const QUARANTINED: &str = "its driver died twice within a minute: the volume is in quarantine, read-only";
 
 /// Holds until the mount is let go; returns the driver's last exit code. To be called by a process of its own, before it
 /// has started threads. Signals that ask for an end are passed on to the driver.
 ///
 /// # Errors
 /// Another holder listens there, or no driver can be started.
-pub fn hold(env: &Env, options: HoldOptions) -> Result<i32, Fault> {
+pub fn hold(env: &Env, mut options: HoldOptions) -> Result<i32, Fault> {
+    let mut custodian = Custodian::new(env, options.custody.take());
+    // First: if a driver of another supervisor serves the mount still, it is ended before anything else is done.
+    let adopted = custodian.adopt(&options.socket)?;
     let listener = listen_at(&options.socket)?;
     if let Some(ready) = &options.ready {
         // Else the driver would inherit it, and its end would not be seen.
@@ -56,8 +68,23 @@ pub fn hold(env: &Env, options: HoldOptions) -> Result<i32, Fault> {
     mask.thread_block().map_err(local("the holder cannot receive signals"))?;
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(local("the holder cannot receive signals"))?;
-    let mut supervisor =
-        Supervisor { env: env.clone(), options, listener, signals, held: None, let_go: false, ended: false, deaths: Vec::new() };
+    let mut supervisor = Supervisor {
+        env: env.clone(),
+        options,
+        listener,
+        signals,
+        held: None,
+        let_go: false,
+        ended: false,
+        deaths: Vec::new(),
+        custodian,
+        quarantined: false,
+        driver: None,
+        upgrade: None,
+    };
+    if let Some((device, init, dir)) = adopted {
+        supervisor.keep(Kept { device, init, dir, hands: None });
+    }
     let code = supervisor.run();
     // Whoever comes next must not meet a socket that nobody listens at.
     let _ = std::fs::remove_file(&supervisor.options.socket);
@@ -86,33 +113,46 @@ fn listen_at(path: &Path) -> Result<OwnedFd, Fault> {
     Ok(listener)
 }
 
-struct Kept {
+pub(super) struct Kept {
     device: OwnedFd,
     init: Init,
     dir: Vec<u8>,
     hands: Option<Hands>,
 }
 
-struct Supervisor {
+pub(super) struct Supervisor {
     env: Env,
     options: HoldOptions,
     listener: OwnedFd,
     signals: SignalFd,
-    held: Option<Kept>,
+    pub(super) held: Option<Kept>,
     let_go: bool,
     // A signal asked for the end.
     ended: bool,
     deaths: Vec<Duration>,
+    pub(super) custodian: Custodian,
+    quarantined: bool,
+    driver: Option<Pid>,
+    // The program that is to go on in this process, when the driver has ended.
+    pub(super) upgrade: Option<OsString>,
 }
 
 impl Supervisor {
     fn run(&mut self) -> Result<i32, Fault> {
         loop {
             let mut driver = self.start()?;
+            self.custodian.serves(driver.id(), if self.quarantined { QUARANTINED } else { "" });
+            self.driver = i32::try_from(driver.id()).ok().map(Pid::from_raw);
             let code = self.watch(&mut driver)?;
+            self.driver = None;
             if self.let_go || self.held.is_none() {
                 return Ok(code);
             }
+            if let Some(program) = self.upgrade.take() {
+                self.go_on_as(&program);
+                continue;
+            }
+            self.custodian.serves(0, "its driver died");
             if self.mount_is_gone() {
                 tracing::info!(code, "the driver ended and its mount is gone");
                 return Ok(code);
@@ -132,12 +172,16 @@ impl Supervisor {
     }
 
     fn start(&self) -> Result<Child, Fault> {
+        reap();
         let refused = || Fault::new(FaultKind::Invalid, "no driver to be started");
         let (program, arguments) = self.options.command.split_first().ok_or_else(refused)?;
         let mut command = Command::new(program);
         // SAFETY: sigprocmask is async-signal-safe. Our mask would be inherited, and the driver deaf to those who ask it to end.
         unsafe {
             std::os::unix::process::CommandExt::pre_exec(&mut command, || SigSet::empty().thread_set_mask().map_err(Into::into));
+        }
+        if self.quarantined {
+            command.env(QUARANTINE_VARIABLE, "1");
         }
         command
             .args(arguments)
@@ -151,7 +195,7 @@ impl Supervisor {
         let pid = Pid::from_raw(i32::try_from(driver.id()).unwrap_or(i32::MAX));
         let exit = pidfd(pid)?;
         loop {
-            let ready = self.wait(Some(exit.as_fd()), PollTimeout::NONE)?;
+            let ready = self.wait(Some(exit.as_fd()), self.custodian.patience())?;
             if ready.signal {
                 self.pass_on(Some(pid));
             }
@@ -177,10 +221,14 @@ impl Supervisor {
         if self.deaths.len() < 2 {
             return true;
         }
-        tracing::error!(
-            seconds = self.options.calm.as_secs(),
-            "the driver died twice within this time: the next one is started later; its files wait"
-        );
+        let seconds = self.options.calm.as_secs();
+        if !self.quarantined {
+            self.quarantined = true;
+            tracing::error!(seconds, "the driver died twice within this time: the volume is read-only from now on (quarantine)");
+            return true;
+        }
+        tracing::error!(seconds, "the driver died in quarantine too: the next one is started later; its files wait");
+        self.custodian.serves(0, "its driver died in quarantine too: the next one is started later");
         let until = now + self.options.calm;
         let look = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
         while self.env.monotonic() < until {
@@ -192,20 +240,31 @@ impl Supervisor {
             if self.ended || self.mount_is_gone() {
                 return false;
             }
+            if let Some(program) = self.upgrade.take() {
+                self.go_on_as(&program);
+                break;
+            }
         }
         self.deaths.clear();
         true
     }
 
-    fn wait(&self, exit: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> Result<Ready, Fault> {
+    fn wait(&mut self, exit: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> Result<Ready, Fault> {
         let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(exit.map(|exit| PollFd::new(exit, PollFlags::POLLIN)));
+        let keeper = self.custodian.line();
+        let keeper_at = fds.len();
+        fds.extend(keeper.map(|line| PollFd::new(line, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(Fault::with(FaultKind::Local, "the holder cannot wait", errno)),
         }
         let is = |at: usize| fds.get(at).and_then(PollFd::any).unwrap_or(false);
-        Ok(Ready { request: is(0), signal: is(1), exit: is(2) })
+        let (ready, keeper_ended) = (Ready { request: is(0), signal: is(1), exit: exit.is_some() && is(2) }, is(keeper_at));
+        drop(fds);
+        // Nothing comes on that line unasked: it has ended.
+        self.custodian.look(keeper_ended, self.held.as_ref().map(|held| (held.device.as_fd(), held.init)));
+        Ok(ready)
     }
 
     fn pass_on(&mut self, driver: Option<Pid>) {
@@ -244,17 +303,29 @@ impl Supervisor {
                 None => send(stream.as_fd(), &Message::Nothing, None),
             },
             (Message::Keep { init, dir }, Some(device)) => {
+                self.custodian.keep(device.as_fd(), init);
                 self.keep(Kept { device, init, dir, hands: None });
                 send(stream.as_fd(), &Message::Done, None)
             }
             (Message::LetGo, _) => {
                 self.held = None;
+                self.custodian.let_go();
                 self.let_go = true;
                 send(stream.as_fd(), &Message::Done, None)
             }
+            (Message::Upgrade { program }, _) => {
+                let answer = self.upgrade_to(program);
+                send(stream.as_fd(), &answer, None)
+            }
             (asked @ (Message::Flush(_) | Message::BringIn(_) | Message::Unmount { .. }), _) => self.hand_over(&asked, stream.as_fd()),
             (
-                Message::Keep { .. } | Message::Kept(_) | Message::Nothing | Message::Done | Message::Failed(_) | Message::BroughtIn(_),
+                Message::Keep { .. }
+                | Message::Kept(_)
+                | Message::Nothing
+                | Message::Done
+                | Message::Failed(_)
+                | Message::Refused(_)
+                | Message::BroughtIn(_),
                 _,
             ) => Err(Errno::EPROTO),
         }
@@ -268,7 +339,9 @@ impl Supervisor {
         {
             return Ok(());
         }
-        let inherited = [self.listener.as_fd(), self.signals.as_fd(), held.device.as_fd()];
+        let mut inherited = vec![self.listener.as_fd(), self.signals.as_fd(), held.device.as_fd()];
+        // A copy of it there would hide our end from the keeper.
+        inherited.extend(self.custodian.line());
         let hands = Hands::start(&held.dir, &self.env, &inherited)?;
         let passed = hands.pass(asked, stream);
         held.hands = Some(hands);
@@ -282,6 +355,14 @@ impl Supervisor {
             && let Err(error) = ready.write_all(b"1")
         {
             tracing::debug!(%error, "nobody waits for the mount any more");
+        }
+    }
+
+    pub(super) fn end_driver(&self) {
+        if let Some(driver) = self.driver
+            && let Err(error) = kill(driver, Signal::SIGKILL)
+        {
+            tracing::warn!(%driver, %error, "the driver cannot be ended");
         }
     }
 
@@ -299,11 +380,21 @@ struct Ready {
     exit: bool,
 }
 
-fn pidfd(pid: Pid) -> Result<OwnedFd, Fault> {
+// What ended of the processes that use the mount for a driver, before an exec too. Called while there is no driver.
+fn reap() {
+    while let Ok(status) = nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) {
+        if status == nix::sys::wait::WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// A descriptor that becomes readable when this process has ended, with all its threads.
+pub(super) fn pidfd(pid: Pid) -> Result<OwnedFd, Fault> {
     // SAFETY: plain numbers; the call returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     if fd < 0 {
-        return Err(Fault::with(FaultKind::Local, "the holder cannot watch the driver", std::io::Error::last_os_error()));
+        return Err(Fault::with(FaultKind::Local, "a process cannot be watched", std::io::Error::last_os_error()));
     }
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })

@@ -68,6 +68,10 @@ pub trait Gate: Send + Sync {
     /// # Errors
     /// `NoSpace` at a limit, `Fenced` after another writer took the volume.
     fn admit(&self, what: Admission) -> Result<()>;
+    /// Whether changes of names and attributes are refused. WRITEs never are, nor what the kernel says about files after them.
+    fn refuses_changes(&self) -> bool {
+        false
+    }
     /// How long the answer to a WRITE is to be delayed: longer the nearer the limit, never for long.
     fn delay(&self) -> Option<Duration> {
         None
@@ -304,7 +308,7 @@ impl Posix {
 
     fn change(&self) -> Result<()> {
         Counters::add(&self.counters.changes, 1);
-        if self.read_only { Err(PosixError::ReadOnly) } else { Ok(()) }
+        if self.read_only || self.gate.refuses_changes() { Err(PosixError::ReadOnly) } else { Ok(()) }
     }
 }
 
