@@ -23,6 +23,8 @@ use std::time::{Duration, UNIX_EPOCH};
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
+/// None, all, the first, the last, most, half of the writes; half of the sectors.
+const STYLES: u64 = 7;
 /// The file's inode number is this and the number of its life.
 const FIRST: u64 = 100;
 
@@ -85,21 +87,22 @@ impl State {
             self.image.write_all_at(&write.before, write.at)?;
         }
         let mut chance = Chance(seed);
-        let style = chance.below(7);
+        let style = chance.below(STYLES);
         let until = chance.below(pending.len() as u64 + 1) as usize;
         let mut fate = Fate::default();
         for (n, write) in pending.iter().enumerate() {
             let sectors = write.after.len().div_ceil(sector);
-            let mut keeps = |_: usize| match style {
-                0 => false,
-                1 => true,
-                2 => n < until,
-                3 => n >= until,
-                4 => chance.below(10) > 0,
-                _ => chance.below(2) == 0,
+            // `None`: each sector for itself.
+            let whole = match style {
+                0 => Some(false),
+                1 => Some(true),
+                2 | 3 if n == until => None,
+                2 => Some(n < until),
+                3 => Some(n > until),
+                4 => Some(chance.below(10) > 0),
+                5 => Some(chance.below(2) == 0),
+                _ => None,
             };
-            // Styles 2 to 4 decide for whole writes but the one at the edge, 5 too, 6 for each sector.
-            let whole = if style == 6 || (matches!(style, 2 | 3) && n == until) { None } else { Some(keeps(0)) };
             let mut kept = 0;
             for part in 0..sectors {
                 let keep = whole.unwrap_or_else(|| chance.below(2) == 0);

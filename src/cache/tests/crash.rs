@@ -11,7 +11,9 @@ fn killed_at(lab: &mut Lab, point: &'static str, f: impl FnOnce(&Arc<Cache>)) ->
     let to = lab.fresh_dir();
     let here = lab.fresh_dir();
     copy_dir(&lab.dir, &here);
-    let env = super::lab::snapshot_at(point, 1, here.clone(), to.clone());
+    let (from, copy) = (here.clone(), to.clone());
+    // What a kill there would leave.
+    let env = super::lab::armed(point, 1, move || copy_dir(&from, &copy));
     let (cache, _) = Cache::open(env, options(&here, 1)).unwrap();
     f(&cache);
     assert!(to.exists(), "{point} was not passed");

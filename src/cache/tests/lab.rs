@@ -472,11 +472,6 @@ impl Committed {
     }
 }
 
-/// The environment with one failpoint that copies the cache's directory: what a kill there would leave.
-pub(super) fn snapshot_at(point: &str, n: u64, from: PathBuf, to: PathBuf) -> Env {
-    armed(point, n, move || copy_dir(&from, &to))
-}
-
 /// The environment with one failpoint.
 pub(super) fn armed(point: &str, n: u64, action: impl Fn() + Send + Sync + 'static) -> Env {
     struct Clock;
