@@ -10,7 +10,7 @@ use crate::config::show_size;
 use crate::format::names;
 use crate::history;
 use crate::types::{Fault, FaultKind, Identity, Seq};
-use crate::volume::{RestoreParams, Restored, restore};
+use crate::volume::{Restorable, RestoreParams, Restored, restore};
 use clap::Args;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -73,22 +73,28 @@ pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> 
     let made = context.run(async {
         let reading = Reading::start(context, volume, &args.key).await?;
         let seq = resolve(context, &reading, args.at.as_deref()).await?;
-        let bar = context.draws().then(|| ProgressBar::new_spinner().with_message(format!("writing the metadata of {to}")));
-        if let Some(bar) = &bar {
-            bar.enable_steady_tick(Duration::from_millis(100));
-        }
-        let (books, holder) = (reading.books.clone(), drive::holder(context.env.random()));
-        let params = RestoreParams { books, from: volume.clone(), seq, to: to.clone(), holder };
-        let made = restore(&params, &|why| context.say(&format!("waiting for the store: {why}"))).await;
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
+        let made = make(context, &reading, Restorable::Commit(seq), to).await;
         let Restored { incarnation, commit, cut, inodes, bytes, uploaded } = made?;
         let (volume, incarnation, from) = (to.to_string(), names::uuid(incarnation), volume.to_string());
         Ok(Made { volume, incarnation, commit, from, from_commit: seq, cut: at::timestamp(cut), inodes, bytes, uploaded })
     })?;
     context.answer(&made)?;
     Ok(Exit::Done)
+}
+
+/// Makes the new volume, and shows that it goes on.
+pub(super) async fn make(context: &Context, reading: &Reading, what: Restorable, to: &Identity) -> Result<Restored, Fault> {
+    let bar = context.draws().then(|| ProgressBar::new_spinner().with_message(format!("writing the metadata of {to}")));
+    if let Some(bar) = &bar {
+        bar.enable_steady_tick(Duration::from_millis(100));
+    }
+    let (books, holder) = (reading.books.clone(), drive::holder(context.env.random()));
+    let params = RestoreParams { books, from: reading.volume.clone(), what, to: to.clone(), holder };
+    let made = restore(&params, &|why| context.say(&format!("waiting for the store: {why}"))).await;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    made
 }
 
 /// The commit that is meant. A time after the newest commit is refused: whether the volume changed since then only its holder knows.

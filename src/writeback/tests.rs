@@ -4,6 +4,8 @@ use super::{Classifier, Ended, KernelPages, Lag, Parts, Tail, WriteBack};
 use crate::cache::{Cache, CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update, WriteOutcome};
 use crate::env::{Clock, Env, Failpoints, Random};
 use crate::format::seal::{Cipher, Sealer};
+use crate::log::branch::{self, Claimed};
+use crate::log::control::Chain;
 use crate::log::{Hint, Site, Writer, WriterParams};
 use crate::policy::Policy;
 use crate::rpc::Holder;
@@ -142,6 +144,7 @@ impl World {
         let cache = Cache::create(env, options, &origin).unwrap();
         let (writer, _) = Writer::open(site.clone(), params(1)).await.unwrap();
         cache.set_epoch(writer.epoch()).unwrap();
+        cache.set_head(writer.head()).unwrap();
         let (writeback, run) = WriteBack::new(Parts {
             objects,
             cache: Arc::clone(&cache),
@@ -153,6 +156,8 @@ impl World {
             budget: Budget { requests_per_hour: shape.budget.and_then(NonZeroU64::new) },
             requests: Arc::clone(&requests),
             dirty_max: shape.dirty_max,
+            branches: Arc::default(),
+            host: "here".to_owned(),
         });
         let task = tokio::spawn(run.run());
         clock.settled().await;
@@ -161,6 +166,10 @@ impl World {
 
     fn make(&self, name: &str) -> Ino {
         make(&self.cache, name)
+    }
+
+    fn fenced(&self) -> bool {
+        self.writeback.progress().state().fenced.is_some()
     }
 
     async fn go(&self, by: Duration) {
@@ -238,21 +247,28 @@ async fn fenced_writer_with_a_long_lag_knows_within_30_s() {
     world.go(Duration::from_secs(1)).await;
     Writer::open(world.site.clone(), params(2)).await.unwrap();
     for _ in 0..28 {
-        if world.task.is_finished() {
+        if world.fenced() {
             break;
         }
         world.clock.advance(Duration::from_secs(1));
-        // It may end instead of going to sleep again.
+        // It may be fenced, and then wait for its end, instead of going to sleep again.
         tokio::select! {
             () = world.clock.settled() => {}
-            () = async { while !world.task.is_finished() { tokio::task::yield_now().await } } => {}
+            () = async { while !world.fenced() { tokio::task::yield_now().await } } => {}
         }
     }
     assert!(world.writeback.progress().state().fenced.is_some(), "after 29 s");
+    world.writeback.drain();
     match world.task.await.unwrap() {
         Ended::Failed(fault) => assert_eq!(fault.kind, FaultKind::Fenced),
         other => panic!("{other:?}"),
     }
+    // What it had not committed is beside the log, on what it knew of that, and held by a claim.
+    let (_, left) = branch::newest(&world.site, 1).await.unwrap().expect("a branch");
+    assert_eq!((left.base_seq, left.host.as_str()), (1, "here"));
+    let chain = Chain::read(world.site.clone()).await.unwrap();
+    assert_eq!(branch::claimed(chain.state(), 1), Claimed::By(1));
+    assert!(world.cache.changed(), "the cache keeps it too");
 }
 
 /// The kernel in front of a cache that is kept at its limit: each time it is asked it sends more than the limit again.

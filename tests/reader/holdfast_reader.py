@@ -95,7 +95,7 @@ class Store:
         data = need(self.get("holdfast-store"), f"{path} is no store: it has no holdfast-store")
         need(data[:12] == b"HFM1" + xxhash.xxh3_64_digest(data[12:])[::-1], "holdfast-store is damaged")
         marker = decode("Marker", data[12:])
-        need(marker.level == 1 and not marker.features, f"the store is of feature level {marker.level} {marker.features}, this reads 1")
+        need(marker.level == 1 and {*marker.features} <= {"single-writer"}, f"the store is of feature level {marker.level} {marker.features}, this reads 1")
         self.id, self.cipher, self.key = marker.store_id, marker.cipher, bytes(32)
         need(self.id[0] & 128 if self.cipher == 2 else self.cipher == 1 and self.id[0] == 0, "the store id does not fit the cipher")
         if self.cipher == 2:
