@@ -92,11 +92,14 @@ pub struct Lag {
     pub budget: Budget,
 }
 
+/// Somebody who waits for a full commit; or why there will be none.
+type Waiter = oneshot::Sender<Result<Option<Head>, (FaultKind, String)>>;
+
 #[derive(Debug, Default)]
 struct Inbox {
-    flushes: Vec<oneshot::Sender<Result<Option<Head>, String>>>,
+    flushes: Vec<Waiter>,
     drain: bool,
-    ended: Option<String>,
+    ended: Option<(FaultKind, String)>,
 }
 
 /// How the loop ended.
@@ -188,15 +191,15 @@ impl WriteBack {
         let (send, receive) = oneshot::channel();
         {
             let mut inbox = self.inbox.lock();
-            if let Some(why) = &inbox.ended {
-                return Err(Fault::new(FaultKind::Unknown, why.clone()));
+            if let Some((kind, why)) = &inbox.ended {
+                return Err(Fault::new(*kind, why.clone()));
             }
             inbox.flushes.push(send);
         }
         self.wake.notify_one();
         match receive.await {
             Ok(Ok(head)) => Ok(head),
-            Ok(Err(why)) => Err(Fault::new(FaultKind::Unknown, why)),
+            Ok(Err((kind, why))) => Err(Fault::new(kind, why)),
             Err(_) => Err(Fault::new(FaultKind::Unknown, "write-back ended before everything was committed; the rest stays in the cache")),
         }
     }
@@ -256,12 +259,12 @@ impl Loop {
             }
         };
         let why = match &ended {
-            Ended::Closed => "the volume is closed".to_owned(),
-            Ended::Cancelled => "write-back was given up; what is not committed stays in the cache".to_owned(),
+            Ended::Closed => (FaultKind::Unknown, "the volume is closed".to_owned()),
+            Ended::Cancelled => (FaultKind::Unknown, "write-back was given up; what is not committed stays in the cache".to_owned()),
             Ended::Failed(fault) => {
                 self.handle.progress.set_failed(fault);
                 tracing::error!(%fault, "nothing more is committed from here; what is not committed stays in the cache");
-                fault.to_string()
+                (fault.kind, fault.to_string())
             }
         };
         {
@@ -340,12 +343,7 @@ impl Loop {
     }
 
     /// Tells those who waited, or lets them wait for the next commit.
-    fn answer(
-        &mut self,
-        flushes: Vec<oneshot::Sender<Result<Option<Head>, String>>>,
-        done: Result<Done, Fault>,
-        with_kernel: bool,
-    ) -> Result<(), Fault> {
+    fn answer(&mut self, flushes: Vec<Waiter>, done: Result<Done, Fault>, with_kernel: bool) -> Result<(), Fault> {
         match done {
             Ok(done) if done.full && with_kernel => {
                 let head = self.handle.cache.head();
