@@ -1,6 +1,6 @@
 //! The tools that people move and back up trees with, into a mount and out of it again: everything that they keep is kept, compared name by
 //! name (content, owner, mode, times, extended attributes, ACLs, links, devices, holes), and again on a machine that has the store alone.
-#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests against the real world")]
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_methods, reason = "tests against the real world")]
 
 mod harness;
 
