@@ -87,6 +87,16 @@ const COMMANDS: &[&str] = &[
     "history.in_deletion",
 ];
 
+/// On the way of a fenced driver's branch and of its end: `tests/branches.rs` ends them there.
+const BRANCHES: &[&str] = &[
+    "writeback.branch_after_claim",
+    "writeback.branch_after_packs",
+    "writeback.branch_after_head",
+    "volume.branch_before_rename",
+    "history.branch_after_retire",
+    "history.branch_after_release",
+];
+
 /// The janitor's steps, which the simulation drives (`tests/sim`); a command reaches them only after a thousand commits.
 const JANITORS: &[&str] = &["log.before_marker", "log.after_marker_before_delete"];
 
@@ -106,7 +116,7 @@ fn a_name_without_a_test() {
     }
     names.extend(holdfast::writeback::protocol::FAILPOINTS.iter().map(|name| (*name).to_owned()));
     names.extend(holdfast::log::protocol::RULES.iter().filter_map(|rule| rule.failpoint).map(str::to_owned));
-    let lists = || VISITED.iter().chain(COMMANDS).chain(JANITORS);
+    let lists = || VISITED.iter().chain(COMMANDS).chain(BRANCHES).chain(JANITORS);
     let known = |name: &String| lists().any(|known| *known == name.as_str());
     let missing: Vec<&String> = names.iter().filter(|name| !known(name)).collect();
     assert!(missing.is_empty(), "no test visits {missing:?}");

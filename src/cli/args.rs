@@ -1,6 +1,6 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
-use super::{completions, doctor, exit, handover, history, key, live, mount, policy, restore, status, store, tree, volume};
+use super::{branch, completions, doctor, exit, handover, history, key, live, mount, policy, restore, status, store, tree, volume};
 use crate::config::KEYS;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
@@ -52,6 +52,9 @@ pub enum Command {
     Export(tree::CopyArgs),
     /// Make a new volume from a commit of another
     Restore(restore::RestoreArgs),
+    /// What a fenced writer had not committed
+    #[command(subcommand)]
+    Branch(branch::BranchCommand),
     /// Hold a mount's descriptor and start its driver
     #[command(hide = true)]
     Hold(mount::InnerArgs),

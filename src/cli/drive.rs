@@ -6,6 +6,7 @@ use super::control::{ControlServer, socket_path};
 use super::exit::Exit;
 use super::mount::{MountArgs, tell};
 use super::serve::{Driver, DriverParts};
+use super::status::Fence;
 use super::unlock::{self, Unlocked};
 use crate::cache::CacheOptions;
 use crate::config::{Hydrate, RequestBudget, Settings, SizeLimit};
@@ -18,9 +19,9 @@ use crate::store::Counters;
 use crate::store::plan::Budget;
 use crate::telemetry::{Exporter, Metrics};
 use crate::types::{Fault, FaultKind, Seq};
-use crate::volume::{HydrateMode, OpenParams, RunOptions, Sizes, Volume, reader_cache, reader_of};
+use crate::volume::{HydrateMode, Moment, OpenParams, RunOptions, Sizes, Volume, reader_cache, reader_of};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,9 +39,9 @@ pub(super) fn run(context: &Context, args: &MountArgs, dir: PathBuf) -> Result<E
 
 async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option<Holder>, held: Option<Held>) -> Result<Exit, Fault> {
     raise_descriptor_limit();
-    let counters = Arc::new(Counters::default());
+    let (counters, fence) = (Arc::new(Counters::default()), Arc::default());
     let resumed = held.is_some();
-    let volume = open(context, args, &counters, resumed).await?;
+    let volume = open(context, args, (&counters, &fence), resumed).await?;
     let options = MountOptions {
         threads: usize::from(args.threads),
         read_only: volume.posix().is_read_only(),
@@ -53,6 +54,7 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
         store: context.settings.store.clone(),
         counters,
         metrics: Metrics::new(),
+        fence,
         env: context.env.clone(),
     };
     let driver = Driver::new(parts);
@@ -165,7 +167,7 @@ pub(super) fn quarantined() -> bool {
     std::env::var_os(crate::fuse::QUARANTINE_VARIABLE).is_some()
 }
 
-async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, resumed: bool) -> Result<Arc<Volume>, Fault> {
+async fn open(context: &Context, args: &MountArgs, told: Told<'_>, resumed: bool) -> Result<Arc<Volume>, Fault> {
     let run = RunOptions {
         hydrate: match context.settings.hydrate {
             Hydrate::Lazy => HydrateMode::Lazy,
@@ -176,11 +178,12 @@ async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, res
         quarantined: quarantined(),
     };
     let waiting = |why: &str| tell(&format!("waiting for the store: {why}"));
-    if args.read_only || args.at.is_some() {
-        let books = books(unlock_waiting(context, args, counters, &waiting).await?, context);
-        let at = match &args.at {
-            Some(text) => Some(resolve_at(context, &books, args, text).await?),
-            None => None,
+    if args.read_only || args.at.is_some() || args.branch.is_some() {
+        let books = books(unlock_waiting(context, args, told, &waiting).await?, context);
+        let at = match (&args.at, args.branch) {
+            (_, Some(epoch)) => Moment::Branch(epoch),
+            (Some(text), None) => Moment::Commit(resolve_at(context, &books, args, text).await?),
+            (None, None) => Moment::Newest,
         };
         let base = reader_cache(&context.settings.cache_of(&args.volume), context.env.random());
         return Volume::open_reader(&books, &args.volume, CacheOptions::new(base), at, run, &waiting).await;
@@ -189,10 +192,10 @@ async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, res
     cache.bytes_max = context.settings.capacity.unwrap_or(1 << 50);
     let sizes = sizes(&context.settings, &cache.dir)?;
     if resumed {
-        let params = late_params(context, args, counters, cache.clone(), sizes);
+        let params = late_params(context, args, told, cache.clone(), sizes);
         return Volume::resume(context.env.clone(), &args.volume, cache, sizes, run, params).await;
     }
-    let unlocked = unlock_waiting(context, args, counters, &waiting).await?;
+    let unlocked = unlock_waiting(context, args, told, &waiting).await?;
     let params = open_params(&context.settings, args, books(unlocked, context), cache, sizes, context.settings.read_policy()?)?;
     Volume::open(params, run, &waiting).await
 }
@@ -201,14 +204,14 @@ async fn open(context: &Context, args: &MountArgs, counters: &Arc<Counters>, res
 fn late_params(
     context: &Context,
     args: &MountArgs,
-    counters: &Arc<Counters>,
+    told: Told<'_>,
     cache: CacheOptions,
     sizes: Sizes,
 ) -> impl Future<Output = Result<OpenParams, Fault>> + Send + 'static + use<> {
     let inner = Context { settings: context.settings.clone(), env: context.env.clone(), json: context.json };
-    let (args, counters) = (args.clone(), Arc::clone(counters));
+    let (args, counters, fence) = (args.clone(), Arc::clone(told.0), Arc::clone(told.1));
     async move {
-        let unlocked = unlock_waiting(&inner, &args, &counters, &|_| {}).await?;
+        let unlocked = unlock_waiting(&inner, &args, (&counters, &fence), &|_| {}).await?;
         open_params(&inner.settings, &args, books(unlocked, &inner), cache, sizes, inner.settings.read_policy()?)
     }
 }
@@ -267,11 +270,14 @@ fn books(unlocked: Unlocked, context: &Context) -> Books {
     Books { store: unlocked.connected.store, env: context.env.clone(), sealer: unlocked.sealer }
 }
 
+/// Where it is told what the store is asked, and what its marker says of two writers.
+type Told<'a> = (&'a Arc<Counters>, &'a Arc<OnceLock<Fence>>);
+
 /// Marker and key, waiting as long as the store says nothing: *unreachable* is never *absent*.
 pub(super) async fn unlock_waiting(
     context: &Context,
     args: &MountArgs,
-    counters: &Arc<Counters>,
+    (counters, fence): Told<'_>,
     waiting: &(dyn Fn(&str) + Sync),
 ) -> Result<Unlocked, Fault> {
     let mut pause = Duration::from_millis(250);
@@ -287,7 +293,13 @@ pub(super) async fn unlock_waiting(
                 context.env.sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(30));
             }
-            done => return done,
+            done => {
+                if let Ok(unlocked) = &done {
+                    let single = unlocked.connected.marker.single_writer;
+                    let _ = fence.set(if single { Fence::SingleWriter } else { Fence::PutIfAbsent });
+                }
+                return done;
+            }
         }
     }
 }

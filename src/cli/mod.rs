@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod at;
+pub mod branch;
 pub mod completions;
 pub mod context;
 pub mod control;
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<Exit, Fault> {
+    let flags = arguments.flags.clone();
     let settings = settings(arguments.flags)?;
     init_logs(settings.log_format, &settings.log_level)?;
     let _span = tracing::info_span!(names::SPAN_COMMAND).entered();
@@ -81,6 +83,7 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
         Command::Cp(args) => tree::cp(&context, &args),
         Command::Export(args) => tree::export(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Branch(command) => branch::run(&context, &flags, command),
         Command::Hold(args) => mount::run_hold(&context, &args.mount),
         Command::Drive(args) => mount::run_drive(&context, &args.mount),
         Command::Store(command) => store::run(&context, command),

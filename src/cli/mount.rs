@@ -45,6 +45,9 @@ pub struct MountArgs {
     /// Shows an older commit, read-only: a number, an RFC 3339 time, `10:00`, `yesterday`, `2h ago`
     #[arg(long, value_name = "WHEN", env = "HOLDFAST_AT", hide_env_values = true)]
     pub at: Option<String>,
+    /// Shows a branch, read-only: what a fenced writer had not committed, on what it had
+    #[arg(long, value_name = "BRANCH", conflicts_with = "at")]
+    pub branch: Option<u64>,
     /// Take the volume from a machine that is gone for good and could not close it
     #[arg(long, env = "HOLDFAST_TAKE_OVER", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub take_over: bool,

@@ -8,7 +8,7 @@ use crate::history::{self, Entry};
 use crate::log::Reader;
 use crate::log::lookup::Books;
 use crate::types::{Attr, Fault, FaultKind, Identity, Ino, ROOT};
-use crate::volume::{HydrateMode, RunOptions, Volume, reader_cache, reader_of};
+use crate::volume::{HydrateMode, Moment, RunOptions, Volume, reader_cache, reader_of};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,10 +53,10 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) async fn open(context: &Context, reading: &Reading, entry: &Entry) -> Result<Self, Fault> {
+    pub(super) async fn open(context: &Context, reading: &Reading, moment: Moment) -> Result<Self, Fault> {
         let dir = reader_cache(&context.settings.cache_of(&reading.volume), context.env.random());
         let run = RunOptions { hydrate: HydrateMode::Metadata, ..RunOptions::default() };
-        let volume = Volume::open_reader(&reading.books, &reading.volume, CacheOptions::new(&dir), Some(entry.seq), run, &|_| {}).await?;
+        let volume = Volume::open_reader(&reading.books, &reading.volume, CacheOptions::new(&dir), moment, run, &|_| {}).await?;
         Ok(Self { volume, dir })
     }
 

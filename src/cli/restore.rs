@@ -9,8 +9,8 @@ use super::unlock::KeyArgs;
 use crate::config::show_size;
 use crate::format::names;
 use crate::history;
-use crate::types::{Fault, FaultKind, Identity, Seq};
-use crate::volume::{RestoreParams, Restored, restore};
+use crate::types::{Epoch, Fault, FaultKind, Identity, Seq};
+use crate::volume::{Restorable, RestoreParams, Restored, restore};
 use clap::Args;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -35,13 +35,17 @@ pub struct RestoreArgs {
     key: KeyArgs,
 }
 
+/// A volume that was made from a commit or a branch of another.
 #[derive(Serialize)]
-struct Made {
+pub(super) struct Made {
     volume: String,
     incarnation: String,
     commit: Seq,
     from: String,
-    from_commit: Seq,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_commit: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_branch: Option<Epoch>,
     cut: Timestamp,
     inodes: u64,
     bytes: u64,
@@ -50,14 +54,14 @@ struct Made {
 
 impl Answer for Made {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { volume, from, from_commit, inodes, bytes, uploaded, .. } = self;
-        writeln!(out, "{volume} is commit {from_commit} of {from}, of {}.", at::show(self.cut, &TimeZone::system()))?;
-        writeln!(
-            out,
-            "{inodes} files and directories, {}; {} written, the data is shared with {from}.",
-            show_size(*bytes),
-            show_size(*uploaded)
-        )
+        let Self { volume, from, inodes, bytes, uploaded, .. } = self;
+        let what = match (self.from_commit, self.from_branch) {
+            (Some(commit), _) => format!("commit {commit}"),
+            (None, branch) => format!("branch {}", branch.unwrap_or_default()),
+        };
+        writeln!(out, "{volume} is {what} of {from}, of {}.", at::show(self.cut, &TimeZone::system()))?;
+        let (bytes, uploaded) = (show_size(*bytes), show_size(*uploaded));
+        writeln!(out, "{inodes} files and directories, {bytes}; {uploaded} written, the data is shared with {from}.")
     }
 }
 
@@ -73,22 +77,31 @@ pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> 
     let made = context.run(async {
         let reading = Reading::start(context, volume, &args.key).await?;
         let seq = resolve(context, &reading, args.at.as_deref()).await?;
-        let bar = context.draws().then(|| ProgressBar::new_spinner().with_message(format!("writing the metadata of {to}")));
-        if let Some(bar) = &bar {
-            bar.enable_steady_tick(Duration::from_millis(100));
-        }
-        let (books, holder) = (reading.books.clone(), drive::holder(context.env.random()));
-        let params = RestoreParams { books, from: volume.clone(), seq, to: to.clone(), holder };
-        let made = restore(&params, &|why| context.say(&format!("waiting for the store: {why}"))).await;
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
-        let Restored { incarnation, commit, cut, inodes, bytes, uploaded } = made?;
-        let (volume, incarnation, from) = (to.to_string(), names::uuid(incarnation), volume.to_string());
-        Ok(Made { volume, incarnation, commit, from, from_commit: seq, cut: at::timestamp(cut), inodes, bytes, uploaded })
+        make(context, &reading, Restorable::Commit(seq), to).await
     })?;
     context.answer(&made)?;
     Ok(Exit::Done)
+}
+
+/// Makes the new volume, and shows that it goes on.
+pub(super) async fn make(context: &Context, reading: &Reading, what: Restorable, to: &Identity) -> Result<Made, Fault> {
+    let bar = context.draws().then(|| ProgressBar::new_spinner().with_message(format!("writing the metadata of {to}")));
+    if let Some(bar) = &bar {
+        bar.enable_steady_tick(Duration::from_millis(100));
+    }
+    let (books, holder) = (reading.books.clone(), drive::holder(context.env.random()));
+    let params = RestoreParams { books, from: reading.volume.clone(), what, to: to.clone(), holder };
+    let made = restore(&params, &|why| context.say(&format!("waiting for the store: {why}"))).await;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let Restored { incarnation, commit, cut, inodes, bytes, uploaded } = made?;
+    let (from_commit, from_branch) = match what {
+        Restorable::Commit(seq) => (Some(seq), None),
+        Restorable::Branch(epoch) => (None, Some(epoch)),
+    };
+    let (volume, incarnation, from) = (to.to_string(), names::uuid(incarnation), reading.volume.to_string());
+    Ok(Made { volume, incarnation, commit, from, from_commit, from_branch, cut: at::timestamp(cut), inodes, bytes, uploaded })
 }
 
 /// The commit that is meant. A time after the newest commit is refused: whether the volume changed since then only its holder knows.

@@ -2,7 +2,7 @@
 
 use super::at;
 use super::control::{ControlHandler, Flushed, ProgressSink, Unmounted};
-use super::status::{CommitInfo, Phase, Trouble, VolumeStatus, judge};
+use super::status::{BranchState, BranchStatus, CommitInfo, Fence, Phase, Trouble, VolumeStatus, judge};
 use crate::env::Env;
 use crate::format::names as objects;
 use crate::fuse::Mount;
@@ -10,7 +10,7 @@ use crate::store::{Counters, Snapshot};
 use crate::telemetry::{Metrics, names};
 use crate::types::{Fault, FaultKind};
 use crate::volume::Volume;
-use crate::writeback::{Lag, LastCommit};
+use crate::writeback::{BranchNews, BranchPhase, Lag, LastCommit};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ pub(super) struct DriverParts {
     pub(super) store: String,
     pub(super) counters: Arc<Counters>,
     pub(super) metrics: Metrics,
+    pub(super) fence: Arc<OnceLock<Fence>>,
     pub(super) env: Env,
 }
 
@@ -104,17 +105,20 @@ impl Driver {
     }
 
     fn standing(&self) -> VolumeStatus {
-        let DriverParts { volume, dir, store, env, .. } = &self.parts;
+        let DriverParts { volume, dir, store, env, fence, .. } = &self.parts;
         let (cache, sizes, origin) = (volume.cache(), volume.sizes(), volume.cache().origin());
         let progress = volume.progress().unwrap_or_default();
         let space = cache.view(|view| view.space());
         let since = |at: Duration| env.monotonic().saturating_sub(at).as_secs();
         let lag = volume.lag();
-        let failed = volume.report().failed.or_else(|| progress.failed.clone()).map(|what| Trouble { what, seconds: 0 });
+        let report = volume.report();
+        let fenced = report.fenced.or_else(|| progress.fenced.clone()).map(|what| Trouble { what, seconds: 0 });
+        let failed = report.failed.or_else(|| progress.failed.clone()).map(|what| Trouble { what, seconds: 0 });
         VolumeStatus {
             volume: volume.identity().to_string(),
             incarnation: objects::uuid(origin.incarnation),
             store: store.clone(),
+            fence: fence.get().copied(),
             directory: Some(dir.display().to_string()),
             phase: *self.phase.lock(),
             read_only: volume.posix().is_read_only(),
@@ -133,10 +137,11 @@ impl Driver {
             inodes: space.inodes,
             resend: self.mount.get().is_none_or(|mount| mount.can_resend()),
             quarantined: super::drive::quarantined(),
-            fenced: progress.fenced.map(|what| Trouble { what, seconds: 0 }),
+            fenced,
             store_trouble: progress.store_trouble.map(|trouble| Trouble { what: trouble.why, seconds: since(trouble.since) }),
             local_trouble: failed,
             damage: volume.damage(),
+            branches: volume.branches().into_iter().map(|news| branch(news, volume.identity().as_str())).collect(),
         }
     }
 
@@ -203,6 +208,17 @@ impl Driver {
             }
         }
     }
+}
+
+fn branch(news: BranchNews, volume: &str) -> BranchStatus {
+    let state = match &news.phase {
+        BranchPhase::Storing => BranchState::Storing,
+        BranchPhase::Safe => BranchState::Safe,
+        BranchPhase::Unclaimed(_) => BranchState::Unclaimed,
+        BranchPhase::Dropped => BranchState::Dropped,
+        BranchPhase::Stuck(_) => BranchState::Stuck,
+    };
+    BranchStatus { branch: news.epoch, state, told: news.told(volume), cache: news.cache.display().to_string() }
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -55,6 +55,9 @@ pub struct VolumeStatus {
     pub incarnation: String,
     /// The store's URL.
     pub store: String,
+    /// What keeps two writers apart; absent: the store has not answered yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
     /// Where it is mounted.
     pub directory: Option<String>,
     /// What the driver is doing.
@@ -106,6 +109,48 @@ pub struct VolumeStatus {
     /// Stored bytes that are damaged or missing, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damage: Vec<String>,
+    /// Branches that this driver stores or has stored, of this mount and of caches that were set aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<BranchStatus>,
+}
+
+/// What keeps two writers of a volume apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fence {
+    /// The store: a number of the log is won by one.
+    PutIfAbsent,
+    /// Whoever made the store vouched for it.
+    SingleWriter,
+}
+
+/// A branch that is stored from here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchStatus {
+    /// Its number.
+    pub branch: Epoch,
+    /// How far it is.
+    pub state: BranchState,
+    /// The cache that it is of.
+    pub cache: String,
+    /// What became of it, in words.
+    pub told: String,
+}
+
+/// How far a branch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BranchState {
+    /// On its way into the store.
+    Storing,
+    /// Stored and claimed.
+    Safe,
+    /// Stored, but what it stands on could not be claimed.
+    Unclaimed,
+    /// A person has dropped it.
+    Dropped,
+    /// It cannot be stored.
+    Stuck,
 }
 
 fn yes() -> bool {
@@ -148,7 +193,9 @@ pub fn judge(status: &VolumeStatus) -> Verdict {
     let dirty = || format!("{} in the cache are in no commit", show_size(status.dirty_bytes));
     let trouble = |what: &Trouble| format!("{} (for {})", what.what, at::show_age(what.seconds));
     if let Some(fence) = &status.fenced {
-        return verdict(false, format!("another writer has taken the volume over: {}; {}", trouble(fence), dirty()));
+        let own = status.branches.iter().rev().find(|branch| branch.branch == status.epoch);
+        let what = own.map_or_else(dirty, |branch| format!("what was not committed {}", branch.told));
+        return verdict(false, format!("another writer has taken the volume over: {}; {what}", trouble(fence)));
     }
     if status.quarantined {
         let what = "the volume is in quarantine, read-only: its requests crashed the driver twice within a minute (the log says where)";
@@ -235,7 +282,14 @@ impl Answer for Report {
             keeper.map_or_else(|| "its supervisor alone".to_owned(), |process| format!("its supervisor and the keeper, process {process}"));
         let flight = if status.resend { "" } else { "; requests under way when the driver dies end with EIO (kernel before 6.9)" };
         writeln!(out, "  held by         {held}{flight}")?;
-        writeln!(out, "  store           {}", status.store)
+        writeln!(out, "  store           {}", status.store)?;
+        match status.fence {
+            Some(Fence::PutIfAbsent) => writeln!(out, "  fence           the store's put if absent")?,
+            Some(Fence::SingleWriter) => writeln!(out, "  fence           NONE but the word of whoever made the store (single-writer)")?,
+            None => {}
+        }
+        let what = |branch: &BranchStatus| format!("what a cache here had not committed {}", branch.told);
+        status.branches.iter().try_for_each(|branch| writeln!(out, "  branch {:<8} {}", branch.branch, what(branch)))
     }
 }
 
@@ -263,6 +317,7 @@ pub(super) mod tests {
             volume: "g/a".to_owned(),
             incarnation: "6f1c".to_owned(),
             store: "file:///s".to_owned(),
+            fence: Some(Fence::PutIfAbsent),
             directory: Some("/mnt/a".to_owned()),
             phase: Phase::Mounted,
             read_only: false,
@@ -285,11 +340,16 @@ pub(super) mod tests {
             store_trouble: None,
             local_trouble: None,
             damage: Vec::new(),
+            branches: Vec::new(),
         }
     }
 
     fn trouble(what: &str, seconds: u64) -> Option<Trouble> {
         Some(Trouble { what: what.to_owned(), seconds })
+    }
+
+    fn branch() -> BranchStatus {
+        BranchStatus { branch: 3, state: BranchState::Safe, cache: "/c".to_owned(), told: "is branch 3".to_owned() }
     }
 
     #[test]
@@ -320,6 +380,11 @@ pub(super) mod tests {
                 VolumeStatus { fenced: trouble("epoch 4 of host b", 1), ..healthy() },
                 false,
                 "another writer has taken the volume over: epoch 4 of host b (for 1 s); 0 B in the cache are in no commit",
+            ),
+            (
+                VolumeStatus { fenced: trouble("epoch 4 of host b", 1), branches: vec![branch()], ..healthy() },
+                false,
+                "another writer has taken the volume over: epoch 4 of host b (for 1 s); what was not committed is branch 3",
             ),
             (
                 VolumeStatus { local_trouble: trouble("the cache's disk is full", 1), ..healthy() },
@@ -354,8 +419,13 @@ pub(super) mod tests {
     fn text_answers_the_question_first() {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let mut out = Vec::new();
-        let status =
-            VolumeStatus { left_bytes: 1 << 30, lag_milliseconds: 10_000, lag_reason: Some("request budget".to_owned()), ..healthy() };
+        let status = VolumeStatus {
+            left_bytes: 1 << 30,
+            lag_milliseconds: 10_000,
+            lag_reason: Some("request budget".to_owned()),
+            branches: vec![branch()],
+            ..healthy()
+        };
         Report::new(status, zone).text(&mut out).unwrap();
         let expected = "\
 SAFE  g/a at /mnt/a
@@ -368,6 +438,8 @@ SAFE  g/a at /mnt/a
   driver          mounted, epoch 3, process 7, version 0.1.0
   held by         its supervisor alone
   store           file:///s
+  fence           the store's put if absent
+  branch 3        what a cache here had not committed is branch 3
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }

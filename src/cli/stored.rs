@@ -6,6 +6,7 @@ use super::context::{Answer, Context};
 use super::status::{CommitInfo, Verdict};
 use super::unlock::{self, KeyArgs};
 use crate::history;
+use crate::log::branch::BRANCH;
 use crate::log::control::Purging;
 use crate::log::lookup::Books;
 use crate::log::{self, Lookup, Patience, Reader, Site};
@@ -61,6 +62,9 @@ pub struct StoredStatus {
     /// Absent: nobody has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_by: Option<HeldBy>,
+    /// Numbers of its branches: what fenced writers had not committed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<Epoch>,
 }
 
 /// Whether it is safe.
@@ -103,6 +107,10 @@ impl Answer for StoredReport {
         verdict.show_newest(status.head.as_ref(), &zone, out)?;
         if let Some(held) = &status.held_by {
             writeln!(out, "  held by         {}, epoch {}, since {}", held.host, status.epoch, at::show(held.since, &zone))?;
+        }
+        if !status.branches.is_empty() {
+            let (count, volume) = (status.branches.len(), &status.volume);
+            writeln!(out, "  branches        {count}, in no commit: `holdfast branch list {volume}`")?;
         }
         writeln!(out, "  store           {}", status.store)
     }
@@ -148,8 +156,10 @@ pub(super) async fn ask(context: &Context, volume: &Identity, key: &KeyArgs) -> 
         }
         _ => None,
     });
+    let claimed = |claim: &crate::rpc::Claim| claim.name.parse().ok().filter(|_| claim.kind == BRANCH);
+    let branches = chain.claims.values().filter_map(claimed).collect();
     let incarnation = crate::format::names::uuid(found.incarnation);
-    let status = StoredStatus { volume: volume.to_string(), incarnation, store, phase, epoch: tip.epoch, head, held_by };
+    let status = StoredStatus { volume: volume.to_string(), incarnation, store, phase, epoch: tip.epoch, head, held_by, branches };
     Ok(StoredReport { verdict: judge(&status), status })
 }
 
@@ -166,6 +176,7 @@ mod tests {
             epoch: 3,
             head: Some(CommitInfo { commit: 17, cut: "2026-11-20T09:00:00Z".parse().unwrap(), full: true }),
             held_by: None,
+            branches: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use super::reader::{Reading, Tree};
 use super::target::{Target, show_name};
 use super::unlock::KeyArgs;
 use crate::types::{Attr, Fault, FaultKind};
+use crate::volume::Moment;
 use clap::Args;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -24,6 +25,9 @@ pub struct TreeArgs {
     /// An older commit: a number, an RFC 3339 time, `10:00`, `yesterday`, `2h ago`
     #[arg(long, value_name = "WHEN")]
     at: Option<String>,
+    /// A branch instead of a commit
+    #[arg(long, value_name = "BRANCH", conflicts_with = "at")]
+    branch: Option<u64>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -57,11 +61,17 @@ fn with_tree<T: Send + 'static>(
     }
     let done = context.run(async {
         let reading = Reading::start(context, &target.volume, &args.key).await?;
-        let (entry, resolved) = reading.resolve(context, args.at.as_deref()).await?;
-        if args.at.is_some() {
-            context.say(&resolved.line(&TimeZone::system()));
-        }
-        let tree = Tree::open(context, &reading, &entry).await?;
+        let moment = match args.branch {
+            Some(epoch) => Moment::Branch(epoch),
+            None => {
+                let (entry, resolved) = reading.resolve(context, args.at.as_deref()).await?;
+                if args.at.is_some() {
+                    context.say(&resolved.line(&TimeZone::system()));
+                }
+                Moment::Commit(entry.seq)
+            }
+        };
+        let tree = Tree::open(context, &reading, moment).await?;
         let (tree, done) = tokio::task::spawn_blocking(move || {
             let done = tree.find(&path).and_then(|attr| work(&tree, &attr));
             (tree, done)
@@ -96,7 +106,7 @@ struct ListedEntry {
     target: Option<String>,
 }
 
-fn kind(attr: &Attr) -> (char, &'static str) {
+pub(super) fn kind(attr: &Attr) -> (char, &'static str) {
     match attr.kind() {
         libc::S_IFDIR => ('d', "directory"),
         libc::S_IFLNK => ('l', "symlink"),

@@ -65,7 +65,7 @@ pub fn url(settings: &Settings) -> Result<StoreUrl, Fault> {
 /// It does not answer, there is no marker, or the marker is another store's than the URL pins.
 pub async fn connect(settings: &Settings, env: &Env, counters: Option<Arc<Counters>>) -> Result<Connected, Fault> {
     let url = url(settings)?;
-    let store = open(&url, env, &OpenOptions { counters, ..OpenOptions::default() })?;
+    let store = open(&url, env, &OpenOptions { counters: counters.clone(), ..OpenOptions::default() })?;
     let Some(bytes) = store.get(names::marker()).await? else {
         // A mistyped prefix looks like this too: nothing may be concluded from it but that there is no answer.
         let message = format!(
@@ -80,6 +80,10 @@ pub async fn connect(settings: &Settings, env: &Env, counters: Option<Arc<Counte
             FaultKind::Invalid,
             format!("the store there has the id {}, not the one that the URL pins: {url}", marker.store),
         )),
+        _ if marker.single_writer => {
+            let store = open(&url, env, &OpenOptions { counters, single_writer: true, ..OpenOptions::default() })?;
+            Ok(Connected { url, store, marker })
+        }
         _ => Ok(Connected { url, store, marker }),
     }
 }

@@ -1,4 +1,4 @@
-//! `branches/<epoch>/head`: what a fenced writer had not committed.
+//! `branches/<epoch>/head`, `head-<n>`: what a fenced writer had not committed.
 
 use super::error::{FormatError, Reason};
 use super::seal::{Kind, Sealer};
@@ -35,5 +35,9 @@ fn check(branch: &rpc::Branch, sealer: &Sealer, name: &str) -> Result<(), Reason
     })?;
     ensure(branch.epoch > 0, || "epoch 0".into())?;
     valid::exact("hash of the base", &branch.base_hash, if branch.base_seq == 0 { 0 } else { 32 })?;
-    branch.state.as_ref().map_or(Ok(()), |state| record::check_commit(state, u64::MAX))
+    valid::text("host", &branch.host)?;
+    let Some(state) = &branch.state else { return Ok(()) };
+    // They would belong to no record: everything in a branch lies in its packs.
+    ensure(state.inline_frames.is_empty(), || "inline frames in a branch".into())?;
+    record::check_commit(state, u64::MAX)
 }

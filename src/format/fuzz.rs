@@ -124,6 +124,8 @@ fn object_names(data: &[u8]) {
     same(names::parse_checkpoint_part(text).map(|(life, seq, random)| names::checkpoint_part(life, seq, random)));
     same(names::parse_control(text).map(|(life, n)| names::control(life, n)));
     same(names::parse_block(text).map(|(life, k)| names::block(life, k)));
+    same(names::parse_branch_head(text).map(|(life, epoch, n)| names::branch_head(life, epoch, n)));
+    same(names::parse_branch_pack(text).map(|(life, epoch, random)| names::branch_pack(life, epoch, random)));
     same(names::parse_branch(text).map(|(life, epoch, what)| names::branch(life, epoch, what)));
     same(names::absolute(LIFE, text).and_then(|(_, name)| names::relative(LIFE, &name)));
     if let Some((of, name)) = names::absolute(LIFE, text) {

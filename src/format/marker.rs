@@ -38,14 +38,26 @@ pub struct Marker {
     pub created: UnixNanos,
     /// The program that made it.
     pub created_by: String,
+    /// The store cannot put if absent: whoever made it vouches that no volume in it ever has two writers.
+    pub single_writer: bool,
 }
+
+/// The feature of [`Marker::single_writer`], which a version that does not know it must refuse.
+const SINGLE_WRITER: &str = "single-writer";
 
 impl Marker {
     /// Of a new store whose objects are sealed with `key`.
     #[must_use]
     pub fn encrypted(key: &StoreKey, created: UnixNanos, created_by: &str) -> Self {
         let cipher = Cipher::ChaCha20Poly1305;
-        Self { store: store_id(key), cipher, feature_level: FEATURE_LEVEL, created, created_by: created_by.to_owned() }
+        Self {
+            store: store_id(key),
+            cipher,
+            feature_level: FEATURE_LEVEL,
+            created,
+            created_by: created_by.to_owned(),
+            single_writer: false,
+        }
     }
 
     /// Of a new store in the clear; `random` comes from `Env`.
@@ -54,7 +66,7 @@ impl Marker {
         let mut id = random;
         id[0] = 0;
         let (store, cipher) = (StoreId(id), Cipher::None);
-        Self { store, cipher, feature_level: FEATURE_LEVEL, created, created_by: created_by.to_owned() }
+        Self { store, cipher, feature_level: FEATURE_LEVEL, created, created_by: created_by.to_owned(), single_writer: false }
     }
 
     /// The object's bytes.
@@ -67,7 +79,7 @@ impl Marker {
         let message = rpc::StoreMarker {
             store_id: Bytes::copy_from_slice(self.store.as_bytes()),
             feature_level: self.feature_level,
-            required_features: Vec::new(),
+            required_features: self.single_writer.then(|| SINGLE_WRITER.to_owned()).into_iter().collect(),
             cipher: cipher.into(),
             created: self.created,
             created_by: self.created_by.clone(),
@@ -116,7 +128,7 @@ fn decode(bytes: &Bytes) -> Result<Marker, Reason> {
     if message.feature_level > FEATURE_LEVEL {
         return Err(Reason::newer(format!("feature level {}, this version knows {FEATURE_LEVEL}", message.feature_level)));
     }
-    if let Some(feature) = message.required_features.first() {
+    if let Some(feature) = message.required_features.iter().find(|feature| *feature != SINGLE_WRITER) {
         return Err(Reason::newer(format!("feature `{}`", feature.escape_debug())));
     }
     valid::ensure(message.feature_level > 0, || "feature level 0".into())?;
@@ -132,5 +144,7 @@ fn decode(bytes: &Bytes) -> Result<Marker, Reason> {
         Cipher::ChaCha20Poly1305 => store.0[0] & 0x80 != 0,
     };
     valid::ensure(agrees, || format!("store id {store} is not one of a store with cipher {cipher:?}"))?;
-    Ok(Marker { store, cipher, feature_level: message.feature_level, created: message.created, created_by: message.created_by })
+    let single_writer = !message.required_features.is_empty();
+    let rpc::StoreMarker { feature_level, created, created_by, .. } = message;
+    Ok(Marker { store, cipher, feature_level, created, created_by, single_writer })
 }

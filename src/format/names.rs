@@ -11,7 +11,8 @@
 //! volumes/<uuid>/checkpoints/<seq:20>/<32 hex>
 //! volumes/<uuid>/control/<n:20>
 //! volumes/<uuid>/blocks/<k:20>
-//! volumes/<uuid>/branches/<epoch:10>/<what>
+//! volumes/<uuid>/branches/<epoch:10>/head               the first of a branch; a later one is head-<n:8>, from 2 on
+//! volumes/<uuid>/branches/<epoch:10>/<32 hex>           a pack of the branch
 //! <any of these>~<n>                                    a healed copy: the same bytes
 //! ```
 //! Each `parse_*` is the exact inverse of its maker: what is not written in this one way is not parsed.
@@ -220,6 +221,33 @@ pub fn parse_branch(name: &str) -> Option<(Incarnation, Epoch, &str)> {
     let (epoch, what) = rest.strip_prefix("branches/")?.split_once('/')?;
     (!what.is_empty()).then_some(())?;
     Some((incarnation, number(epoch, 10)?, what))
+}
+
+/// Head `n` of the branch of `epoch`, from 1 on: the greatest is in force.
+#[must_use]
+pub fn branch_head(incarnation: Incarnation, epoch: Epoch, n: u64) -> String {
+    if n <= 1 { branch(incarnation, epoch, "head") } else { branch(incarnation, epoch, &format!("head-{n:08}")) }
+}
+
+/// The incarnation, epoch and number of a branch's head.
+#[must_use]
+pub fn parse_branch_head(name: &str) -> Option<(Incarnation, Epoch, u64)> {
+    let (incarnation, epoch, what) = parse_branch(name)?;
+    let n = if what == "head" { 1 } else { number(what.strip_prefix("head-")?, 8).filter(|n| *n > 1)? };
+    Some((incarnation, epoch, n))
+}
+
+/// A pack of the branch of `epoch`; `random` is never used twice.
+#[must_use]
+pub fn branch_pack(incarnation: Incarnation, epoch: Epoch, random: [u8; 16]) -> String {
+    branch(incarnation, epoch, &hex::encode(random))
+}
+
+/// The incarnation, epoch and random part of a branch's pack.
+#[must_use]
+pub fn parse_branch_pack(name: &str) -> Option<(Incarnation, Epoch, [u8; 16])> {
+    let (incarnation, epoch, what) = parse_branch(name)?;
+    Some((incarnation, epoch, random16(what)?))
 }
 
 /// Copy `n` of a healed object: the same bytes, opened under the name without the suffix.

@@ -1,4 +1,5 @@
-//! `packs/<epoch>-<random>`: an immutable object of many frames, each of its own use: extents of files, parts of large deltas.
+//! `packs/<epoch>-<random>`, `branches/<epoch>/<random>`: an immutable object of many frames, each of its own use: extents of files,
+//! parts of large deltas.
 //!
 //! ```text
 //! header | frame 0: extent | frame 1: extent | ... | table of lengths      (see seal)
@@ -96,7 +97,8 @@ impl Builder {
     /// # Errors
     /// The pack is empty or over a limit, or the name is no pack's.
     pub fn finish(self, name: &str, epoch: Epoch, salt: [u8; 32], sealer: &Sealer) -> Result<PackBytes, FormatError> {
-        let place = names::parse_pack(name).filter(|(incarnation, of, _)| Some(*incarnation) == sealer.incarnation() && *of == epoch);
+        let place = names::parse_pack(name).or_else(|| names::parse_branch_pack(name));
+        let place = place.filter(|(incarnation, of, _)| Some(*incarnation) == sealer.incarnation() && *of == epoch);
         let relative = place.and_then(|(incarnation, ..)| names::relative(incarnation, name));
         let relative = relative.ok_or_else(|| Reason::invalid(format!("no name for a pack of epoch {epoch}")).of(name))?;
         let Sealed { bytes, hash, salt, frames } = sealer.finish(self.draft, Kind::Pack, name, epoch, salt)?;

@@ -1,5 +1,6 @@
 //! Names, seal, codec and records: what goes in comes out, and nothing else does.
 
+use super::marker::Marker;
 use super::seal::{Cipher, Kind, Sealer};
 use super::{Reason, codec, names, record};
 use crate::rpc;
@@ -197,4 +198,19 @@ fn a_kind_of_record_from_the_future_is_newer_and_not_damaged() {
     assert_eq!(error.kind(), crate::types::FaultKind::TooNew, "{error}");
     let codec_2 = sealer.seal(Kind::LogRecord, &name, 4, [5; 32], &[&[2, 0, 0]]).unwrap();
     assert!(matches!(record::decode(&codec_2.bytes, &sealer, &name).unwrap_err().reason, Reason::Newer { .. }));
+}
+
+#[test]
+fn single_writer_is_known_and_any_other_feature_is_not() {
+    let marker = Marker { single_writer: true, ..Marker::clear([7; 16], 1, "test") };
+    assert_eq!(Marker::decode(&marker.encode()).unwrap(), marker);
+    let plain = Marker { single_writer: false, ..marker.clone() };
+    assert_eq!(Marker::decode(&plain.encode()).unwrap(), plain);
+    // Another feature of the same length, its checksum made right.
+    let mut bytes = marker.encode().to_vec();
+    let at = bytes.windows(13).position(|window| window == b"single-writer").unwrap();
+    bytes[at..at + 13].copy_from_slice(b"double-writer");
+    let sum = codec::checksum(&bytes[12..]).to_le_bytes();
+    bytes[4..12].copy_from_slice(&sum);
+    assert_eq!(Marker::decode(&bytes.into()).unwrap_err().kind(), crate::types::FaultKind::TooNew);
 }

@@ -1,7 +1,10 @@
-//! What the store holds over time: the records of a volume's log, which commit a moment means, the end of a life. Needs no mount.
+//! What the store holds over time: the records of a volume's log, which commit a moment means, branches, the end of a life.
+//! Needs no mount.
 
+mod branch;
 mod removal;
 
+pub use branch::{Branch, branches, drop_branch};
 pub use removal::{Standing, begin, delete, end, extent_of, standing, undo};
 
 use crate::log::{At, Hint, Phase, Reader, Tip};

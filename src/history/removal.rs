@@ -53,7 +53,7 @@ pub async fn standing(reader: &Reader) -> Result<Standing, Fault> {
 /// The store's.
 pub async fn extent_of(reader: &Reader) -> Result<(u64, u64), Fault> {
     let mut sums = (0, 0);
-    each_object(reader, &mut |_, size| sums = (sums.0 + 1, sums.1 + size)).await?;
+    each_object(reader, &whole(reader), &mut |_, size| sums = (sums.0 + 1, sums.1 + size)).await?;
     Ok(sums)
 }
 
@@ -113,7 +113,7 @@ pub async fn delete(reader: &Reader, author: &str, now: UnixNanos, told: &(dyn F
     let site = reader.site();
     let mut chain = Chain::read(site.clone()).await?;
     let mut listing = Vec::new();
-    each_object(reader, &mut |name, _| listing.push(name)).await?;
+    each_object(reader, &whole(reader), &mut |name, _| listing.push(name)).await?;
     let facts = facts(reader, &listing).await?;
     let retirement = plan::retire(site, &facts, chain.state(), &BTreeMap::new(), &listing);
     let objects: Vec<String> = retirement.objects.into_iter().collect();
@@ -173,11 +173,16 @@ async fn facts(reader: &Reader, listing: &[String]) -> Result<Facts, Fault> {
     Ok(Facts { h: tip.seq, epoch: tip.epoch, checkpoint: tip.checkpoint, records })
 }
 
-async fn each_object(reader: &Reader, visit: &mut (dyn FnMut(String, u64) + Send)) -> Result<(), Fault> {
-    let prefix = names::volume_prefix(reader.site().incarnation());
+/// What the names of all objects of a life begin with.
+fn whole(reader: &Reader) -> String {
+    names::volume_prefix(reader.site().incarnation())
+}
+
+/// Every object whose name begins with `prefix`, with its bytes.
+pub(super) async fn each_object(reader: &Reader, prefix: &str, visit: &mut (dyn FnMut(String, u64) + Send)) -> Result<(), Fault> {
     let mut after: Option<String> = None;
     loop {
-        let page = reader.site().store().list(&prefix, after.as_deref(), PAGE).await?;
+        let page = reader.site().store().list(prefix, after.as_deref(), PAGE).await?;
         let full = page.len() == PAGE;
         after = page.last().map(|meta| meta.name.clone());
         page.into_iter().for_each(|meta| visit(meta.name, meta.size));

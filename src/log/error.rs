@@ -35,7 +35,7 @@ pub enum LogError {
         why: String,
     },
     /// A valid record of a higher epoch stands at our next number: another writer has the volume.
-    #[error("fenced: record {seq} belongs to epoch {epoch}; what was not committed stays in this cache")]
+    #[error("fenced: record {seq} belongs to epoch {epoch}, another writer has taken the volume over")]
     Fenced {
         /// Its number.
         seq: Seq,

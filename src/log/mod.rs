@@ -9,12 +9,14 @@
 //! control     the second chain: claims, retirements, attachments, purge        (2)
 //! plan        what stays, what may go: pure                                    (3)
 //! block       markers, and the only place that deletes numbers                 (1.5)
+//! branch      what a fenced writer leaves: its base, its claim, its head       (2, 3)
 //! protocol    every rule above: its crash window, failpoint and test
 //! ```
 //! Everything here is straight-line async code over a [`Store`] and an [`Env`]: no runtime, no task of its own, no shared state. Any await
 //! may be the last thing a process does. `tests/sim.rs` drives this same code through seeded worlds.
 
 pub mod block;
+pub mod branch;
 pub mod checkpoint;
 pub mod control;
 mod error;

@@ -229,6 +229,10 @@ fn may_go(incarnation: Incarnation, facts: &Facts, purged: bool, named: bool, na
     if let Some((_, epoch, _)) = names::parse_pack(name) {
         return own && (purged || named || epoch < facts.epoch);
     }
+    // A branch goes by its own `retire`, when a person drops it; of a purged life nobody claims one.
+    if names::parse_branch(name).is_some() {
+        return own && purged;
+    }
     // The newest checkpoint is the one that record h names. A later one may just be in the making.
     let checkpoint =
         names::parse_checkpoint_index(name).map(|(_, seq)| seq).or_else(|| names::parse_checkpoint_part(name).map(|(_, seq, _)| seq));

@@ -48,6 +48,8 @@ pub(super) struct Cloud {
     objects: Arc<dyn ObjectStore>,
     pages: Pages,
     /// Empty, or ends with `/`.
+    /// Nobody else writes: look, then put.
+    single_writer: bool,
     prefix: String,
     place: String,
     env: Env,
@@ -63,32 +65,32 @@ impl std::fmt::Debug for Pages {
 
 impl Cloud {
     /// The store at a cloud's URL. Makes no request.
-    pub(super) fn open(url: &StoreUrl, env: Env) -> Result<Self, Fault> {
+    pub(super) fn open(url: &StoreUrl, single_writer: bool, env: Env) -> Result<Self, Fault> {
         let failed = |error: object_store::Error| Fault::with(FaultKind::Invalid, format!("the store {url} cannot be opened"), error);
         match &url.location {
             Location::S3(bucket) => {
                 let store = Arc::new(s3(bucket)?.build().map_err(failed)?);
-                Ok(Self::new(Dialect::S3, store, bucket, env))
+                Ok(Self::new(Dialect::S3, store, bucket, single_writer, env))
             }
             Location::Gcs(bucket) => {
                 let store = Arc::new(gcs(bucket)?.build().map_err(failed)?);
-                Ok(Self::new(Dialect::Gcs, store, bucket, env))
+                Ok(Self::new(Dialect::Gcs, store, bucket, single_writer, env))
             }
             Location::Azure(bucket) => {
                 let store = Arc::new(azure(bucket)?.build().map_err(failed)?);
-                Ok(Self::new(Dialect::Azure, store, bucket, env))
+                Ok(Self::new(Dialect::Azure, store, bucket, single_writer, env))
             }
             Location::File(_) | Location::Memory => Err(Fault::new(FaultKind::Invalid, format!("{url} is not in a cloud"))),
         }
     }
 
-    fn new(dialect: Dialect, store: Arc<impl ObjectStore + PaginatedListStore>, bucket: &Bucket, env: Env) -> Self {
+    fn new(dialect: Dialect, store: Arc<impl ObjectStore + PaginatedListStore>, bucket: &Bucket, single_writer: bool, env: Env) -> Self {
         let prefix = if bucket.prefix.is_empty() { String::new() } else { format!("{}/", bucket.prefix) };
         let place = match &bucket.endpoint {
             Some(endpoint) => format!("the bucket {} at {endpoint}", bucket.bucket),
             None => format!("the bucket {}", bucket.bucket),
         };
-        Self { dialect, objects: Arc::clone(&store) as _, pages: Pages(store), prefix, place, env }
+        Self { dialect, objects: Arc::clone(&store) as _, pages: Pages(store), prefix, place, single_writer, env }
     }
 
     fn asked<'a>(&'a self, verb: &'static str, name: &'a str) -> Asked<'a> {
@@ -167,7 +169,11 @@ impl Store for Cloud {
     async fn put_if_absent(&self, name: &str, body: Bytes) -> Result<Put, StoreError> {
         let key = self.key("put_if_absent", name)?;
         let asked = self.asked("put_if_absent", name);
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        if self.single_writer && self.head(name).await?.is_some() {
+            return Ok(Put::Exists);
+        }
+        let mode = if self.single_writer { PutMode::Overwrite } else { PutMode::Create };
+        let options = PutOptions { mode, ..PutOptions::default() };
         let length = body.len() as u64;
         name::check_length("put_if_absent", name, length)?;
         match self.attempt(asked, length, self.objects.put_opts(&key, body.into(), options)).await {

@@ -23,7 +23,7 @@ pub use memory::Memory;
 pub use name::{BODY_BYTES_MAX, OBJECT_NAME_MAX};
 pub use objects::Objects;
 pub use open::{OpenOptions, open};
-pub use probe::{CREATORS, Check, ProbeReport, Verdict, probe};
+pub use probe::{CREATORS, Check, ProbeReport, Verdict, Writers, probe, probe_for};
 pub use url::{Bucket, Location, StoreUrl, UrlError};
 pub use wrap::{Counters, Counting, Faults, Faulty, Limited, Limits, Retries, Retrying, Slow, Snapshot, Verb, VerbResult};
 

@@ -155,6 +155,12 @@ impl Objects {
         self.env.random()
     }
 
+    /// A name for a new pack of the branch of `epoch`.
+    #[must_use]
+    pub fn new_branch_pack_name(&self, epoch: Epoch) -> String {
+        names::branch_pack(self.incarnation, epoch, self.env.random())
+    }
+
     /// A name for a new pack of `epoch`.
     #[must_use]
     pub fn new_pack_name(&self, epoch: Epoch) -> String {

@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub struct OpenOptions {
     /// Only for `store init`: the directory of a `file://` store may be made and be used without a marker in it.
     pub may_create: bool,
+    /// The store cannot put if absent, and its marker says that no volume in it ever has two writers: look first, then put.
+    pub single_writer: bool,
     /// When to try again.
     pub retries: Retries,
     /// Bounds on what goes on at once.
@@ -32,7 +34,7 @@ pub fn open(url: &StoreUrl, env: &Env, options: &OpenOptions) -> Result<Arc<dyn 
     let plain: Arc<dyn Store> = match &url.location {
         Location::Memory => Arc::new(Memory::new(env.clone())),
         Location::File(directory) => Arc::new(FileStore::new(directory, options.may_create, env.clone())),
-        Location::S3(_) | Location::Gcs(_) | Location::Azure(_) => Arc::new(Cloud::open(url, env.clone())?),
+        Location::S3(_) | Location::Gcs(_) | Location::Azure(_) => Arc::new(Cloud::open(url, options.single_writer, env.clone())?),
     };
     let counters = options.counters.clone().unwrap_or_default();
     let counted = Arc::new(Counting::new(plain, counters, env.clone()));

@@ -62,6 +62,23 @@ impl ProbeReport {
 /// # Errors
 /// Only when the very first put is refused (credentials, bucket): then nothing is said about the store.
 pub async fn probe(store: &dyn Store, env: &Env) -> Result<ProbeReport, StoreError> {
+    probe_for(store, env, Writers::Many).await
+}
+
+/// How many may write to a volume at once, as far as the store must tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writers {
+    /// Several: the store decides who wins.
+    Many,
+    /// One: somebody else vouches for that, in writing.
+    One,
+}
+
+/// As [`probe`]; for one writer without the race of many.
+///
+/// # Errors
+/// As [`probe`].
+pub async fn probe_for(store: &dyn Store, env: &Env, writers: Writers) -> Result<ProbeReport, StoreError> {
     let mut probe = Probe { store, id: hex::encode(env.random::<8>()), names: Vec::new(), checks: Vec::new() };
     let mut times = Vec::new();
     for _ in 0..5 {
@@ -71,7 +88,9 @@ pub async fn probe(store: &dyn Store, env: &Env) -> Result<ProbeReport, StoreErr
         probe.check("a new name is stored", Ok(put == Put::Stored), format!("{put:?}"));
     }
     times.sort_unstable();
-    probe.winners().await;
+    if writers == Writers::Many {
+        probe.winners().await;
+    }
     probe.late_comer().await;
     probe.listed().await;
     probe.ranges().await;

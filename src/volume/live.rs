@@ -3,21 +3,20 @@
 //! A fresh mount opens first and serves then. A resumed one serves at once from its cache (protocol.md 1.2) and opens the log beside it:
 //! until its `open` is stored it commits nothing, and reads of absent bytes wait.
 
+use super::branch;
 use super::late::{BlockingFetch, Engine, Late, LateProgress};
 use super::limits::{Limits, Sizes};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
-use super::ops::{Fetch, Gate, NoLimits, Options, Posix};
-use super::source;
-use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
+use super::ops::{Fetch, Gate, Options, Posix};
+use crate::cache::{Cache, CacheOptions};
 use crate::env::Env;
 use crate::hydrate::{self, FetchOptions, Fetcher, Prefetch};
-use crate::log::lookup::Books;
-use crate::log::{self, Hint, Lookup, Phase, Reader, Site};
 use crate::policy::Tier;
-use crate::store::Objects;
 use crate::telemetry::{Desc, Histogram, names};
-use crate::types::{ByteRange, CacheId, Fault, FaultKind, Identity, Ino, Seq};
-use crate::writeback::{self, Classifier, Ended, KernelPages, Lag, LastCommit, Parts, State, WriteBack};
+use crate::types::{ByteRange, Fault, FaultKind, Identity, Ino};
+use crate::writeback::{
+    self, BranchNews, Brancher, Branches, Classifier, Ended, KernelPages, Lag, LastCommit, NoKernel, Parts, Progress, State, WriteBack,
+};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +53,14 @@ pub struct Volume {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Something happened after a quiet time.
     stirred: Arc<Notify>,
+    kernel: Mutex<Arc<dyn KernelPages>>,
+    branches: Arc<Branches>,
+    /// Of the branches that are stored beside the work of the mount.
+    side: Arc<Progress>,
+    /// Stores the branches of caches that were set aside.
+    asides: Mutex<Option<JoinHandle<()>>>,
+    /// Stores what a resumed mount had not committed that finds the volume taken.
+    orphan: tokio::sync::Mutex<Option<Brancher>>,
 }
 
 /// How a volume runs.
@@ -108,83 +115,57 @@ impl Volume {
         let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
         let later = Arc::clone(&volume);
         let task = tokio::spawn(async move {
-            let opened = async {
-                let params = params.await?;
-                loop {
-                    match open::open_with(&params, Arc::clone(&local), &|_| {}).await {
-                        Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) => {
-                            tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
-                            later.env.sleep(Duration::from_secs(5)).await;
-                        }
-                        done => return done.map(|opened| (params, opened)),
-                    }
-                }
-            };
-            match opened.await {
-                Ok((params, opened)) => later.start(&params, opened, run),
-                Err(fault) => {
-                    tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
-                    later.report.lock().failed = Some(fault.to_string());
-                    later.engine.fail();
-                }
+            match params.await {
+                Ok(params) => match later.open_late(&params, local).await {
+                    Ok(opened) => later.start(&params, opened, run),
+                    Err(fault) => later.not_opened(Some(&params), &fault).await,
+                },
+                Err(fault) => later.not_opened(None, &fault).await,
             }
         });
         volume.tasks.lock().push(task);
         Ok(volume)
     }
 
-    /// Opens a volume to read one commit of it; `None`: the newest. `cache` is a directory of its own.
-    ///
-    /// # Errors
-    /// As [`Self::open`]; [`FaultKind::NotFound`]: no such volume or commit.
-    pub async fn open_reader(
-        books: &Books,
-        identity: &Identity,
-        cache: CacheOptions,
-        at: Option<Seq>,
-        run: RunOptions,
-        waiting: &(dyn Fn(&str) + Sync),
-    ) -> Result<Arc<Self>, Fault> {
-        let (objects, reader) = reader_of(books, identity, waiting).await?;
-        let tip = reader.tip(Hint::default()).await?;
-        if tip.phase == Phase::Fenced {
-            return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {identity}: it was removed")));
-        }
-        let (head, checkpoint) = match at {
-            Some(seq) => source::find(&reader, seq).await?,
-            None => {
-                if tip.phase == Phase::Empty {
-                    return Err(Fault::new(FaultKind::NotFound, format!("volume {identity} has no commit yet")));
+    /// Opens the log of a live mount, as soon as the store answers.
+    async fn open_late(&self, params: &OpenParams, cache: Arc<Cache>) -> Result<Opened, Fault> {
+        loop {
+            match open::open_with(params, Arc::clone(&cache), &|_| {}).await {
+                Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) => {
+                    tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
+                    self.env.sleep(Duration::from_secs(5)).await;
                 }
-                (Head { seq: tip.seq, hash: tip.hash, epoch: tip.epoch }, tip.checkpoint)
+                done => return done,
             }
-        };
-        let shown = source::read(&objects, &reader, checkpoint, head).await?;
-        let origin = CacheOrigin {
-            store_id: books.sealer.store(),
-            incarnation: objects.incarnation(),
-            identity: identity.clone(),
-            cache_id: CacheId(books.env.random()),
-        };
-        let (env, dir) = (books.env.clone(), cache.dir.clone());
-        let cache = on_thread(move || Cache::create(env, cache, &origin)).await?;
-        if shown.last.is_some() {
-            hydrate::load(&objects, &cache, shown.source).await?;
         }
-        let late = Arc::new(Late::default());
-        let fetcher = Arc::new(Fetcher::new(objects, Arc::clone(&cache), run.fetch));
-        late.set(Engine { fetcher, writeback: None, run: Mutex::new(None) });
-        let sizes = Sizes { cache_max: u64::MAX, dirty_max: u64::MAX, capacity: None };
-        let report = Report { hydrated: shown.last, ..Report::default() };
-        let volume = Self::build(&books.env, identity, &dir, cache, late, sizes, Arc::new(NoLimits), run, Flavor::Reader, report)?;
-        if run.hydrate == HydrateMode::Eager {
-            volume.hydrate_all().await?;
+    }
+
+    /// Nothing is committed from here; when another writer has the volume, what is dirty becomes a branch.
+    async fn not_opened(&self, params: Option<&OpenParams>, fault: &Fault) {
+        tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
+        let Some(params) = params.filter(|_| fault.kind == FaultKind::Fenced) else {
+            self.report.lock().failed = Some(fault.to_string());
+            self.engine.fail();
+            return;
+        };
+        self.report.lock().fenced = Some(fault.to_string());
+        let mut orphan = self.orphan.lock().await;
+        // Who closes the volume waits for this lock from here on.
+        self.engine.fail();
+        match branch::objects_of(params, self.cache.origin().incarnation).await {
+            Ok(objects) => {
+                let brancher = branch::brancher(params, objects, Arc::clone(&self.cache), &self.side, &self.branches);
+                let kernel = Arc::clone(&self.kernel.lock());
+                if let Err(fault) = orphan.insert(brancher).store(&kernel).await {
+                    tracing::error!(%fault, "what was not committed stays in this cache");
+                }
+            }
+            Err(fault) => tracing::error!(%fault, "what was not committed stays in this cache"),
         }
-        Ok(volume)
     }
 
     #[allow(clippy::too_many_arguments, reason = "one private constructor behind three public ones")]
-    fn build(
+    pub(super) fn build(
         env: &Env,
         identity: &Identity,
         dir: &Path,
@@ -224,6 +205,11 @@ impl Volume {
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
             stirred: Arc::default(),
+            kernel: Mutex::new(Arc::new(NoKernel)),
+            branches: Arc::default(),
+            side: Arc::default(),
+            asides: Mutex::default(),
+            orphan: tokio::sync::Mutex::default(),
         });
         volume.spawn_upkeep();
         Ok(volume)
@@ -239,7 +225,9 @@ impl Volume {
         debug_assert!(Tier::LAG_MIN <= lag);
         let classifier = Classifier::new(params.policy.clone());
         let (budget, dirty_max) = (params.budget, params.sizes.dirty_max);
-        let parts = Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max };
+        let (branches, host) = (Arc::clone(&self.branches), params.host.clone());
+        let aside = (params.clone(), objects.with_store(Arc::clone(&params.books.store)));
+        let parts = Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max, branches, host };
         let (writeback, run_loop) = WriteBack::new(parts);
         if let Some(last) = last {
             writeback.progress().set_last_commit(last);
@@ -247,6 +235,9 @@ impl Volume {
         *self.report.lock() = report;
         let task = tokio::spawn(run_loop.run());
         self.engine.set(Engine { fetcher, writeback: Some(writeback), run: Mutex::new(Some(task)) });
+        let (side, branches) = (Arc::clone(&self.side), Arc::clone(&self.branches));
+        let task = tokio::spawn(async move { branch::store_asides(&aside.0, &aside.1, &side, &branches).await });
+        *self.asides.lock() = Some(task);
         if run.hydrate == HydrateMode::Lazy {
             let volume = Arc::clone(self);
             let task = tokio::spawn(async move {
@@ -258,7 +249,7 @@ impl Volume {
         }
     }
 
-    async fn hydrate_all(&self) -> Result<(), Fault> {
+    pub(super) async fn hydrate_all(&self) -> Result<(), Fault> {
         let Some(engine) = self.engine.get().await else { return Ok(()) };
         let left = hydrate::prefetch(&self.cache, &engine.fetcher, self).await?;
         if left > 0 {
@@ -271,7 +262,6 @@ impl Volume {
     fn spawn_upkeep(self: &Arc<Self>) {
         let (volume, mut stop) = (Arc::downgrade(self), self.stop.subscribe());
         self.cache.on_stir({
-            // (The engine has the cache.)
             let (upkeep, engine) = (Arc::clone(&self.stirred), Arc::downgrade(&self.engine));
             move || {
                 upkeep.notify_one();
@@ -291,11 +281,8 @@ impl Volume {
                 }
                 let Some(volume) = volume.upgrade() else { return };
                 let done = on_thread(move || volume.upkeep().map(|()| volume.cache.is_quiet())).await;
-                let quiet = done.unwrap_or_else(|fault| {
-                    tracing::error!(%fault, "the cache's background work failed; it is tried again");
-                    false
-                });
-                if quiet {
+                let tell = |fault: &Fault| tracing::error!(%fault, "the cache's background work failed; it is tried again");
+                if done.inspect_err(tell).unwrap_or(false) {
                     tokio::select! {
                         _ = stop.wait_for(|stop| *stop) => return,
                         () = stirred.notified() => {}
@@ -369,6 +356,21 @@ impl Volume {
         }
     }
 
+    /// Branches that are stored from here, or were.
+    #[must_use]
+    pub fn branches(&self) -> Vec<BranchNews> {
+        self.branches.list()
+    }
+
+    /// A fence, with what became of what was not committed.
+    fn with_branch(&self, fault: Fault) -> Fault {
+        let own = self.branches.list().into_iter().find(|news| news.cache == self.dir);
+        match own.filter(|_| fault.kind == FaultKind::Fenced) {
+            Some(news) => Fault::new(fault.kind, format!("{fault}; what was not committed {}", news.told(self.identity.as_str()))),
+            None => fault,
+        }
+    }
+
     /// Requests that writing made so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
@@ -397,6 +399,7 @@ impl Volume {
 
     /// From now on pages of this mount are brought in before each seal.
     pub async fn mounted(&self, kernel: Arc<dyn KernelPages>) {
+        *self.kernel.lock() = Arc::clone(&kernel);
         if let Some(writeback) = self.writeback().await {
             writeback.mounted(kernel);
         }
@@ -442,6 +445,20 @@ impl Volume {
                 },
             };
         }
+        if let Some(brancher) = self.orphan.lock().await.as_mut() {
+            let kernel = Arc::clone(&self.kernel.lock());
+            if let Err(fault) = brancher.store(&kernel).await {
+                tracing::error!(%fault, "what was not committed stays in this cache");
+            }
+        }
+        let asides = self.asides.lock().take();
+        if let Some(asides) = asides {
+            let _ = asides.await;
+        }
+        if let Some(why) = self.report.lock().fenced.clone() {
+            result = Err(Fault::new(FaultKind::Fenced, why));
+        }
+        result = result.map_err(|fault| self.with_branch(fault));
         self.stop.send_replace(true);
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {
@@ -455,6 +472,7 @@ impl Volume {
 
     /// Gives up what waits for the store, so that [`Self::close`] ends at once; the cache stays to be resumed.
     pub fn cancel(&self) {
+        self.side.cancel();
         if let Some(writeback) = self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()) {
             writeback.cancel();
         }
@@ -474,31 +492,8 @@ impl Prefetch for Volume {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flavor {
+pub(super) enum Flavor {
     Fresh,
     Resumed,
     Reader,
-}
-
-/// The objects and the log of a volume that must exist.
-///
-/// # Errors
-/// [`FaultKind::NotFound`]: proven absent.
-pub async fn reader_of(books: &Books, identity: &Identity, waiting: &(dyn Fn(&str) + Sync)) -> Result<(Objects, Reader), Fault> {
-    let found = match open::look_up(books, identity, waiting).await? {
-        Lookup::Found(found) => found,
-        Lookup::Absent(_) => return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {identity} in this store"))),
-        Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
-    };
-    let sealer = log::data_sealer(books, &found.volume).await?;
-    let objects = Objects::new(Arc::clone(&books.store), sealer, found.incarnation, books.env.clone());
-    Ok((objects.clone(), Reader::new(Site::of(objects))))
-}
-
-/// Where a reader's cache of one commit lies, beside the volume's own.
-#[must_use]
-pub fn reader_cache(base: &Path, random: [u8; 8]) -> PathBuf {
-    let mut name = base.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".reader-{}", hex::encode(random)));
-    base.with_file_name(name)
 }

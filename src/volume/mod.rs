@@ -6,22 +6,27 @@
 //! live     the tasks of a volume: write-back, prefetch, upkeep; flush and close
 //! late     the part that needs the store, which a resumed mount has only later
 //! limits   what is refused or slowed, and when
+//! branch   what a cache had not committed when another writer took the volume
+//! reader   a moment of a volume, to be read only
 //! restore  a new volume that begins with a commit of another
 //! source   from the log to what hydrate and write-back begin with
 //! ```
 
+mod branch;
 mod late;
 mod limits;
 mod live;
 mod open;
 mod ops;
+mod reader;
 mod restore;
 mod source;
 
 pub use limits::Sizes;
-pub use live::{HydrateMode, RunOptions, Volume, reader_cache, reader_of};
+pub use live::{HydrateMode, RunOptions, Volume};
 pub use open::{OpenParams, Report};
 pub use ops::{
     Admission, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime, Written,
 };
-pub use restore::{AUTHOR, CLONE, RestoreParams, Restored, release, restore};
+pub use reader::{Moment, reader_cache, reader_of};
+pub use restore::{AUTHOR, CLONE, Restorable, RestoreParams, Restored, release, restore};

@@ -3,6 +3,7 @@
 //! Order (protocol.md 1.2, 7.3, 9, 10): look the identity up, see who holds the log, append our `open`, and only then hydrate: from the
 //! `open` on no older writer can add to what we read.
 
+use super::branch::{self, ASIDE};
 use super::limits::Sizes;
 use super::source::{self, Shown};
 use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
@@ -77,6 +78,8 @@ pub struct Report {
     pub commits_read: usize,
     /// The log could not be opened: what is written stays in this cache.
     pub failed: Option<String>,
+    /// The log could not be opened, because another writer has taken the volume.
+    pub fenced: Option<String>,
 }
 
 /// Looks the volume up, waiting as long as the store says nothing.
@@ -105,7 +108,15 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
     let place = place(params, waiting, true).await?;
     let mut report = Report { created: place.created, ..Report::default() };
     let Existing { mut cache, own } = existing_cache(params, place.objects.incarnation(), &mut report).await?;
-    check_holder(params, &place.tip, own)?;
+    if let Err(refusal) = check_holder(params, &place.tip, own) {
+        return Err(match cache {
+            Some(cache) => {
+                let fenced = cache.head().is_some_and(|head| head.epoch < place.tip.epoch);
+                branch::before_refusal(params, place.objects, cache, fenced, refusal).await
+            }
+            None => refusal,
+        });
+    }
     loop {
         let cache_id = cache.as_ref().map_or_else(|| CacheId(params.books.env.random()), |cache| cache.origin().cache_id);
         let may_open = |tip: &Tip| check_holder(params, tip, own).is_ok();
@@ -139,9 +150,15 @@ pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &
         return Err(gone(&params.identity));
     }
     let cache_id = cache.origin().cache_id;
-    check_holder(params, &place.tip, Some(cache_id))?;
-    let (writer, opened) = Writer::open(place.site.clone(), writer_params(params, &place.tip, cache_id, Some(&cache))?).await?;
-    go_on(place, cache, writer, opened, Report::default()).await
+    // That a person once said `--take-over` to this mount is no leave to take the volume back from whoever has taken it since.
+    let params = &OpenParams { take_over: false, ..params.clone() };
+    let may_open = |tip: &Tip| check_holder(params, tip, Some(cache_id)).is_ok();
+    let fenced = |why: &dyn std::fmt::Display| Fault::new(FaultKind::Fenced, format!("another writer has taken the volume over: {why}"));
+    match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, Some(&cache))?, &may_open).await {
+        Ok((writer, opened)) => go_on(place, cache, writer, opened, Report::default()).await,
+        Err(error @ (LogError::Diverged { .. } | LogError::Held { .. })) => Err(fenced(&error)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A volume's place in the store, and where its log ends.
@@ -360,12 +377,12 @@ async fn fill(
 /// Moves a cache directory out of the way, beside itself. Never deletes.
 fn set_aside(dir: &Path, env: &Env) -> Result<PathBuf, Fault> {
     let mut name = dir.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".aside-{}", hex::encode(env.random::<4>())));
+    name.push(format!("{ASIDE}{}", hex::encode(env.random::<4>())));
     let aside = dir.with_file_name(name);
     std::fs::rename(dir, &aside).map_err(|error| {
         Fault::with(FaultKind::Local, format!("the cache {} cannot be set aside as {}", dir.display(), aside.display()), error)
     })?;
-    tracing::warn!(aside = %aside.display(), "the old cache was set aside; it is never deleted by itself");
+    tracing::warn!(aside = %aside.display(), "the old cache was set aside; what is dirty in it becomes a branch");
     Ok(aside)
 }
 

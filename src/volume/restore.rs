@@ -11,14 +11,15 @@
 //! volume came to be in another way is released by the next command that meets it: step 4 of its restore can never succeed any more.
 
 use super::open::look_up;
-use super::source;
+use super::source::{self, Shown};
 use crate::format::names;
-use crate::log::control::{Chain, Purging, State};
+use crate::log::branch::{self, Claimed};
+use crate::log::control::{Chain, Purging, Refused, State};
 use crate::log::lookup::{self, Books, Draft, Found, Vacant};
 use crate::log::{self, Framed, Hint, Lookup, Reader, Site, Writer, WriterParams};
 use crate::rpc::{self, control_record::Kind as Control};
 use crate::store::{self, Objects};
-use crate::types::{Fault, FaultKind, Identity, Incarnation, Seq, UnixNanos, WriterId};
+use crate::types::{Epoch, Fault, FaultKind, Identity, Incarnation, Seq, UnixNanos, WriterId};
 use crate::writeback::{Cloned, clone_tree};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -35,12 +36,51 @@ pub struct RestoreParams {
     pub books: Books,
     /// The volume that has the commit.
     pub from: Identity,
-    /// The commit.
-    pub seq: Seq,
+    /// What of it.
+    pub what: Restorable,
     /// The volume to make.
     pub to: Identity,
     /// Who does it: stands in the `open` of the new log.
     pub holder: rpc::Holder,
+}
+
+/// What a new volume can begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restorable {
+    /// A commit.
+    Commit(Seq),
+    /// What the writer of this epoch had not committed, on what it had.
+    Branch(Epoch),
+}
+
+/// What a restore reads of its origin.
+struct From {
+    objects: Objects,
+    shown: Shown,
+    /// The commit, or the branch in its form.
+    state: rpc::Commit,
+    /// The record that is claimed.
+    head: log::Head,
+    /// For people: `commit 7`, `branch 3`.
+    told: String,
+}
+
+impl From {
+    async fn read(what: Restorable, objects: Objects, reader: &Reader) -> Result<Self, Fault> {
+        match what {
+            Restorable::Commit(seq) => {
+                let (head, checkpoint) = source::find(reader, seq).await?;
+                let state = objects.commit(seq).await?;
+                let shown = source::read(&objects, reader, checkpoint, head).await?;
+                Ok(Self { objects, shown, state, head, told: format!("commit {seq}") })
+            }
+            Restorable::Branch(epoch) => {
+                let (shown, branch) = source::read_branch(&objects, reader, epoch).await?;
+                let (head, _) = source::find(reader, branch.base_seq).await?;
+                Ok(Self { objects, shown, state: branch.state.unwrap_or_default(), head, told: format!("branch {epoch}") })
+            }
+        }
+    }
 }
 
 /// What was made.
@@ -66,7 +106,7 @@ pub struct Restored {
 /// [`FaultKind::Exists`]: there is a volume of that name; [`FaultKind::NotFound`]: no such volume or commit; [`FaultKind::Busy`]: it is
 /// being removed; [`FaultKind::Stale`]: the commit was retired; the store's faults. After any of them the same call may be made again.
 pub async fn restore(params: &RestoreParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Restored, Fault> {
-    let RestoreParams { books, from, to, seq, .. } = params;
+    let RestoreParams { books, from, to, what, .. } = params;
     if from == to {
         return Err(Fault::new(FaultKind::Invalid, format!("volume {to} cannot be restored into itself: give the new one another name")));
     }
@@ -77,25 +117,22 @@ pub async fn restore(params: &RestoreParams, waiting: &(dyn Fn(&str) + Sync)) ->
     let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer.clone(), origin.incarnation);
     let objects = Objects::new(Arc::clone(&books.store), sealer, origin.incarnation, books.env.clone());
     let (vacant, first_life) = vacancy(params, &site, waiting).await?;
-    let reader = Reader::new(site.clone());
-    let (head, checkpoint) = source::find(&reader, *seq).await?;
-    let commit = objects.commit(*seq).await?;
-    let claim = claim(params, &site, first_life).await?;
+    let from = From::read(*what, objects, &Reader::new(site.clone())).await?;
+    let claim = claim(params, &site, &from, first_life).await?;
     books.env.failpoint("volume.restore_after_claim");
     let draft = lookup::draft(
         books,
         to,
         Some(rpc::Origin {
             incarnation: origin.volume.incarnation.clone(),
-            seq: *seq,
-            commit_hash: Bytes::copy_from_slice(head.hash.as_bytes()),
+            seq: from.head.seq,
+            commit_hash: Bytes::copy_from_slice(from.head.hash.as_bytes()),
             claim,
             data_key: origin.volume.data_key.clone(),
         }),
     )
     .await?;
-    let shown = source::read(&objects, &reader, checkpoint, head).await?;
-    let restored = write(params, &objects, &shown.tail, &commit, &draft).await?;
+    let restored = write(params, &from, &draft).await?;
     books.env.failpoint("volume.restore_before_name");
     match lookup::name(books, to, vacant, draft).await? {
         (_, true) => {
@@ -158,8 +195,8 @@ fn claims_for(state: &State, to: &Identity) -> Vec<u64> {
 
 /// The claim that holds the commit: the one of an earlier attempt, or a new one. Where the name had a life before, always a new one: the
 /// removal of that life releases the claim that it was made by.
-async fn claim(params: &RestoreParams, site: &Site, first_life: bool) -> Result<u64, Fault> {
-    let RestoreParams { books, from, seq, to, .. } = params;
+async fn claim(params: &RestoreParams, site: &Site, what: &From, first_life: bool) -> Result<u64, Fault> {
+    let RestoreParams { books, from, to, .. } = params;
     let mut chain = Chain::read(site.clone()).await?;
     match chain.state().purging {
         Purging::No => {}
@@ -171,24 +208,28 @@ async fn claim(params: &RestoreParams, site: &Site, first_life: bool) -> Result<
         }
         Purging::Done => return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {from}: it was removed"))),
     }
-    let state = chain.state();
-    let same = |number: &u64| first_life && state.claims.get(number).is_some_and(|claim| claim.seq == *seq);
+    let reason = match params.what {
+        Restorable::Commit(_) => "restore".to_owned(),
+        // Who drops the branch finds by this that its packs are needed.
+        Restorable::Branch(epoch) => branch::clone_reason(epoch),
+    };
+    let (state, seq) = (chain.state(), what.head.seq);
+    let same = |number: &u64| first_life && state.claims.get(number).is_some_and(|claim| claim.seq == seq && claim.reason == reason);
     if let Some(number) = claims_for(state, to).into_iter().find(same) {
         return Ok(number);
     }
     let now = store::now(&*books.store, &books.env).await?;
-    let claim = rpc::Claim { seq: *seq, kind: CLONE.to_owned(), name: to.to_string(), reason: "restore".to_owned(), expires: 0 };
-    Ok(chain.append(AUTHOR, now, &|_| Ok(Control::Claim(claim.clone()))).await?)
+    let claim = rpc::Claim { seq, kind: CLONE.to_owned(), name: to.to_string(), reason, expires: 0 };
+    let decide = |state: &State| match params.what {
+        Restorable::Branch(epoch) if branch::claimed(state, epoch) == Claimed::Dropped => Err(Refused::Retired(seq)),
+        _ => Ok(Control::Claim(claim.clone())),
+    };
+    Ok(chain.append(AUTHOR, now, &decide).await?)
 }
 
 /// The whole log of the new incarnation.
-async fn write(
-    params: &RestoreParams,
-    from: &Objects,
-    tail: &crate::writeback::Tail,
-    origin: &rpc::Commit,
-    draft: &Draft,
-) -> Result<Restored, Fault> {
+async fn write(params: &RestoreParams, from: &From, draft: &Draft) -> Result<Restored, Fault> {
+    let (origin, tail) = (&from.state, &from.shown.tail);
     let (books, incarnation) = (&params.books, draft.incarnation());
     let sealer = draft.sealer(books).await?;
     let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer.clone(), incarnation);
@@ -197,7 +238,8 @@ async fn write(
     let writer_params = WriterParams { writer: id, holder: params.holder.clone(), cache: None, hint: Hint::default() };
     let (mut writer, _) = Writer::open(site.clone(), writer_params).await?;
     let (seq, epoch) = (writer.head().seq + 1, writer.epoch());
-    let Cloned { delta_frames, packs, named, parts, next: (next_inode, next_cookie) } = clone_tree(tail, from, &into, (seq, epoch)).await?;
+    let Cloned { delta_frames, packs, named, parts, next: (next_inode, next_cookie) } =
+        clone_tree(tail, &from.objects, &into, (seq, epoch)).await?;
     let uploaded = packs.iter().map(|pack| pack.size).sum();
     packs.iter().try_for_each(|pack| writer.nameable().uploaded(pack.clone()))?;
     for object in &named {
@@ -213,7 +255,7 @@ async fn write(
         cut_time: books.env.now(),
         full: origin.full,
         delta_frames,
-        note: format!("restored from {}: commit {}", params.from, params.seq),
+        note: format!("restored from {}: {}", params.from, from.told),
         totals: Some(rpc::Totals { uploaded, ..totals }),
         ..rpc::Commit::default()
     };

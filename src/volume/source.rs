@@ -2,10 +2,10 @@
 
 use crate::cache::Head;
 use crate::hydrate::Source;
-use crate::log::{self, At, Reader, Record};
-use crate::rpc::{Checkpoint, Commit, log_record::Kind};
+use crate::log::{self, At, Reader, Record, branch};
+use crate::rpc::{self, Checkpoint, Commit, log_record::Kind};
 use crate::store::Objects;
-use crate::types::{Fault, FaultKind, Hash, Seq};
+use crate::types::{Epoch, Fault, FaultKind, Hash, Seq};
 use crate::writeback::{LastCommit, PackedDelta, Tail};
 
 /// The state of a volume at one record.
@@ -47,6 +47,33 @@ pub(super) async fn read(objects: &Objects, reader: &Reader, checkpoint: Seq, at
         }
     }
     Ok(shown)
+}
+
+/// Reads what commit `seq` shows.
+pub(super) async fn read_at(objects: &Objects, reader: &Reader, seq: Seq) -> Result<Shown, Fault> {
+    let (head, checkpoint) = find(reader, seq).await?;
+    read(objects, reader, checkpoint, head).await
+}
+
+/// Reads what the branch of `epoch` shows: the record on which it stands, and what it changes of that.
+pub(super) async fn read_branch(objects: &Objects, reader: &Reader, epoch: Epoch) -> Result<(Shown, rpc::Branch), Fault> {
+    let (_, found) = branch::newest(reader.site(), epoch).await?.ok_or_else(|| {
+        Fault::new(FaultKind::NotFound, format!("there is no branch {epoch} of this volume; `holdfast branch list` lists them"))
+    })?;
+    let (base, checkpoint) = find(reader, found.base_seq).await?;
+    if base.hash.as_bytes()[..] != found.base_hash[..] {
+        let name = reader.site().record_name(base.seq);
+        return Err(Fault::new(FaultKind::Damaged, format!("{name} is not the record that branch {epoch} stands on")));
+    }
+    let mut shown = read(objects, reader, checkpoint, base).await?;
+    let state = found.state.clone().unwrap_or_default();
+    let deltas = objects.deltas(&state).await?;
+    // No record has this number in the branch; nothing of a branch lies inline in one.
+    let seq = base.seq + 1;
+    shown.tail.commit(seq, &[], deltas.iter().map(PackedDelta::of).collect());
+    shown.last = Some(LastCommit { seq: base.seq, cut_time: state.cut_time, full: state.full });
+    shown.source.commits.push((seq, deltas));
+    Ok((shown, found))
 }
 
 /// The newest commit at or before a record, for a cache that goes on without reading the log: a few records back at the most.

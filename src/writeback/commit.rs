@@ -6,7 +6,7 @@ use super::delta::{self, Placed};
 use super::domain::Classifier;
 use super::progress::{LastCommit, Progress};
 use super::reuse::Reuse;
-use super::upload::{self, Origin, Stored, Uploading};
+use super::upload::{self, Home, Origin, Stored, Uploading};
 use super::{KernelPages, plan};
 use crate::cache::{Cache, CacheError, Seal};
 use crate::env::memory;
@@ -158,10 +158,10 @@ impl Committer {
     }
 
     async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(Head, Stored, rpc::Commit, Vec<PackedDelta>), Fault> {
-        let epoch = self.writer.epoch();
+        let home = Home::Log(self.writer.epoch());
         let (reuse, arrived) = (self.reuse().await?, Mutex::default());
         let watch = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked);
-        let with = Uploading { objects: &self.objects, cache: &self.cache, epoch, progress: &self.progress, reuse, arrived: &arrived };
+        let with = Uploading { objects: &self.objects, cache: &self.cache, home, progress: &self.progress, reuse, arrived: &arrived };
         let stored = upload::upload(with, seal, watch).await;
         for object in arrived.into_inner() {
             self.writer.nameable().uploaded(object)?;
@@ -175,7 +175,7 @@ impl Committer {
             totals.uploaded = stored.of(Origin::Own).map(|object| object.size).sum();
         }
         let stored = Arc::new(stored);
-        let placed = delta::place(&self.objects, &self.progress, epoch, (seal, &stored), &mut commit).await?;
+        let placed = delta::place(&self.objects, &self.progress, home, (seal, &stored), &mut commit).await?;
         let Placed { deltas, packs: delta_packs } = placed;
         let stored = Arc::into_inner(stored).ok_or_else(|| Fault::new(FaultKind::Local, "an upload is still being read"))?;
         self.objects.env().failpoint("writeback.after_pack_before_commit");
@@ -333,7 +333,7 @@ async fn watch(objects: &Objects, progress: &Progress, writer: &mut Writer, look
     }
 }
 
-fn unshared(seal: Arc<Seal>) -> Result<Seal, Fault> {
+pub(super) fn unshared(seal: Arc<Seal>) -> Result<Seal, Fault> {
     Arc::try_unwrap(seal).map_err(|_| Fault::new(FaultKind::Local, "a seal is still being read"))
 }
 

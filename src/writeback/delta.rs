@@ -4,13 +4,13 @@
 use super::changes::PackedDelta;
 use super::plan;
 use super::progress::Progress;
-use super::upload::{self, Stored};
+use super::upload::{self, Home, Stored};
 use crate::cache::{CacheError, Seal};
 use crate::format::delta::Builder as Deltas;
 use crate::format::pack::Builder;
 use crate::rpc;
 use crate::store::Objects;
-use crate::types::{Epoch, Fault, FaultKind};
+use crate::types::{Fault, FaultKind};
 use prost::Message;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -35,7 +35,7 @@ pub(super) struct Placed {
 pub(super) async fn place(
     objects: &Objects,
     progress: &Progress,
-    epoch: Epoch,
+    home: Home,
     (seal, stored): (&Arc<Seal>, &Arc<Stored>),
     commit: &mut rpc::Commit,
 ) -> Result<Placed, Fault> {
@@ -44,7 +44,7 @@ pub(super) async fn place(
     let producer = tokio::task::spawn_blocking(move || make(&rows, &extents, &send));
     let placed = async {
         let mut placed = Placed::default();
-        let mut framing = Framing { objects, progress, epoch, builder: Builder::default(), packs: Vec::new() };
+        let mut framing = Framing { objects, progress, home, builder: Builder::default(), packs: Vec::new() };
         let mut first: Option<rpc::Delta> = None;
         while let Some(delta) = made.recv().await {
             placed.deltas.push(PackedDelta::of(&delta));
@@ -77,7 +77,7 @@ pub(super) async fn place(
 struct Framing<'a> {
     objects: &'a Objects,
     progress: &'a Progress,
-    epoch: Epoch,
+    home: Home,
     builder: Builder,
     packs: Vec<rpc::ObjectRef>,
 }
@@ -92,8 +92,8 @@ impl Framing<'_> {
         if self.builder.is_empty() {
             return Ok(());
         }
-        let name = self.objects.new_pack_name(self.epoch);
-        let pack = std::mem::take(&mut self.builder).finish(&name, self.epoch, self.objects.salt(), self.objects.sealer())?;
+        let name = self.home.name(self.objects);
+        let pack = std::mem::take(&mut self.builder).finish(&name, self.home.epoch(), self.objects.salt(), self.objects.sealer())?;
         upload::put_pack(self.objects, self.progress, &pack).await?;
         commit.delta_frames.extend((0u32..).zip(&pack.frames).filter_map(|(frame, _)| pack.frame_ref(frame)));
         self.packs.push(pack.object);

@@ -9,11 +9,13 @@
 //! commit      seal -> upload -> durable here -> intent -> put -> resolve
 //! changes     the deltas since the newest checkpoint           a window at a time
 //! checkpoint  the deltas since the last one -> the next one        parts are shared
+//! branch      what a fenced writer had not committed -> beside the log
 //! clone       the tree of another incarnation's commit -> a first commit
 //! run         the loop; flush, drain, cancel
 //! protocol    the order that keeps data safe: window, failpoint, test
 //! ```
 
+mod branch;
 mod changes;
 mod checkpoint;
 mod clone;
@@ -30,6 +32,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
+pub use branch::{BranchNews, BranchPhase, Brancher, Branches, Kept};
 pub use changes::PackedDelta;
 pub use checkpoint::Tail;
 pub use clone::{Cloned, clone_tree};

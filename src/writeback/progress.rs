@@ -184,7 +184,7 @@ impl Progress {
     }
 
     pub(super) fn set_fenced(&self, by: &Fault) {
-        tracing::error!(fault = %by, "another writer has taken this volume: nothing more is committed from here, fsync fails, what was not committed stays in this cache");
+        tracing::error!(fault = %by, "another writer has taken this volume: nothing more is committed from here, fsync fails, what was not committed becomes a branch");
         self.state.lock().fenced = Some(by.to_string());
         self.over.store(true, Ordering::Release);
     }

@@ -1,5 +1,6 @@
 //! The loop of one volume: asks the plan, obeys, and answers those who wait for a commit.
 
+use super::branch::{Brancher, Branches};
 use super::checkpoint::Tail;
 use super::commit::{Committer, Done, blocking};
 use super::domain::Classifier;
@@ -60,6 +61,10 @@ pub struct Parts {
     pub requests: Arc<Counters>,
     /// Bytes that may be dirty before new work is refused.
     pub dirty_max: u64,
+    /// Where it is told how the branch goes that is made when another writer takes the volume.
+    pub branches: Arc<Branches>,
+    /// This machine, as that branch names it.
+    pub host: String,
 }
 
 /// The handle of a volume's write-back: ask for a flush, ask how it goes.
@@ -87,11 +92,14 @@ pub struct Lag {
     pub budget: Budget,
 }
 
+/// Somebody who waits for a full commit; or why there will be none.
+type Waiter = oneshot::Sender<Result<Option<Head>, (FaultKind, String)>>;
+
 #[derive(Debug, Default)]
 struct Inbox {
-    flushes: Vec<oneshot::Sender<Result<Option<Head>, String>>>,
+    flushes: Vec<Waiter>,
     drain: bool,
-    ended: Option<String>,
+    ended: Option<(FaultKind, String)>,
 }
 
 /// How the loop ended.
@@ -109,7 +117,7 @@ impl WriteBack {
     /// The handle, and the loop to be driven by whoever owns the volume.
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Loop) {
-        let Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max } = parts;
+        let Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max, branches, host } = parts;
         let progress = Arc::new(Progress::default());
         let handle = Arc::new(Self {
             env: objects.env().clone(),
@@ -146,6 +154,8 @@ impl WriteBack {
             relieved: false,
             spending: Spending::default(),
             accounted: requests.total(),
+            branches,
+            host,
         };
         (handle, run)
     }
@@ -186,15 +196,15 @@ impl WriteBack {
         let (send, receive) = oneshot::channel();
         {
             let mut inbox = self.inbox.lock();
-            if let Some(why) = &inbox.ended {
-                return Err(Fault::new(FaultKind::Unknown, why.clone()));
+            if let Some((kind, why)) = &inbox.ended {
+                return Err(Fault::new(*kind, why.clone()));
             }
             inbox.flushes.push(send);
         }
         self.wake.notify_one();
         match receive.await {
             Ok(Ok(head)) => Ok(head),
-            Ok(Err(why)) => Err(Fault::new(FaultKind::Unknown, why)),
+            Ok(Err((kind, why))) => Err(Fault::new(kind, why)),
             Err(_) => Err(Fault::new(FaultKind::Unknown, "write-back ended before everything was committed; the rest stays in the cache")),
         }
     }
@@ -226,6 +236,8 @@ pub struct Loop {
     spending: Spending,
     /// Requests so far that `spending` knows, or that it need not know.
     accounted: u64,
+    branches: Arc<Branches>,
+    host: String,
 }
 
 impl Loop {
@@ -252,21 +264,48 @@ impl Loop {
             }
         };
         let why = match &ended {
-            Ended::Closed => "the volume is closed".to_owned(),
-            Ended::Cancelled => "write-back was given up; what is not committed stays in the cache".to_owned(),
+            Ended::Closed => (FaultKind::Unknown, "the volume is closed".to_owned()),
+            Ended::Cancelled => (FaultKind::Unknown, "write-back was given up; what is not committed stays in the cache".to_owned()),
             Ended::Failed(fault) => {
                 self.handle.progress.set_failed(fault);
                 tracing::error!(%fault, "nothing more is committed from here; what is not committed stays in the cache");
-                fault.to_string()
+                (fault.kind, fault.to_string())
             }
         };
-        let mut inbox = self.handle.inbox.lock();
-        inbox.ended = Some(why.clone());
-        for waiter in inbox.flushes.drain(..) {
-            let _ = waiter.send(Err(why.clone()));
+        {
+            let mut inbox = self.handle.inbox.lock();
+            inbox.ended = Some(why.clone());
+            for waiter in inbox.flushes.drain(..) {
+                let _ = waiter.send(Err(why.clone()));
+            }
         }
-        drop(inbox);
+        if matches!(&ended, Ended::Failed(fault) if fault.kind == FaultKind::Fenced) {
+            self.branch().await;
+        }
         ended
+    }
+
+    /// Another writer has the volume: what was not committed goes beside the log, and once more when the mount ends, with what the kernel
+    /// still brought (protocol.md 7.5: no WRITE is refused).
+    async fn branch(self) {
+        let Self { handle, committer, branches, host, .. } = self;
+        let (objects, cache, progress) = (committer.objects, committer.cache, Arc::clone(&handle.progress));
+        let mut brancher = Brancher::new(objects, cache, committer.classifier, Arc::clone(&progress), branches, host);
+        loop {
+            let last = handle.inbox.lock().drain;
+            let kernel = Arc::clone(&handle.kernel.lock());
+            if let Err(fault) = brancher.store(&kernel).await {
+                tracing::error!(%fault, "what was not committed stays in this cache");
+            }
+            while !last && !handle.inbox.lock().drain {
+                if progress.cancelled_or(handle.wake.notified()).await.is_err() {
+                    return;
+                }
+            }
+            if last {
+                return;
+            }
+        }
     }
 
     /// One decision. `false`: drained and closed.
@@ -310,12 +349,7 @@ impl Loop {
     }
 
     /// Tells those who waited, or lets them wait for the next commit.
-    fn answer(
-        &mut self,
-        flushes: Vec<oneshot::Sender<Result<Option<Head>, String>>>,
-        done: Result<Done, Fault>,
-        with_kernel: bool,
-    ) -> Result<(), Fault> {
+    fn answer(&mut self, flushes: Vec<Waiter>, done: Result<Done, Fault>, with_kernel: bool) -> Result<(), Fault> {
         match done {
             Ok(done) if done.full && with_kernel => {
                 let head = self.handle.cache.head();

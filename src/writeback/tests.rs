@@ -1,19 +1,26 @@
 //! The loop on a store in memory and a cache in a temporary directory, in a world whose clock goes only when a test says so.
 
-use super::{Classifier, Ended, KernelPages, Lag, Parts, QUIET_MAX, Tail, WriteBack};
+use super::{
+    BranchNews, BranchPhase, Brancher, Branches, Classifier, Ended, Kept, KernelPages, Lag, NoKernel, Parts, QUIET_MAX, Tail, WriteBack,
+};
 use crate::cache::{Cache, CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update, WriteOutcome};
 use crate::env::{Clock, Env, Failpoints, Random};
 use crate::format::seal::{Cipher, Sealer};
+use crate::log::branch::{self, Claimed};
+use crate::log::control::Chain;
 use crate::log::{Hint, Site, Writer, WriterParams};
 use crate::policy::Policy;
-use crate::rpc::Holder;
+use crate::rpc::control_record::Kind as Control;
+use crate::rpc::{Holder, Release};
 use crate::store::plan::Budget;
-use crate::store::{Counters, Counting, Memory, Objects, Store};
+use crate::store::{Counters, Counting, Memory, ObjectMeta, Objects, Put, Store, StoreError};
 use crate::types::{CacheId, FaultKind, Identity, Incarnation, Ino, ROOT, StoreId, UnixNanos, WriterId};
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -149,6 +156,7 @@ impl World {
         let cache = Cache::create(env, options, &origin).unwrap();
         let (writer, _) = Writer::open(site.clone(), params(1)).await.unwrap();
         cache.set_epoch(writer.epoch()).unwrap();
+        cache.set_head(writer.head()).unwrap();
         let (writeback, run) = WriteBack::new(Parts {
             objects,
             cache: Arc::clone(&cache),
@@ -160,6 +168,8 @@ impl World {
             budget: Budget { requests_per_hour: shape.budget.and_then(NonZeroU64::new) },
             requests: Arc::clone(&requests),
             dirty_max: shape.dirty_max,
+            branches: Arc::default(),
+            host: "here".to_owned(),
         });
         cache.on_stir({
             let writeback = Arc::downgrade(&writeback);
@@ -172,6 +182,10 @@ impl World {
 
     fn make(&self, name: &str) -> Ino {
         make(&self.cache, name)
+    }
+
+    fn fenced(&self) -> bool {
+        self.writeback.progress().state().fenced.is_some()
     }
 
     async fn go(&self, by: Duration) {
@@ -274,21 +288,28 @@ async fn fenced_writer_with_a_long_lag_knows_within_30_s() {
     world.go(Duration::from_secs(1)).await;
     Writer::open(world.site.clone(), params(2)).await.unwrap();
     for _ in 0..28 {
-        if world.task.is_finished() {
+        if world.fenced() {
             break;
         }
         world.clock.advance(Duration::from_secs(1));
-        // It may end instead of going to sleep again.
+        // It may be fenced, and then wait for its end, instead of going to sleep again.
         tokio::select! {
             () = world.clock.settled() => {}
-            () = async { while !world.task.is_finished() { tokio::task::yield_now().await } } => {}
+            () = async { while !world.fenced() { tokio::task::yield_now().await } } => {}
         }
     }
     assert!(world.writeback.progress().state().fenced.is_some(), "after 29 s");
+    world.writeback.drain();
     match world.task.await.unwrap() {
         Ended::Failed(fault) => assert_eq!(fault.kind, FaultKind::Fenced),
         other => panic!("{other:?}"),
     }
+    // What it had not committed is beside the log, on what it knew of that, and held by a claim.
+    let (_, left) = branch::newest(&world.site, 1).await.unwrap().expect("a branch");
+    assert_eq!((left.base_seq, left.host.as_str()), (1, "here"));
+    let chain = Chain::read(world.site.clone()).await.unwrap();
+    assert_eq!(branch::claimed(chain.state(), 1), Claimed::By(1));
+    assert!(world.cache.changed(), "the cache keeps it too");
 }
 
 /// The kernel in front of a cache that is kept at its limit: each time it is asked it sends more than the limit again.
@@ -358,4 +379,60 @@ async fn more_pieces_than_one_pack_may_have_frames_are_committed() {
     }
     assert!(world.writeback.flush().await.unwrap().is_some());
     assert_eq!(world.cache.dirty_bytes(), 0);
+}
+
+/// A store whose credentials may not write the control chain, as long as a test says so.
+#[derive(Debug)]
+struct NoControl {
+    inner: Arc<dyn Store>,
+    denied: AtomicBool,
+}
+
+#[async_trait]
+impl Store for NoControl {
+    async fn put_if_absent(&self, name: &str, body: Bytes) -> Result<Put, StoreError> {
+        if name.contains("/control/") && self.denied.load(Ordering::Relaxed) {
+            return Err(StoreError::Denied { verb: "PUT", name: name.to_owned(), why: "a test".to_owned() });
+        }
+        self.inner.put_if_absent(name, body).await
+    }
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get(name).await
+    }
+    async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get_range(name, range).await
+    }
+    async fn head(&self, name: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        self.inner.head(name).await
+    }
+    async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<ObjectMeta>, StoreError> {
+        self.inner.list(prefix, start_after, limit).await
+    }
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.inner.delete(name).await
+    }
+}
+
+#[tokio::test]
+async fn branch_that_may_not_be_claimed_keeps_its_cache() {
+    let world = World::new(Shape { lag: Duration::from_secs(3600), ..SHAPE }).await;
+    let ino = world.make("f");
+    write(&world.cache, ino, 0, b"of nobody");
+    let store = Arc::new(NoControl { inner: Arc::clone(world.site.store()), denied: AtomicBool::new(true) });
+    let objects = world.site.objects().with_store(Arc::clone(&store) as _);
+    let (cache, branches) = (Arc::clone(&world.cache), Arc::new(Branches::default()));
+    let mut brancher = Brancher::new(objects, cache, Classifier::built_in(), Arc::default(), Arc::clone(&branches), "here".to_owned());
+    let kernel: Arc<dyn KernelPages> = Arc::new(NoKernel);
+    let kept = brancher.store(&kernel).await.unwrap();
+    assert!(kept == Kept::Unclaimed && !kept.cache_may_go(), "{kept:?}");
+    assert!(matches!(&branches.list()[..], [BranchNews { epoch: 1, phase: BranchPhase::Unclaimed(_), .. }]), "{branches:?}");
+    let (_, first) = branch::newest(&world.site, 1).await.unwrap().expect("it is stored all the same");
+    // Somebody gave it the right to: the same branch is claimed, and nothing of it is stored anew.
+    store.denied.store(false, Ordering::Relaxed);
+    assert_eq!(brancher.store(&kernel).await.unwrap(), Kept::Safe);
+    assert_eq!(branch::newest(&world.site, 1).await.unwrap(), Some((1, first)));
+    // A person drops it: it is not made again.
+    let mut chain = Chain::read(world.site.clone()).await.unwrap();
+    chain.append("a person", 0, &|_| Ok(Control::Release(Release { claim: 1 }))).await.unwrap();
+    assert_eq!(brancher.store(&kernel).await.unwrap(), Kept::Dropped);
 }

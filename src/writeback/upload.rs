@@ -80,11 +80,36 @@ pub(super) async fn put_until_stored(objects: &Objects, progress: &Progress, nam
     }
 }
 
+/// Where the packs of a seal lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// Among those that a commit of this epoch may name.
+    Log(Epoch),
+    /// Below the branch of this epoch.
+    Branch(Epoch),
+}
+
+impl Home {
+    pub(super) fn epoch(self) -> Epoch {
+        match self {
+            Self::Log(epoch) | Self::Branch(epoch) => epoch,
+        }
+    }
+
+    /// A name for a new pack.
+    pub(super) fn name(self, objects: &Objects) -> String {
+        match self {
+            Self::Log(epoch) => objects.new_pack_name(epoch),
+            Self::Branch(epoch) => objects.new_branch_pack_name(epoch),
+        }
+    }
+}
+
 /// What an upload works with.
 pub(super) struct Uploading<'a> {
     pub(super) objects: &'a Objects,
     pub(super) cache: &'a Arc<Cache>,
-    pub(super) epoch: Epoch,
+    pub(super) home: Home,
     pub(super) progress: &'a Progress,
     /// Need not be uploaded again.
     pub(super) reuse: Reuse,
@@ -94,11 +119,11 @@ pub(super) struct Uploading<'a> {
 
 /// Uploads the contents of `seal`; every pack is stored when this returns. Ends early with what `stop` says, if it says anything.
 pub(super) async fn upload(with: Uploading<'_>, seal: &Arc<Seal>, stop: impl Future<Output = Fault>) -> Result<Stored, Fault> {
-    let Uploading { objects, cache, epoch, progress, reuse, arrived } = with;
+    let Uploading { objects, cache, home, progress, reuse, arrived } = with;
     let (send, packs) = mpsc::channel::<PackBytes>(1);
     let producer = {
         let (objects, cache, seal) = (objects.clone(), cache.clone(), seal.clone());
-        tokio::task::spawn_blocking(move || Cutter::new((&objects, &cache, &seal), &reuse, epoch, send).run())
+        tokio::task::spawn_blocking(move || Cutter::new((&objects, &cache, &seal), &reuse, home, send).run())
     };
     let uploaded = tokio::select! {
         uploaded = put_packs(objects, progress, packs, arrived) => uploaded,
@@ -151,7 +176,7 @@ struct Cutter<'a> {
     cache: &'a Cache,
     seal: &'a Seal,
     reuse: &'a Reuse,
-    epoch: Epoch,
+    home: Home,
     send: mpsc::Sender<PackBytes>,
     builder: Builder,
     /// Files with extents whose place is not known yet, and the one being cut.
@@ -169,16 +194,17 @@ impl<'a> Cutter<'a> {
     fn new(
         (objects, cache, seal): (&'a Objects, &'a Cache, &'a Seal),
         reuse: &'a Reuse,
-        epoch: Epoch,
+        home: Home,
         send: mpsc::Sender<PackBytes>,
     ) -> Self {
         let (builder, out) = (Builder::default(), Stored::default());
         let (files, open, found, shared) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
-        Self { objects, cache, seal, reuse, epoch, send, builder, files, open, found, shared, out, inline: false }
+        Self { objects, cache, seal, reuse, home, send, builder, files, open, found, shared, out, inline: false }
     }
 
     fn run(mut self) -> Result<Stored, Fault> {
-        self.inline = self.seal.dirty_bytes() <= plan::INLINE_BYTES_MAX;
+        // A branch has no record that inline frames could stand in.
+        self.inline = self.seal.dirty_bytes() <= plan::INLINE_BYTES_MAX && matches!(self.home, Home::Log(_));
         let mut cursor = 0;
         loop {
             let files = self.seal.files(&mut cursor, FILES)?;
@@ -271,8 +297,8 @@ impl<'a> Cutter<'a> {
             return Ok(());
         }
         let builder = std::mem::take(&mut self.builder);
-        let name = self.objects.new_pack_name(self.epoch);
-        let pack = builder.finish(&name, self.epoch, self.objects.salt(), self.objects.sealer())?;
+        let name = self.home.name(self.objects);
+        let pack = builder.finish(&name, self.home.epoch(), self.objects.salt(), self.objects.sealer())?;
         let object = self.out.add(pack.object.clone(), Origin::Own);
         let mut upload = Upload { object: pack.object.clone(), frames: Vec::with_capacity(self.open.len()) };
         for ((file, at, content), (number, frame)) in self.open.drain(..).zip((0..).zip(&pack.frames)) {

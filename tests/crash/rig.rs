@@ -242,6 +242,12 @@ impl Mount {
         }
     }
 
+    /// Holder and driver.
+    pub(crate) fn family(&self) -> Vec<u32> {
+        let holder = self.holder.as_ref().map(Child::id).expect("a holder");
+        std::iter::once(holder).chain(children_of(holder)).collect()
+    }
+
     /// `kill -9` of holder and driver: the machine's processes are gone, the disk stays.
     pub(crate) fn kill(mut self) {
         self.end();

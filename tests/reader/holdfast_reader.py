@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Gets every file of every commit out of a Holdfast store, without Holdfast: from docs/format.md alone. A bucket is first copied to a
 directory. Needs Debian's python3-cryptography, python3-zstandard, python3-xxhash. Commands: commits VOLUME, tree VOLUME [--at SEQ] (JSON
-lines: records; paths), export VOLUME DIR [--at SEQ], check VOLUME (every record, checkpoint and extent). In JSON the backslash and bytes
+lines: records; paths), export VOLUME DIR [--at SEQ | --branch N], check VOLUME (every record, checkpoint and extent). In JSON the backslash and bytes
 outside printable ASCII are \\xNN; xattr values are hex, times nanoseconds."""
 import argparse, base64, collections, contextlib, functools, hashlib, itertools, json, os, re, struct, sys, types, uuid
 import xxhash, zstandard
@@ -24,10 +24,10 @@ SCHEMA = {
     "Extent": "offset:1u length:2u object:3u frame:4u stored_offset:5u stored_length:6u plain_length:7u skip:8u checksum:9f inline_seq:10u",
     "FrameRef": "object:1ObjectRef frame:2u stored_offset:3u stored_length:4u plain_length:5u checksum:6f",
     "Origin": "incarnation:1b data_key:5b", "ObjectRef": "name:1t salt:2b epoch:3u frames:4u", "PartRef": "name:1t hash:5b", "Checkpoint": "seq:1u commit_hash:2b parts:4*PartRef",
-    "Part": "objects:1*ObjectRef inodes:2*Inode names:3*Name extents:4*Change"}
+    "Part": "objects:1*ObjectRef inodes:2*Inode names:3*Name extents:4*Change", "Branch": "base_seq:2u base_hash:3b state:4Commit"}
 FIELDS = {kind: {int(number): (name, many, form) for name, number, many, form in re.findall(r"(\w+):(\d+)(\*?)(\w+)", fields)}
           for kind, fields in SCHEMA.items()}
-KINDS = {"KeyRing": 1, "NameRecord": 2, "Volume": 3, "Record": 4, "Pack": 5, "Checkpoint": 6, "Part": 7, "Block": 9}
+KINDS = {"KeyRing": 1, "NameRecord": 2, "Volume": 3, "Record": 4, "Pack": 5, "Checkpoint": 6, "Part": 7, "Block": 9, "Branch": 10}
 TYPES = {0o10: "file", 0o4: "dir", 0o12: "symlink", 0o1: "fifo", 0o14: "socket", 0o2: "char", 0o6: "block"}  # st_mode >> 12
 # Where a frame lies (an object's name, or the number of the commit that holds it), what opens it, and what it must be.
 Frame = collections.namedtuple("Frame", "place epoch salt count number offset stored plain checksum")
@@ -95,7 +95,7 @@ class Store:
         data = need(self.get("holdfast-store"), f"{path} is no store: it has no holdfast-store")
         need(data[:12] == b"HFM1" + xxhash.xxh3_64_digest(data[12:])[::-1], "holdfast-store is damaged")
         marker = decode("Marker", data[12:])
-        need(marker.level == 1 and not marker.features, f"the store is of feature level {marker.level} {marker.features}, this reads 1")
+        need(marker.level == 1 and {*marker.features} <= {"single-writer"}, f"the store is of feature level {marker.level} {marker.features}, this reads 1")
         self.id, self.cipher, self.key = marker.store_id, marker.cipher, bytes(32)
         need(self.id[0] & 128 if self.cipher == 2 else self.cipher == 1 and self.id[0] == 0, "the store id does not fit the cipher")
         if self.cipher == 2:
@@ -190,6 +190,9 @@ class Volume:
             self.hashes.pop(ino, None)
             if self.extents.get(ino) and sum(self.extents[ino][-1][:2]) > self.inodes[ino].size:
                 self.clear(ino, self.inodes[ino].size, 1 << 64)
+    def change(self, commit, seq):  # applies what a commit changes, or a branch, which has the form of one
+        frames = (decode("Delta", self.read(locate(ref.object, ref, 0))) for ref in (commit.delta_frames if commit else ()))
+        collections.deque((self.apply(delta, seq) for delta in itertools.chain(frames, [commit and commit.delta]) if delta), maxlen=0)
     def load(self, seq):  # the checkpoint at `seq`, into an empty volume; gives the record there
         index, record = self.get("Checkpoint", f"checkpoints/{seq:020}/index"), self.record(seq)
         parts = [self.get("Part", ref.name) for ref in index.parts]
@@ -206,10 +209,7 @@ class Volume:
             record = self.record(seq)
             follows = not before or record.parent_hash == before.sha256 and record.epoch >= before.epoch + (record.kind == "open")
             need(follows and not record.void, f"record {seq} is void, or does not follow record {seq - 1}")
-            for ref in record.commit.delta_frames if record.commit else ():
-                self.apply(decode("Delta", self.read(locate(ref.object, ref, 0))), seq)
-            if record.commit and record.commit.delta:
-                self.apply(record.commit.delta, seq)
+            self.change(record.commit, seq)
             yield (before := record)
     def content(self, ino):  # runs of a file's bytes in order, (offset, bytes); what lies between is zeros
         for offset, length, skip, frame in self.extents.get(ino, ()):
@@ -279,20 +279,21 @@ class Volume:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, options in {"--store": {"required": True}, "--recovery-key": {}, "--at": {"type": int},
+    for name, options in {"--store": {"required": True}, "--recovery-key": {}, "--at": {"type": int}, "--branch": {"type": int},
                           "command": {"choices": ["commits", "tree", "export", "check"]}, "volume": {}, "dir": {"nargs": "?"}}.items():
         parser.add_argument(name, **options)
-    args = parser.parse_intermixed_args()
-    volume = Volume(Store(args.store, args.recovery_key), args.volume)
-    if args.command == "check":
-        print(json.dumps(volume.check()))
+    volume = Volume(Store((args := parser.parse_intermixed_args()).store, args.recovery_key), args.volume)
+    if args.command == "check": print(json.dumps(volume.check()))
     elif args.command == "commits":
         for r in map(volume.record, volume.numbers):
             cut = {"cut_time": r.commit.cut_time, "full": bool(r.commit.full)} if r.commit else {}
             print(json.dumps({"seq": r.seq, "kind": "void" if r.void else r.kind, "epoch": r.epoch, "time": r.time, "hash": r.sha256.hex(), **cut}))
     else:
-        at = max(volume.numbers, default=0) if args.at is None else args.at
+        heads = args.branch and f"{volume.prefix}branches/{args.branch:010}"  # the greatest is in force
+        branch = heads and volume.get("Branch", heads[45:] + "/" + max(name for name in os.listdir(os.path.join(volume.store.path, heads)) if name[:4] == "head"))
+        at = branch.base_seq if branch else max(volume.numbers, default=0) if args.at is None else args.at
         collections.deque(volume.replay(at, max((seq for seq in volume.points if seq <= at), default=None)), maxlen=0)
+        branch and (need(volume.record(at).sha256 == branch.base_hash, f"record {at} is not the base of the branch"), volume.change(branch.state, at + 1))
         volume.export(args.dir) if args.command == "export" else [print(json.dumps(row())) for *_, row in volume.tree()]
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ pub(crate) fn samples(sealer: &Sealer) -> Vec<(String, Bytes, Vec<u8>)> {
     add(name.clone(), block::encode(&marker, sealer, &name, [20; 32]), marker.encode_to_vec());
     let instant = rpc::DomainInstant { domain: rpc::Domain::Scheduled.into(), seq: 40, cut_time: i64::MIN };
     let state = rpc::Commit { full: true, domains: vec![instant], policy: "* continuous 1s".into(), ..Default::default() };
-    let left = rpc::Branch { epoch: 5, base_seq: 41, base_hash: id(7, 32), state: Some(state) };
+    let left = rpc::Branch { epoch: 5, base_seq: 41, base_hash: id(7, 32), state: Some(state), host: String::new() };
     let name = names::branch(life, 5, "head");
     add(name.clone(), branch::encode(&left, sealer, &name, [21; 32]), left.encode_to_vec());
     let kind = Some(rpc::log_record::Kind::Fence(rpc::Fence { reason: "purged".into() }));

@@ -4,6 +4,7 @@ mod bounds;
 pub mod bugs;
 pub mod engine;
 pub mod exec;
+mod fenced;
 pub mod janitor;
 pub mod life;
 pub mod node;

@@ -316,7 +316,7 @@ impl Node {
         cache
     }
 
-    fn set_aside(&self) {
+    pub(super) fn set_aside(&self) {
         let mut disk = self.disk.lock();
         disk.durable = None;
         if let Some(cache) = disk.live.take()
@@ -430,33 +430,6 @@ impl Node {
         // Requests under way take their time.
         if waited > 45 * SECOND {
             sim.violate(format!("I16: node {} was fenced for {} s while dirty and did not know", self.kit.id, waited / SECOND));
-        }
-    }
-
-    async fn fenced(&self, running: &Running) {
-        self.kit.sim.note(|| format!("{} fenced", self.kit.id));
-        let cache = self.cache();
-        self.set_aside();
-        if cache.dirty.is_empty() {
-            return;
-        }
-        // The branch stands on the last record of its own epoch; retention keeps that until the branch is claimed or the grace is over.
-        let site = running.reader.site().clone();
-        let name = running.writer.epoch().to_string();
-        match self.claim(&site, cache.head.seq, "branch", &name).await {
-            Ok(_) => {
-                self.kit.world.oracle.lock().count("branches");
-                self.disk.lock().asides.clear();
-            }
-            Err(LogError::Control(Refused::Retired(seq))) => {
-                let now = self.kit.sim.now();
-                let fenced =
-                    self.kit.world.oracle.lock().lives[&running.found.incarnation].opened_at.get(&(running.writer.epoch() + 1)).copied();
-                if fenced.is_some_and(|fenced| now - fenced < super::janitor::GRACE) {
-                    self.kit.sim.violate(format!("I16: record {seq}, on which a branch stands, was retired within the grace"));
-                }
-            }
-            Err(error) => self.unforeseen("branch", &error),
         }
     }
 

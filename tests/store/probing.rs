@@ -4,7 +4,9 @@ use crate::{directory, memory, plainly, s3};
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast::env::Env;
-use holdfast::store::{CREATORS, Memory, ObjectMeta, Put, Store, StoreError, Verdict, probe};
+use holdfast::store::{
+    CREATORS, Memory, ObjectMeta, OpenOptions, Put, Store, StoreError, StoreUrl, Verdict, Writers, open, probe, probe_for,
+};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -128,6 +130,25 @@ async fn bad_stores_are_refused_with_the_reason() {
         assert!(reason.is_empty() || report.reasons().iter().any(|said| said.contains(reason)), "{sin:?}: {:?}", report.reasons());
         assert_eq!(report.cleaned, sin != Sin::KeepsAll, "{sin:?}");
     }
+}
+
+/// One writer, who is vouched for, needs no race to be won; a store that loses or hides objects is still none.
+#[tokio::test]
+async fn one_writer_needs_no_winner() {
+    for (sin, verdict) in [(Sin::Races, Verdict::Trusted), (Sin::Ignores, Verdict::Refused), (Sin::ListsLate, Verdict::Refused)] {
+        let report = probe_for(&Sinner::new(sin), &Env::real(), Writers::One).await.expect("probe");
+        assert_eq!(report.verdict, verdict, "{sin:?}: {:?}", report.reasons());
+    }
+    let server = s3::S3Server::start();
+    let url = StoreUrl::parse(&server.url("one")).expect("url");
+    let store = open(&url, &Env::real(), &OpenOptions { single_writer: true, ..OpenOptions::default() }).expect("store");
+    assert_eq!(store.put_if_absent("a", Bytes::from_static(b"first")).await.expect("put"), Put::Stored);
+    assert_eq!(store.put_if_absent("a", Bytes::from_static(b"second")).await.expect("put"), Put::Exists);
+    assert_eq!(store.get("a").await.expect("get").as_deref(), Some(&b"first"[..]));
+    assert_eq!(probe_for(&*store, &Env::real(), Writers::One).await.expect("probe").verdict, Verdict::Trusted);
+    // It only looks: two at once are both told that they won.
+    let report = probe(&*store, &Env::real()).await.expect("probe");
+    assert_eq!(report.verdict, Verdict::Refused, "{:?}", report.reasons());
 }
 
 #[tokio::test]

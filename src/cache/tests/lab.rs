@@ -3,7 +3,6 @@
 use crate::cache::disk::Hook;
 use crate::cache::{
     Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Missing, NewInode, ReadOutcome, Recovered, SavedReply, Seal, Update,
-    WriteOutcome,
 };
 use crate::env::{Env, Failpoints};
 use crate::rpc;
@@ -243,7 +242,7 @@ impl Lab {
 
     /// Writes through the cache, fetching what must be here.
     pub(super) fn put(&self, ino: Ino, offset: u64, data: &[u8]) {
-        while let WriteOutcome::Absent(ranges) = self.cache.write(None, ino, offset, data).unwrap() {
+        while let crate::cache::WriteOutcome::Absent(ranges) = self.cache.write(None, ino, offset, data).unwrap() {
             self.fetch(ino, &ranges);
         }
     }
@@ -263,7 +262,7 @@ impl Lab {
 
     pub(super) fn punch(&mut self, ino: Ino, offset: u64, len: u64) {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        while let WriteOutcome::Absent(ranges) = self.cache.fallocate(None, ino, mode, offset, len).unwrap() {
+        while let crate::cache::WriteOutcome::Absent(ranges) = self.cache.fallocate(None, ino, mode, offset, len).unwrap() {
             self.fetch(ino, &ranges);
         }
         let bytes = self.bytes(ino);

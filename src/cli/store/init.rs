@@ -14,7 +14,7 @@ use crate::format::keys::{self, Recovery};
 use crate::format::marker::Marker;
 use crate::format::names;
 use crate::rpc::{KeyRing, Recipient};
-use crate::store::{Location, OpenOptions, Store, StoreError, StoreUrl, open, probe};
+use crate::store::{Location, OpenOptions, Store, StoreError, StoreUrl, Writers, open, probe_for};
 use crate::types::{Fault, FaultKind, StoreId, StoreKey};
 use clap::Args;
 use serde::Serialize;
@@ -33,6 +33,9 @@ pub struct InitArgs {
     /// Store everything in the clear, with checksums only
     #[arg(long)]
     unencrypted: bool,
+    /// For a store that cannot put if absent: you vouch, in its marker, that no volume in it ever has two writers at once
+    #[arg(long)]
+    single_writer: bool,
 }
 
 /// A store that was made.
@@ -44,6 +47,8 @@ pub struct Made {
     pub store_id: String,
     /// Whether its objects are sealed.
     pub encrypted: bool,
+    /// Whether nothing but a person's word keeps two writers apart.
+    pub single_writer: bool,
     /// This machine's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_key: Option<String>,
@@ -59,7 +64,11 @@ impl Answer for Made {
             (Some(key), Some(file)) => writeln!(out, "This machine opens it with {key}, any other with the recovery key in {file}."),
             (Some(key), None) => writeln!(out, "This machine opens it with {key}, any other with the recovery key."),
             (None, _) => writeln!(out, "It is NOT encrypted: whoever reads the store reads the files."),
+        }?;
+        if self.single_writer {
+            writeln!(out, "NOTHING in it keeps two writers of one volume apart: that is on you, as you said with --single-writer.")?;
         }
+        Ok(())
     }
 }
 
@@ -74,12 +83,16 @@ pub(super) fn run(context: &Context, args: &InitArgs) -> Result<Exit, Fault> {
             "the id of a new store is not known before it is made: leave `store-id` out of the URL",
         ));
     }
+    if args.single_writer && matches!(url.location, Location::File(_)) {
+        return Err(Fault::new(FaultKind::Invalid, "a directory can put if absent: leave --single-writer out"));
+    }
+    let (single_writer, writers) = (args.single_writer, if args.single_writer { Writers::One } else { Writers::Many });
     // To look, nothing is made: not even the directory, should nobody confirm the recovery key.
-    let looking = open(&url, &context.env, &OpenOptions::default())?;
-    context.run(check_place(&*looking, &url, &context.env))?;
+    let looking = open(&url, &context.env, &OpenOptions { single_writer, ..OpenOptions::default() })?;
+    context.run(check_place(&*looking, &url, &context.env, writers))?;
     let recovery = if args.unencrypted { None } else { Some(keep_recovery(context, args.recovery_file.as_deref())?) };
-    let store = open(&url, &context.env, &OpenOptions { may_create: true, ..OpenOptions::default() })?;
-    let made = context.run(make(&*store, &url, &context.settings, &context.env, recovery.as_ref()));
+    let store = open(&url, &context.env, &OpenOptions { may_create: true, single_writer, ..OpenOptions::default() })?;
+    let made = context.run(make(&*store, &url, &context.settings, &context.env, recovery.as_ref(), writers));
     if let (Err(_), Some(path)) = (&made, &args.recovery_file) {
         context.say(&format!("The recovery key in {} may open nothing: see `holdfast key test-recovery`.", path.display()));
     }
@@ -99,11 +112,11 @@ pub fn make_embedded(context: &Context) -> Result<(), Fault> {
         return Ok(());
     }
     let store = open(&url, &context.env, &OpenOptions { may_create: true, ..OpenOptions::default() })?;
-    context.run(check_place(&*store, &url, &context.env))?;
+    context.run(check_place(&*store, &url, &context.env, Writers::Many))?;
     let recovery = Recovery::generate();
     let path = context.settings.keys.join(format!("recovery-{}.key", hex::encode(context.env.random::<4>())));
     write_identity(&path, &recovery, "recovery key of the embedded Holdfast store: opens every volume in it, keep it elsewhere too")?;
-    context.run(make(&*store, &url, &context.settings, &context.env, Some(&recovery)))?;
+    context.run(make(&*store, &url, &context.settings, &context.env, Some(&recovery), Writers::Many))?;
     context.say(&format!("Made the embedded store {url}. Its recovery key is in {}: keep a copy off this machine.", path.display()));
     Ok(())
 }
@@ -112,7 +125,7 @@ pub fn make_embedded(context: &Context) -> Result<(), Fault> {
 ///
 /// # Errors
 /// Says what is there, or why the place cannot be trusted.
-pub async fn check_place(store: &dyn Store, url: &StoreUrl, env: &Env) -> Result<(), Fault> {
+pub async fn check_place(store: &dyn Store, url: &StoreUrl, env: &Env, writers: Writers) -> Result<(), Fault> {
     match store.get(names::marker()).await {
         Ok(None) => {}
         Ok(Some(bytes)) => {
@@ -131,7 +144,7 @@ pub async fn check_place(store: &dyn Store, url: &StoreUrl, env: &Env) -> Result
         let message = format!("there is no store at {url}, but something else is: `{}`; name an empty prefix", object.name);
         return Err(Fault::new(FaultKind::Exists, message));
     }
-    let report = probe(store, env).await?;
+    let report = probe_for(store, env, writers).await?;
     refusal(&report, &url.to_string()).map_or(Ok(()), Err)
 }
 
@@ -176,13 +189,21 @@ fn keep_recovery(context: &Context, file: Option<&Path>) -> Result<Recovery, Fau
 ///
 /// # Errors
 /// Somebody else made one there at the same moment, or the store fails; then what is there opens for nobody.
-pub async fn make(store: &dyn Store, url: &StoreUrl, settings: &Settings, env: &Env, recovery: Option<&Recovery>) -> Result<Made, Fault> {
+pub async fn make(
+    store: &dyn Store,
+    url: &StoreUrl,
+    settings: &Settings,
+    env: &Env,
+    recovery: Option<&Recovery>,
+    writers: Writers,
+) -> Result<Made, Fault> {
     let program = concat!("holdfast ", env!("CARGO_PKG_VERSION"));
     let key = recovery.map(|_| StoreKey(env.random()));
-    let marker = match &key {
+    let mut marker = match &key {
         Some(key) => Marker::encrypted(key, env.now(), program),
         None => Marker::clear(env.random(), env.now(), program),
     };
+    marker.single_writer = writers == Writers::One;
     let ring = match (&key, recovery) {
         (Some(key), Some(recovery)) => Some(first_ring(key, marker.store, recovery, settings)?),
         _ => None,
@@ -200,6 +221,7 @@ pub async fn make(store: &dyn Store, url: &StoreUrl, settings: &Settings, env: &
         store: url.clone().pinned(marker.store).to_string(),
         store_id: marker.store.to_string(),
         encrypted: key.is_some(),
+        single_writer: marker.single_writer,
         machine_key: key.map(|_| unlock::machine_file(settings, marker.store).display().to_string()),
         recovery_file: None,
     })

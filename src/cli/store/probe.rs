@@ -51,7 +51,11 @@ pub(super) fn refusal(report: &ProbeReport, url: &str) -> Option<Fault> {
     match report.verdict {
         Verdict::Trusted => None,
         Verdict::Refused => {
-            let message = format!("{url} cannot hold volumes: two writers could both believe that they won a commit's number ({})", why());
+            let message = format!(
+                "{url} cannot hold volumes: two writers could both believe that they won a commit's number ({}); where no volume ever has \
+                 two writers, `store init --single-writer` says so",
+                why()
+            );
             Some(Fault::new(FaultKind::Invalid, message))
         }
         Verdict::Unknown => {
