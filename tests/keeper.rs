@@ -305,6 +305,7 @@ fn a_mount_that_nobody_serves_is_given_up_by_a_person() {
     kill(three[1]);
     holder.wait().unwrap();
     kill(three[2]);
+    wait_until_gone(three[2]);
     let (_, standing) = kept.until("nobody attends it", |_, mount| mount.attendant == 0);
     assert_eq!(standing.starts, 0);
     let root = kept.root().display().to_string();
