@@ -3,7 +3,7 @@
 
 use crate::harness::lab;
 pub(crate) use crate::harness::process::in_mount_table as mounted;
-use crate::harness::process::{at_home, children_of, kill, kill_family, wait_until_gone};
+use crate::harness::process::{at_home, children_of, kill, kill_family, strike_family, wait_until_gone};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -253,16 +253,9 @@ impl Mount {
         self.end();
     }
 
-    /// Sends `kill -9` to holder and driver and waits for neither, as they may be in a disk's hands; the driver is among those returned.
+    /// Sends `kill -9` to holder, keeper and driver and waits for none, as they may be in a disk's hands; returns whom to wait for.
     pub(crate) fn strike(&self) -> Vec<u32> {
-        let holder = self.holder.as_ref().map(Child::id).expect("a holder");
-        // The holder first: it must not start another.
-        // SAFETY: a system call without memory, on a process that this test started.
-        unsafe { libc::kill(holder as i32, libc::SIGSTOP) };
-        let children = children_of(holder);
-        kill(holder);
-        children.iter().for_each(|pid| kill(*pid));
-        children
+        strike_family(self.holder.as_ref().map(Child::id).expect("a holder"))
     }
 
     fn end(&mut self) {

@@ -48,14 +48,20 @@ pub(crate) fn wait_until_gone(pid: u32) {
 
 /// Ends a holder, the driver below it and the keeper beside it, as the loss of the machine's processes would.
 pub(crate) fn kill_family(mut holder: std::process::Child) {
-    let keeper = keeper_of(holder.id());
-    // First known and held, then killed: none may start another meanwhile.
-    keeper.iter().for_each(|pid| signal(*pid, libc::SIGSTOP));
-    let children = children_of(holder.id());
-    let _ = holder.kill();
-    children.iter().chain(&keeper).for_each(|pid| kill(*pid));
+    let family = strike_family(holder.id());
     let _ = holder.wait();
-    children.iter().chain(&keeper).for_each(|pid| wait_until_gone(*pid));
+    family.into_iter().for_each(wait_until_gone);
+}
+
+/// Sends them SIGKILL and waits for none; the driver and the keeper are returned.
+pub(crate) fn strike_family(holder: u32) -> Vec<u32> {
+    let mut family: Vec<u32> = keeper_of(holder).into_iter().collect();
+    // First known and held, then killed: none may start another meanwhile.
+    family.iter().chain([&holder]).for_each(|pid| signal(*pid, libc::SIGSTOP));
+    family.extend(children_of(holder));
+    kill(holder);
+    family.iter().for_each(|pid| kill(*pid));
+    family
 }
 
 /// The keeper of the machine that a process belongs to.
