@@ -62,8 +62,7 @@ fn lose(lab: &Lab, kind: &str, files: u64) -> Outcome<Vec<Finding>> {
         found.push(finding(format!("{kind}: {files} files, requests in 10 idle seconds"), idle as f64, "", Some(0.0)));
     }
 
-    let began = Instant::now();
-    system.lose_machine(lab)?;
+    let began = system.lose_machine(lab)?;
     let first = system.root.join("0/0/0");
     let mut byte = [0];
     fs::File::open(first)?.read_exact(&mut byte)?;
