@@ -27,12 +27,12 @@ mod server;
 mod tests;
 mod wire;
 
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use line::listen_at;
 use nix::unistd::{ForkResult, fork, setsid};
 use server::{Keeper, Options};
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -66,19 +66,6 @@ fn main() -> ExitCode {
             ExitCode::from(13)
         }
     }
-}
-
-// The directory must be ours alone: whoever can put a socket there can ask for descriptors.
-fn listen_at(path: &Path) -> io::Result<OwnedFd> {
-    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    listen(&listener, Backlog::new(64)?)?;
-    Ok(listener)
 }
 
 // Away from the process that started us, whose children are its own business, and from its terminal.

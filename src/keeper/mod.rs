@@ -7,18 +7,17 @@ mod line;
 pub mod wire;
 
 use crate::types::{Fault, FaultKind};
-use line::{receive, send};
+pub(crate) use line::is_gone;
+use line::{listen_at, receive, send};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::TimeVal;
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use wire::{Answer, Record, Request, Standing};
@@ -242,14 +241,7 @@ fn start(run_dir: &Path, program: &Path) -> io::Result<()> {
     let at = socket_path(run_dir);
     // Before the old socket goes: without the program nothing is changed.
     std::fs::metadata(program)?;
-    match std::fs::remove_file(&at) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(listener.as_raw_fd(), &UnixAddr::new(&at)?)?;
-    std::fs::set_permissions(&at, Permissions::from_mode(0o600))?;
-    listen(&listener, Backlog::new(64)?)?;
+    let listener = listen_at(&at)?;
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(run_dir.join("keeper.log"))?;
     let mut command = Command::new(program);
     command.arg("--inherited").env_clear().stdin(Stdio::from(listener)).stdout(Stdio::null()).stderr(log);

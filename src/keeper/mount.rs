@@ -1,8 +1,8 @@
 //! One mount of the keeper's: its descriptor, its record, who attends it, and when a successor is started.
 
+use super::line::is_gone;
 use super::say;
 use super::wire::{Record, Restart, Standing};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
@@ -116,10 +116,9 @@ impl Mount {
         }
     }
 
-    /// Whether the kernel has ended it. Asked only while nobody attends it: a poll that *waits* on the device is woken by each request.
+    /// Whether the kernel has ended it. Asked only while nobody attends it.
     pub(super) fn is_gone(&self) -> bool {
-        let mut fds = [PollFd::new(self.device.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+        is_gone(self.device.as_fd())
     }
 
     pub(super) fn standing(&self, now: u64) -> Standing {

@@ -8,7 +8,7 @@ use super::HOLDER_VARIABLE;
 use super::supervisor::pidfd;
 use crate::env::Env;
 use crate::keeper::wire::{Record, Restart};
-use crate::keeper::{Line, Taken};
+use crate::keeper::{Line, Taken, is_gone};
 use crate::types::{Fault, FaultKind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
@@ -153,7 +153,7 @@ impl Custodian {
                 let Some(init) = Init::from_bytes(&init) else {
                     return Err(Fault::new(FaultKind::Damaged, "the keeper's record of the connection is of another version"));
                 };
-                if gone(&device) {
+                if is_gone(device.as_fd()) {
                     line.let_go(&custody.dir)?;
                     return Ok(None);
                 }
@@ -257,12 +257,6 @@ fn inherited(run_dir: &Path) -> Option<Line> {
         (libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == 0).then(|| OwnedFd::from_raw_fd(number))
     };
     Some(Line::from_stream(stream?, run_dir))
-}
-
-// Asked only while no driver of ours runs.
-fn gone(device: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(device.as_fd(), PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
 /// Two drivers must never read one device: the one whose supervisor died is ended, and waited for with all its threads. It is known

@@ -366,11 +366,9 @@ impl Supervisor {
         }
     }
 
-    // Asked only while no driver runs: a poll that waits on the device would be woken by each request.
+    // Asked only while no driver runs.
     fn mount_is_gone(&self) -> bool {
-        let Some(held) = &self.held else { return true };
-        let mut fds = [PollFd::new(held.device.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+        self.held.as_ref().is_none_or(|held| crate::keeper::is_gone(held.device.as_fd()))
     }
 }
 
