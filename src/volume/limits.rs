@@ -1,6 +1,6 @@
 //! The limits of a volume, and what is done at them (protocol.md 7.5): WRITEs are delayed, what can be refused is refused.
 
-use super::late::LateProgress;
+use super::late::{Late, LateProgress};
 use super::ops::{Admission, Gate, PosixError};
 use crate::cache::{Cache, Space};
 use std::sync::Arc;
@@ -25,13 +25,18 @@ pub struct Sizes {
 /// The gate of a live volume.
 #[derive(Debug)]
 pub(super) struct Limits {
-    pub(super) cache: Arc<Cache>,
-    pub(super) late: LateProgress,
-    pub(super) sizes: Sizes,
-    pub(super) quarantined: bool,
+    cache: Arc<Cache>,
+    late: LateProgress,
+    sizes: Sizes,
+    quarantined: bool,
 }
 
 impl Limits {
+    /// Of the volume with this cache. `quarantined`: its requests have crashed drivers, and no change is let in that can be refused.
+    pub(super) fn of(cache: &Arc<Cache>, late: &Arc<Late>, sizes: Sizes, quarantined: bool) -> Arc<Self> {
+        Arc::new(Self { cache: Arc::clone(cache), late: LateProgress(Arc::clone(late)), sizes, quarantined })
+    }
+
     /// How near a limit is: what is in no commit to its own, and with what never will be in one (`local`) to the cache's, since
     /// neither can be evicted (protocol.md 7.6).
     fn full_permille(&self) -> u64 {
@@ -80,7 +85,6 @@ fn delay(full_permille: u64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::late::Late;
     use super::*;
     use crate::cache::{CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update};
     use crate::env::Env;
@@ -111,10 +115,7 @@ mod tests {
         cache.abandon(seal).unwrap();
         assert_eq!(cache.dirty_content(), 0, "no commit will take it");
         let sizes = |cache_max| Sizes { cache_max, dirty_max: cache_max / 2, capacity: None };
-        let limits = |cache_max| {
-            let late = LateProgress(Arc::new(Late::default()));
-            Limits { cache: Arc::clone(&cache), late, sizes: sizes(cache_max), quarantined: false }
-        };
+        let limits = |cache_max| Limits::of(&cache, &Arc::default(), sizes(cache_max), false);
         assert_eq!(limits(1 << 20).admit(Admission::Create), Ok(()));
         assert_eq!(limits(100_000).admit(Admission::Create), Err(PosixError::NoSpace));
         assert_eq!(limits(100_000).admit(Admission::Sync), Ok(()));

@@ -4,7 +4,7 @@
 //! until its `open` is stored it commits nothing, and reads of absent bytes wait.
 
 use super::branch;
-use super::late::{BlockingFetch, Engine, Late, LateProgress};
+use super::late::{BlockingFetch, Engine, Late};
 use super::limits::{Limits, Sizes};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
 use super::ops::{Fetch, Gate, Options, Posix};
@@ -82,8 +82,7 @@ impl Volume {
     pub async fn open(params: OpenParams, run: RunOptions, waiting: &(dyn Fn(&str) + Sync)) -> Result<Arc<Self>, Fault> {
         let opened = open::open(&params, waiting).await?;
         let (cache, late, sizes) = (Arc::clone(&opened.cache), Arc::new(Late::default()), params.sizes);
-        let gate =
-            Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes, quarantined: run.quarantined });
+        let gate = Limits::of(&cache, &late, sizes, run.quarantined);
         let (env, dir) = (&params.books.env, &params.cache.dir);
         let volume = Self::build(env, &params.identity, dir, cache, late, sizes, gate, run, Flavor::Fresh, Report::default())?;
         volume.start(&params, opened, run);
@@ -109,8 +108,7 @@ impl Volume {
         let (cache, recovered) = on_thread(move || Cache::open(world, cache)).await?;
         tracing::info!(?recovered, "taking over a live mount");
         let late = Arc::new(Late::default());
-        let gate =
-            Arc::new(Limits { cache: Arc::clone(&cache), late: LateProgress(Arc::clone(&late)), sizes, quarantined: run.quarantined });
+        let gate = Limits::of(&cache, &late, sizes, run.quarantined);
         let local = Arc::clone(&cache);
         let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
         let later = Arc::clone(&volume);

@@ -307,8 +307,12 @@ impl Posix {
     }
 
     fn change(&self) -> Result<()> {
+        self.change_unless(self.gate.refuses_changes())
+    }
+
+    fn change_unless(&self, refused: bool) -> Result<()> {
         Counters::add(&self.counters.changes, 1);
-        if self.read_only || self.gate.refuses_changes() { Err(PosixError::ReadOnly) } else { Ok(()) }
+        if self.read_only || refused { Err(PosixError::ReadOnly) } else { Ok(()) }
     }
 }
 
