@@ -6,6 +6,7 @@ use super::file::Content;
 use super::meta::{Meta, parts};
 use super::pages::outward;
 use super::seal::Seal;
+use super::sealed::WINDOW;
 use super::types::{CacheError, Head, LocalExtent, ObjectId};
 use super::{Cache, open};
 use crate::rpc;
@@ -13,9 +14,6 @@ use crate::types::{PAGE, Seq};
 use prost::Message;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::atomic::Ordering;
-
-// Files taken over at a time.
-const WINDOW: usize = 512;
 
 /// The number of a stored object, given when it is new.
 pub(super) fn object_id(db: &Connection, object: &rpc::ObjectRef) -> Result<ObjectId, CacheError> {

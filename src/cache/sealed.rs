@@ -12,8 +12,8 @@ use crate::types::{ByteRange, Ino, RangeSet};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-// Files looked at per hold of the list of them.
-const WINDOW: usize = 512;
+/// Files of a seal looked at or taken over at a time.
+pub(super) const WINDOW: usize = 512;
 
 #[allow(clippy::missing_errors_doc, reason = "they fail only when the cache's disk does")]
 impl Seal {

@@ -179,12 +179,12 @@ impl Slots {
         self.inner.lock().limbo.push((lsn, slot));
     }
 
-    /// Empties and frees up to `most` slots whose end is durable; tells whether there are more.
     /// Whether no freed slot waits to be emptied.
     pub(super) fn is_settled(&self) -> bool {
         self.inner.lock().limbo.is_empty()
     }
 
+    /// Empties and frees up to `most` slots whose end is durable; tells whether there are more.
     pub(super) fn settle(&self, durable: u64, most: usize) -> Result<bool, CacheError> {
         let mut ready = Vec::new();
         let more = {

@@ -47,9 +47,9 @@ pub(super) struct Cloud {
     dialect: Dialect,
     objects: Arc<dyn ObjectStore>,
     pages: Pages,
-    /// Empty, or ends with `/`.
     /// Nobody else writes: look, then put.
     single_writer: bool,
+    /// Empty, or ends with `/`.
     prefix: String,
     place: String,
     env: Env,
