@@ -3,9 +3,10 @@
 //! Rule (protocol.md 7.4): bytes are installed by the cache only into pages that are still absent, so a write or truncate that
 //! overtakes a fetch wins. A frame is verified (seal, length, checksum) before a byte of it is used.
 
+use super::blocks::Blocks;
 use super::moved::Moved;
 use super::plan::{self, Frame, ReadAhead, Request};
-use crate::cache::{Cache, Missing, ObjectId};
+use crate::cache::{Cache, CacheError, Missing, ObjectId};
 use crate::format::seal::Kind;
 use crate::format::{codec, names, record};
 use crate::rpc;
@@ -19,11 +20,16 @@ use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 
 /// Requests of one fetch in flight.
 const REQUESTS_IN_FLIGHT: usize = 8;
+/// Requests of the prefetch in flight, and how many stored bytes each asks for: what it holds in memory, and what a read on a slow line
+/// waits behind.
+const AHEAD_IN_FLIGHT: usize = 4;
+const AHEAD_REQUEST_BYTES_MAX: u64 = 4 << 20;
 /// Files whose reading direction is remembered.
 const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// Commits with inline frames kept in memory.
@@ -59,7 +65,58 @@ pub struct Fetcher {
     files: Mutex<HashMap<Ino, Arc<AsyncMutex<()>>>>,
     commits: Mutex<LruCache<Seq, Arc<rpc::Commit>>>,
     damaged: Mutex<BTreeSet<String>>,
+    blocks: Blocks,
+    waiting: Waiting,
     seconds: Histogram,
+}
+
+/// Reads that wait for the store: while there are any, the prefetch asks for nothing more.
+#[derive(Debug, Default)]
+struct Waiting {
+    reads: AtomicUsize,
+    none: Notify,
+}
+
+impl Waiting {
+    /// One more, until the answer is dropped.
+    fn enter(&self) -> impl Drop + '_ {
+        struct Leave<'a>(&'a Waiting);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                if self.0.reads.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.0.none.notify_waiters();
+                }
+            }
+        }
+        self.reads.fetch_add(1, Ordering::AcqRel);
+        Leave(self)
+    }
+
+    async fn none(&self) {
+        loop {
+            let none = self.none.notified();
+            if self.reads.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+}
+
+/// An extent of a file to be brought here.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) ino: Ino,
+    pub(super) missing: Missing,
+}
+
+/// For whom a fetch is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Somebody waits for the bytes.
+    Read,
+    /// Nobody does yet.
+    Ahead,
 }
 
 /// Where a frame lies: in an object, or inline in a commit.
@@ -82,6 +139,8 @@ impl Fetcher {
             files: Mutex::default(),
             commits: Mutex::new(LruCache::new(COMMITS)),
             damaged: Mutex::default(),
+            blocks: Blocks::default(),
+            waiting: Waiting::default(),
             seconds: Histogram::default(),
         }
     }
@@ -101,6 +160,7 @@ impl Fetcher {
         let began = self.objects.env().monotonic();
         let widened = self.ahead.lock().get_or_insert_mut(ino, ReadAhead::default).widen(range.clone(), size);
         let sleep = self.objects.env().sleep(self.options.patience);
+        let _waits = self.waiting.enter();
         let result = tokio::select! {
             result = self.fetch_now(ino, widened) => result,
             () = sleep => Err(Fault::new(
@@ -152,37 +212,54 @@ impl Fetcher {
     }
 
     /// Fetches extents of one file, wherever they lie.
-    pub(super) async fn fetch_missing(&self, ino: Ino, missing: Vec<Missing>) -> Result<(), Fault> {
+    async fn fetch_missing(&self, ino: Ino, missing: Vec<Missing>) -> Result<(), Fault> {
         let _permit = self.permits.acquire().await.map_err(|error| Fault::with(FaultKind::Local, "the fetcher ended", error))?;
-        let frames: Vec<Frame<Home>> = missing.iter().map(frame_of).collect();
-        let requests = plan::requests(&frames);
-        let mut answers =
-            futures::stream::iter(requests).map(|request| self.answer(ino, &missing, request)).buffer_unordered(REQUESTS_IN_FLIGHT);
-        let mut first_fault = None;
-        while let Some(answer) = answers.next().await {
-            // The others are still worth installing: only the damaged range fails.
-            if let Err(fault) = answer {
-                first_fault.get_or_insert(fault);
-            }
-        }
-        first_fault.map_or(Ok(()), Err)
+        let wanted: Vec<Wanted> = missing.into_iter().map(|missing| Wanted { ino, missing }).collect();
+        let answers = self.answers(&wanted, Purpose::Read).await;
+        // The others were still worth installing: only the damaged range fails.
+        answers.into_iter().collect()
     }
 
-    async fn answer(&self, ino: Ino, missing: &[Missing], request: Request<Home>) -> Result<(), Fault> {
-        let object = match request.object {
-            Home::Commit(seq) => return self.answer_inline(ino, missing, seq, &request.frames).await,
-            Home::Object(id) => self.cache.object(id)?,
+    /// Brings extents of many files here, those that lie side by side in a pack by one request. Yields to reads. Gives one answer for
+    /// each request; a file that is gone by now is no fault.
+    pub(super) async fn bring(&self, wanted: &[Wanted]) -> Vec<Result<(), Fault>> {
+        self.answers(wanted, Purpose::Ahead).await
+    }
+
+    async fn answers(&self, wanted: &[Wanted], purpose: Purpose) -> Vec<Result<(), Fault>> {
+        let frames: Vec<Frame<Home>> = wanted.iter().map(|wanted| frame_of(&wanted.missing)).collect();
+        let (bytes_max, in_flight) = match purpose {
+            Purpose::Read => (plan::REQUEST_BYTES_MAX, REQUESTS_IN_FLIGHT),
+            Purpose::Ahead => (AHEAD_REQUEST_BYTES_MAX, AHEAD_IN_FLIGHT),
         };
-        let bytes = self.objects.range(&object, request.range.clone()).await.inspect_err(|fault| {
+        let requests = plan::requests(&frames, bytes_max);
+        futures::stream::iter(requests).map(|request| self.answer(wanted, request, purpose)).buffer_unordered(in_flight).collect().await
+    }
+
+    async fn answer(&self, wanted: &[Wanted], request: Request<Home>, purpose: Purpose) -> Result<(), Fault> {
+        if purpose == Purpose::Ahead {
+            self.waiting.none().await;
+        }
+        let id = match request.object {
+            Home::Commit(seq) => return self.answer_inline(wanted, seq, &request.frames).await,
+            Home::Object(id) => id,
+        };
+        let object = self.cache.object(id)?;
+        let bytes = match purpose {
+            Purpose::Read => self.blocks.range(&self.objects, (id, &object), request.range.clone()).await,
+            Purpose::Ahead => self.objects.range(&object, request.range.clone()).await,
+        };
+        let bytes = bytes.inspect_err(|fault| {
             if fault.kind == FaultKind::Damaged && self.note_damage(&object.name) {
+                let ino = request.frames.first().map_or(0, |index| wanted[*index].ino);
                 tracing::error!(ino, object = %object.name, %fault, "a stored object of a file is damaged or missing");
             }
         })?;
         self.objects.env().failpoint("hydrate.after_fetch_before_install");
         let (mut last, mut first_fault) = (None::<(u64, Bytes)>, None);
         for index in request.frames {
-            let wanted = &missing[index];
-            let extent = &wanted.extent;
+            let Wanted { ino, missing } = &wanted[index];
+            let extent = &missing.extent;
             let plain = match &last {
                 Some((offset, plain)) if *offset == extent.stored_offset => Ok(plain.clone()),
                 _ => {
@@ -194,11 +271,11 @@ impl Fetcher {
             match plain {
                 Ok(plain) => {
                     last = Some((extent.stored_offset, plain.clone()));
-                    self.install(ino, wanted, &plain)?;
+                    self.install(*ino, missing, &plain)?;
                 }
                 Err(fault) => {
                     if self.note_damage(&object.name) {
-                        tracing::error!(ino, object = %object.name, range = ?wanted.range, %fault, "stored bytes of a file are damaged");
+                        tracing::error!(ino, object = %object.name, range = ?missing.range, %fault, "stored bytes of a file are damaged");
                     }
                     first_fault.get_or_insert(fault);
                 }
@@ -218,13 +295,13 @@ impl Fetcher {
         Ok(plain)
     }
 
-    async fn answer_inline(&self, ino: Ino, missing: &[Missing], seq: Seq, frames: &[usize]) -> Result<(), Fault> {
+    async fn answer_inline(&self, wanted: &[Wanted], seq: Seq, frames: &[usize]) -> Result<(), Fault> {
         let name = names::commit(self.objects.incarnation(), seq);
         let commit = self.commit(seq).await;
-        let mut moved = None;
+        let mut moved = None::<(Ino, Moved)>;
         for index in frames {
-            let wanted = &missing[*index];
-            let extent = &wanted.extent;
+            let Wanted { ino, missing } = &wanted[*index];
+            let extent = &missing.extent;
             let plain = match &commit {
                 Ok(commit) => record::inline_frame(commit, &name, extent.frame, extent.plain_length, extent.checksum).map_err(Fault::from),
                 Err(fault) => Err(Fault::new(fault.kind, fault.to_string())),
@@ -232,15 +309,15 @@ impl Fetcher {
             let plain = match plain {
                 // Its record was freed, or another one lies under the freed number.
                 Err(fault) if fault.kind == FaultKind::Damaged => {
-                    let moved = match &moved {
-                        Some(moved) => moved,
-                        None => moved.insert(Moved::of(&self.objects, ino).await?),
+                    let (_, moved) = match &mut moved {
+                        Some(moved) if moved.0 == *ino => moved,
+                        other => other.insert((*ino, Moved::of(&self.objects, *ino).await?)),
                     };
-                    moved.read(&self.objects, wanted).await?.ok_or(fault)?
+                    moved.read(&self.objects, missing).await?.ok_or(fault)?
                 }
                 plain => plain?,
             };
-            self.install(ino, wanted, &plain)?;
+            self.install(*ino, missing, &plain)?;
         }
         Ok(())
     }
@@ -254,14 +331,17 @@ impl Fetcher {
         Ok(commit)
     }
 
-    fn install(&self, ino: Ino, wanted: &Missing, plain: &Bytes) -> Result<(), Fault> {
-        let start = wanted.extent.skip as usize;
-        let length = usize::try_from(wanted.range.end - wanted.range.start).unwrap_or(usize::MAX);
+    fn install(&self, ino: Ino, missing: &Missing, plain: &Bytes) -> Result<(), Fault> {
+        let start = missing.extent.skip as usize;
+        let length = usize::try_from(missing.range.end - missing.range.start).unwrap_or(usize::MAX);
         let Some(bytes) = plain.get(start..start.saturating_add(length)) else {
             return Err(Fault::new(FaultKind::Damaged, format!("an extent of inode {ino} reaches beyond its frame")));
         };
-        self.cache.install(ino, wanted, bytes)?;
-        Ok(())
+        match self.cache.install(ino, missing, bytes) {
+            // Removed meanwhile: the bytes beside it are other files'.
+            Ok(_) | Err(CacheError::NoInode(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 //! open      newest checkpoint's parts (side by side) + deltas after it -> Loader        load
 //! a read    ranges that are not here -> frames -> few ranged GETs -> install            Fetcher
 //! freed     an inline frame whose record is gone -> where the newest checkpoint has it   moved
-//! behind    whole files, in the order of their packs, at lower priority                 prefetch
+//! beside    the pack around a small file, kept for the file that is read next            blocks
+//! ahead     all that is missing, many files of a pack by one request, behind the reads    prefetch
 //! ```
 
+mod blocks;
 mod fetch;
 mod load;
 mod moved;

@@ -4,8 +4,23 @@ use std::ops::Range;
 
 /// Frames whose stored bytes are at most this far apart are asked for together: a request costs more than these bytes.
 pub(super) const GAP_BYTES_MAX: u64 = 128 << 10;
-/// A request asks for at most this many stored bytes (one frame may be larger).
+/// A request of a read asks for at most this many stored bytes.
 pub(super) const REQUEST_BYTES_MAX: u64 = 8 << 20;
+
+/// The piece of a pack that is fetched around small ranges.
+pub(super) const BLOCK_BYTES: u64 = 1 << 20;
+/// A range counts as small up to this: it is read for a small file, not for a large one that has its own read-ahead.
+const SMALL_BYTES_MAX: u64 = BLOCK_BYTES / 8;
+
+/// The block of an object of `size` bytes around a small range: from a multiple of [`BLOCK_BYTES`] to the next one, or to the end of the range
+/// where that is further. `None`: the range is not small, or not in the object.
+pub(super) fn block_of(range: &Range<u64>, size: u64) -> Option<Range<u64>> {
+    if range.start >= range.end || range.end - range.start > SMALL_BYTES_MAX || range.end > size {
+        return None;
+    }
+    let start = range.start - range.start % BLOCK_BYTES;
+    Some(start..(start + BLOCK_BYTES).max(range.end).min(size))
+}
 
 /// One frame of one object, by where its bytes are stored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,9 +44,9 @@ pub(super) struct Request<O> {
     pub(super) frames: Vec<usize>,
 }
 
-/// Puts wanted frames into requests. Every frame is in exactly one; requests are in order of object and offset.
+/// Puts wanted frames into requests of at most `bytes_max` stored bytes (one frame may be larger). Every frame is in exactly one; requests are in order of object and offset.
 #[must_use]
-pub(super) fn requests<O: Clone + Ord>(wanted: &[Frame<O>]) -> Vec<Request<O>> {
+pub(super) fn requests<O: Clone + Ord>(wanted: &[Frame<O>], bytes_max: u64) -> Vec<Request<O>> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|a, b| wanted[*a].cmp(&wanted[*b]));
     let mut requests: Vec<Request<O>> = Vec::new();
@@ -41,7 +56,7 @@ pub(super) fn requests<O: Clone + Ord>(wanted: &[Frame<O>]) -> Vec<Request<O>> {
         if let Some(last) = requests.last_mut()
             && last.object == frame.object
             && frame.offset <= last.range.end + GAP_BYTES_MAX
-            && end.max(last.range.end) - last.range.start <= REQUEST_BYTES_MAX
+            && end.max(last.range.end) - last.range.start <= bytes_max
         {
             last.range.end = last.range.end.max(end);
             last.frames.push(index);
@@ -82,7 +97,7 @@ mod tests {
         #[test]
         fn every_frame_is_asked_for_once(frames in proptest::collection::vec((0u8..3, 0u64..(40 << 20), 1u32..(300 << 10)), 0..60)) {
             let wanted: Vec<Frame<u8>> = frames.into_iter().map(|(object, offset, length)| Frame { object, offset, length }).collect();
-            let requests = requests(&wanted);
+            let requests = requests(&wanted, REQUEST_BYTES_MAX);
             let mut seen: Vec<usize> = requests.iter().flat_map(|r| r.frames.clone()).collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..wanted.len()).collect::<Vec<_>>());
@@ -100,9 +115,20 @@ mod tests {
     #[test]
     fn neighbours_are_asked_for_together_and_strangers_are_not() {
         let frame = |object, offset, length| Frame { object, offset, length };
-        let got = requests(&[frame(1, 0, 10), frame(1, 10, 10), frame(1, 1 << 20, 10), frame(2, 20, 10)]);
+        let got = requests(&[frame(1, 0, 10), frame(1, 10, 10), frame(1, 1 << 20, 10), frame(2, 20, 10)], REQUEST_BYTES_MAX);
         let ranges: Vec<_> = got.iter().map(|r| (r.object, r.range.clone())).collect();
         assert_eq!(ranges, [(1, 0..20), (1, 1 << 20..(1 << 20) + 10), (2, 20..30)]);
+    }
+
+    #[test]
+    fn a_block_holds_its_range_and_ends_with_the_object() {
+        let block = BLOCK_BYTES;
+        assert_eq!(block_of(&(5..10), 3 * block), Some(0..block));
+        assert_eq!(block_of(&(block + 5..block + 10), block + 20), Some(block..block + 20));
+        assert_eq!(block_of(&(block - 5..block + 10), 3 * block), Some(0..block + 10), "across the border");
+        assert_eq!(block_of(&(0..block), 3 * block), None, "large");
+        assert_eq!(block_of(&(5..10), 9), None, "not in the object");
+        assert_eq!(block_of(&(5..5), 9), None, "nothing");
     }
 
     #[test]

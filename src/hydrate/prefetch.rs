@@ -1,17 +1,19 @@
-//! Ahead of demand: whole files in the background, newest first, until all is here or the cache has no room to spare.
+//! Ahead of demand: all that is committed and not here, many files by one request, until all is here or the cache has no room to spare.
 //!
-//! Prefetch never evicts what the application has read and stops short of the dirty reserve (protocol.md 7.4): it only ever
-//! fills free room. It yields to reads: one file at a time, and a pause of its own while reads are waiting.
+//! Files are taken in the order of their numbers, which is nearly that of their packs: what is missing of many of them is asked for together,
+//! so that a pack is read in a few large pieces however small its files are. Prefetch never evicts what the application has read and stops
+//! short of the dirty reserve (protocol.md 7.4): it only ever fills free room. While a read waits it asks for nothing more.
 
-use super::fetch::Fetcher;
-use crate::cache::Cache;
+use super::fetch::{Fetcher, Wanted};
+use crate::cache::{Cache, CacheError};
 use crate::types::{Fault, FaultKind, Ino};
 use std::sync::Arc;
 
 /// Files asked for at once from the cache's list.
 const BATCH: usize = 256;
-/// Bytes of one file fetched in one step, so that a large one does not hold up what else changed.
-const STEP_BYTES: u64 = 4 << 20;
+/// Bytes that one step brings here, and files that it looks at: what it keeps in memory of what is missing.
+const STEP_BYTES: u64 = 32 << 20;
+const STEP_FILES: usize = 4096;
 
 /// What prefetch may use, asked again before every step.
 pub trait Prefetch: Send + Sync {
@@ -21,42 +23,102 @@ pub trait Prefetch: Send + Sync {
     fn stopped(&self) -> bool;
 }
 
-/// Fetches everything that is committed and not here. Returns the bytes still missing for want of room: 0 means all is here.
+/// Where the next step begins: everything below is here, or was passed over.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// The file in hand, and how much of it was looked at.
+    ino: Ino,
+    offset: u64,
+}
+
+/// What one step brings.
+#[derive(Debug, Default)]
+struct Step {
+    wanted: Vec<Wanted>,
+    bytes: u64,
+    /// Where the one after it begins; `None`: nothing is left.
+    next: Option<Place>,
+}
+
+/// Fetches everything that is committed and not here. Returns the bytes of the step that found no room, 0 when all is here.
 ///
 /// # Errors
 /// The cache's own; a file whose objects are damaged is named in the log and passed over.
 pub async fn prefetch(cache: &Arc<Cache>, fetcher: &Fetcher, limits: &dyn Prefetch) -> Result<u64, Fault> {
-    let mut after: Ino = 0;
+    let mut place = Place::default();
     loop {
-        let files = cache.view(|view| view.files(after, BATCH))?;
-        let Some(last) = files.last() else { return Ok(0) };
-        after = last.ino;
+        let step = gather(cache, place)?;
+        if !step.wanted.is_empty() {
+            if limits.stopped() || limits.room() < step.bytes {
+                return Ok(step.bytes);
+            }
+            if !bring(fetcher, &step).await? {
+                // The store is away: what is read meanwhile waits by itself.
+                fetcher.pause().await;
+                continue;
+            }
+        }
+        match step.next {
+            Some(next) => place = next,
+            None => return Ok(0),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// `false`: the store did not answer, try again.
+async fn bring(fetcher: &Fetcher, step: &Step) -> Result<bool, Fault> {
+    let mut answered = true;
+    for answer in fetcher.bring(&step.wanted).await {
+        match answer {
+            Ok(()) => {}
+            Err(fault) if fault.kind == FaultKind::Damaged => tracing::error!(%fault, "prefetch passes over damaged bytes"),
+            Err(fault) if fault.kind == FaultKind::Unknown => answered = false,
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(answered)
+}
+
+/// What is missing from `place` on, up to a step's worth.
+fn gather(cache: &Cache, place: Place) -> Result<Step, Fault> {
+    let mut step = Step { next: Some(place), ..Step::default() };
+    let mut looked_at = 0;
+    let mut place = place;
+    while looked_at < STEP_FILES {
+        // The file in hand is asked for again: it may have grown, or be gone.
+        let files = cache.view(|view| view.files(place.ino.saturating_sub(1), BATCH))?;
+        let Some(last) = files.last().map(|file| file.ino) else {
+            step.next = None;
+            return Ok(step);
+        };
+        looked_at += files.len();
         for file in files {
-            let mut at = 0;
+            let mut at = if file.ino == place.ino { place.offset } else { 0 };
             while at < file.size {
-                if limits.stopped() {
-                    return Ok(file.size - at);
+                if step.bytes >= STEP_BYTES {
+                    step.next = Some(Place { ino: file.ino, offset: at });
+                    return Ok(step);
                 }
                 let end = file.size.min(at + STEP_BYTES);
-                if limits.room() < end - at {
-                    return Ok(file.size - at);
-                }
-                match fetcher.fetch_now(file.ino, at..end).await {
-                    Ok(()) => {}
-                    Err(fault) if fault.kind == FaultKind::Damaged => {
-                        tracing::error!(ino = file.ino, %fault, "prefetch passes over damaged bytes")
+                match cache.missing(file.ino, at..end) {
+                    Ok(missing) => {
+                        step.bytes += missing.iter().map(|missing| missing.range.end - missing.range.start).sum::<u64>();
+                        step.wanted.extend(missing.into_iter().map(|missing| Wanted { ino: file.ino, missing }));
                     }
                     // Removed meanwhile.
-                    Err(fault) if fault.kind == FaultKind::NotFound => break,
-                    // The store is away: what is read meanwhile waits by itself.
-                    Err(fault) if fault.kind == FaultKind::Unknown => {
-                        fetcher.pause().await;
-                        continue;
-                    }
-                    Err(fault) => return Err(fault),
+                    Err(CacheError::NoInode(_)) => break,
+                    Err(error) => return Err(error.into()),
                 }
                 at = end;
             }
         }
+        place = Place { ino: last + 1, offset: 0 };
+        step.next = Some(place);
     }
+    Ok(step)
 }
+
+#[cfg(test)]
+#[path = "ahead_tests.rs"]
+mod tests;

@@ -227,7 +227,7 @@ impl WriteBack {
 pub struct Loop {
     handle: Arc<WriteBack>,
     committer: Committer,
-    /// When the kernel's pages were last brought in.
+    /// When the kernel was last asked for its pages.
     kernel_seen: Duration,
     /// In a row.
     failures: u32,
@@ -330,9 +330,11 @@ impl Loop {
                 let flushes = std::mem::take(&mut self.handle.inbox.lock().flushes);
                 let with_kernel = action == Action::Seal;
                 self.committer.kernel = Arc::clone(&self.handle.kernel.lock());
+                // What the kernel gets from now on is not in this cut, however long the upload takes.
+                let asked = self.handle.env.monotonic();
                 let done = self.committer.commit(with_kernel).await;
                 if with_kernel {
-                    self.kernel_seen = self.handle.env.monotonic();
+                    self.kernel_seen = asked;
                 }
                 self.relieved = !with_kernel && done.is_ok();
                 if done.is_ok() {

@@ -332,6 +332,48 @@ impl KernelPages for Flooding {
     }
 }
 
+/// The kernel in front of a writer that never pauses: bringing its bytes in takes a while.
+struct Slow {
+    cache: Arc<Cache>,
+    clock: Arc<Stepped>,
+    ino: Ino,
+    cuts: Mutex<Vec<Duration>>,
+}
+
+impl std::fmt::Debug for Slow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Slow")
+    }
+}
+
+impl KernelPages for Slow {
+    fn any(&self) -> bool {
+        true
+    }
+
+    fn bring_in(&self) -> Vec<(Ino, u64)> {
+        let mut cuts = self.cuts.lock();
+        write(&self.cache, self.ino, cuts.len() as u64 * 4096, &[1; 4096]);
+        cuts.push(self.clock.monotonic());
+        self.clock.advance(Duration::from_millis(400));
+        Vec::new()
+    }
+}
+
+#[tokio::test]
+async fn the_lag_counts_from_cut_to_cut_however_long_a_commit_takes() {
+    let world = World::new(SHAPE).await;
+    let (cache, clock, ino) = (Arc::clone(&world.cache), Arc::clone(&world.clock), world.make("f"));
+    let kernel = Arc::new(Slow { cache, clock, ino, cuts: Mutex::default() });
+    world.writeback.mounted(Arc::clone(&kernel) as _);
+    while kernel.cuts.lock().len() < 5 {
+        world.go(Duration::from_millis(100)).await;
+    }
+    let cuts = kernel.cuts.lock().clone();
+    let between: Vec<Duration> = cuts.windows(2).skip(1).map(|pair| pair[1] - pair[0]).collect();
+    assert!(between.iter().all(|period| *period <= Duration::from_millis(1100)), "{between:?}");
+}
+
 /// A store during each of whose puts the application writes to the limit again.
 #[derive(Debug)]
 struct Busy {
