@@ -4,7 +4,7 @@
 //! Rounds are interleaved: in each, every workload runs on every system, in an order that rotates; what is compared is the median of the ratios
 //! within rounds. Prints a table and writes `target/bench/result.json`.
 //!
-//! `cargo bench --bench speed -- [--smoke] [--rounds N] [--systems a,b,NAME=MOUNTED-DIRECTORY] [--workloads PART]`; SCALE= multiplies sizes.
+//! `cargo bench --bench speed -- [--smoke] [--rounds N] [--systems a,b,NAME=MOUNTED-DIRECTORY] [--workloads PART|none] [--million]`; SCALE= multiplies sizes.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "it measures time and prints it")]
 
 #[path = "speed/process.rs"]
@@ -33,18 +33,21 @@ struct Options {
     rounds: u64,
     systems: Vec<String>,
     workloads: String,
+    /// Also lose a volume of a million files.
+    million: bool,
 }
 
 fn options() -> Outcome<Options> {
     let scale = std::env::var("SCALE").ok().map_or(Ok(1), |text| text.parse())?;
     let list = |text: &str| text.split(',').map(str::to_owned).collect();
-    let mut options = Options { sizes: Sizes::real(scale), rounds: 5, systems: list(SYSTEMS), workloads: String::new() };
+    let mut options = Options { sizes: Sizes::real(scale), rounds: 5, systems: list(SYSTEMS), workloads: String::new(), million: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             // Handed on by cargo.
             "--bench" => {}
+            "--million" => options.million = true,
             "--smoke" => (options.sizes, options.rounds) = (Sizes::smoke(), 1),
             "--rounds" => options.rounds = value()?.parse()?,
             "--systems" => options.systems = list(&value()?),
@@ -138,8 +141,8 @@ fn main() -> Outcome<()> {
     }
     drop(systems);
     let mut found = Vec::new();
-    for name in options.systems.iter().filter(|name| name.starts_with("holdfast") && options.workloads.is_empty()) {
-        found.extend(recovery::measure(&lab, name, &options.sizes)?);
+    for name in options.systems.iter().filter(|name| name.starts_with("holdfast") && matches!(options.workloads.as_str(), "" | "none")) {
+        found.extend(recovery::measure(&lab, name, &options.sizes, options.million)?);
     }
     println!("{}\n{}", results.table(), recovery::table(&found));
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");

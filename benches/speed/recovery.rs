@@ -3,7 +3,7 @@
 
 use crate::Outcome;
 use crate::process::cost;
-use crate::systems::{Lab, System};
+use crate::systems::{Lab, Return, System};
 use crate::workloads::Sizes;
 use std::fs;
 use std::io::{Read, Write};
@@ -28,11 +28,13 @@ fn finding(name: String, value: f64, unit: &'static str, at_most: Option<f64>) -
 }
 
 /// All of it, on one kind of store.
-pub(crate) fn measure(lab: &Lab, system: &str, sizes: &Sizes) -> Outcome<Vec<Finding>> {
+pub(crate) fn measure(lab: &Lab, system: &str, sizes: &Sizes, million: bool) -> Outcome<Vec<Finding>> {
     let mut found = Vec::new();
-    for files in [sizes.small_files / 2, sizes.small_files * 5] {
+    let many = million.then_some(1_000_000);
+    for files in [sizes.small_files / 2, sizes.small_files * 5].into_iter().chain(many) {
         found.extend(lose(lab, system, files)?);
     }
+    found.extend(large(lab, system, sizes)?);
     found.extend(lag(lab, system, sizes)?);
     Ok(found)
 }
@@ -62,11 +64,8 @@ fn lose(lab: &Lab, kind: &str, files: u64) -> Outcome<Vec<Finding>> {
         found.push(finding(format!("{kind}: {files} files, requests in 10 idle seconds"), idle as f64, "", Some(0.0)));
     }
 
-    let began = system.lose_machine(lab)?;
-    let first = system.root.join("0/0/0");
-    let mut byte = [0];
-    fs::File::open(first)?.read_exact(&mut byte)?;
-    found.push(finding(format!("{kind}: {files} files, lost machine to first byte"), began.elapsed().as_secs_f64(), "s", Some(1.0)));
+    let took = first_byte(lab, &mut system, Return { hydrate: "lazy", one_core: false })?;
+    found.push(finding(format!("{kind}: {files} files, lost machine to first byte"), took.as_secs_f64(), "s", Some(1.0)));
     let began = Instant::now();
     let bytes = read_all(&system.root)?;
     let seconds = began.elapsed().as_secs_f64();
@@ -80,7 +79,47 @@ fn lose(lab: &Lab, kind: &str, files: u64) -> Outcome<Vec<Finding>> {
         "MiB",
         bound_of_memory(files),
     ));
+    let took = first_byte(lab, &mut system, Return { hydrate: "metadata", one_core: true })?;
+    found.push(finding(format!("{kind}: {files} files, the same on one core"), took.as_secs_f64(), "s", None));
+    found.extend(whole(lab, &format!("{kind}: {files} files"), &mut system)?);
     Ok(found)
+}
+
+/// Loses the machine and reads one byte.
+fn first_byte(lab: &Lab, system: &mut System, how: Return) -> Outcome<Duration> {
+    let began = system.lose_machine(lab, how)?;
+    fs::File::open(system.root.join("0/0/0"))?.read_exact(&mut [0])?;
+    Ok(began.elapsed())
+}
+
+/// All of a lost volume here, against the same packs read with nothing in between.
+fn whole(lab: &Lab, what: &str, system: &mut System) -> Outcome<Vec<Finding>> {
+    crate::drop_caches()?;
+    let (bytes, plain) = system.plain_get()?;
+    crate::drop_caches()?;
+    let began = system.lose_machine(lab, Return { hydrate: "eager", one_core: false })?;
+    let took = began.elapsed();
+    let rate = |took: Duration| bytes as f64 / took.as_secs_f64() / (1 << 20) as f64;
+    Ok(vec![
+        finding(format!("{what}, plain parallel GET of the packs"), rate(plain), "MiB/s", None),
+        finding(format!("{what}, whole hydrate"), rate(took), "MiB/s", None),
+        finding(format!("{what}, whole hydrate, times a plain GET's time"), took.as_secs_f64() / plain.as_secs_f64(), "", Some(1.25)),
+    ])
+}
+
+/// A few large files instead: what one core of ciphers and checksums does to a stream.
+fn large(lab: &Lab, kind: &str, sizes: &Sizes) -> Outcome<Vec<Finding>> {
+    let mut system = lab.start_holdfast(&format!("{kind}-large"), kind.ends_with("s3"))?;
+    let mut block = vec![0; 1 << 20];
+    for name in 0..4 {
+        let mut file = fs::File::create(system.root.join(name.to_string()))?;
+        for n in 0..sizes.stream_mib {
+            crate::workloads::fill(&mut block, name << 32 | n);
+            file.write_all(&block)?;
+        }
+    }
+    system.settle()?;
+    whole(lab, &format!("{kind}: 4 files of {} MiB", sizes.stream_mib), &mut system)
 }
 
 fn bound_of_memory(files: u64) -> Option<f64> {

@@ -28,6 +28,15 @@ pub(crate) struct System {
     machine: Option<Machine>,
 }
 
+/// How a machine that lost everything comes back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Return {
+    /// `--hydrate`.
+    pub(crate) hydrate: &'static str,
+    /// On one processor core alone.
+    pub(crate) one_core: bool,
+}
+
 /// What belongs to one machine with Holdfast: everything but the store and the key goes with it.
 struct Machine {
     program: PathBuf,
@@ -38,7 +47,17 @@ struct Machine {
 
 impl Machine {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        self.settings(Command::new(&self.program), arguments)
+    }
+
+    /// As [`Self::command`], kept on the first processor core.
+    fn one_core(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(&self.program);
+        self.settings(command, arguments)
+    }
+
+    fn settings(&self, mut command: Command, arguments: &[&str]) -> Command {
         command
             .args(arguments)
             .env("HOME", &self.home)
@@ -193,7 +212,7 @@ impl Lab {
         if !made.status.success() {
             return Err(format!("store init: {}", String::from_utf8_lossy(&made.stderr)).into());
         }
-        let mut system = self.mount_holdfast(name, &machine, server, false)?;
+        let mut system = self.mount_holdfast(name, &machine, server, None)?;
         if !s3 {
             system.store = Some(self.directory.join(name).join("store"));
         }
@@ -201,10 +220,15 @@ impl Lab {
         Ok(system)
     }
 
-    fn mount_holdfast(&self, name: &str, machine: &Machine, server: Option<S3Server>, take_over: bool) -> Outcome<System> {
+    fn mount_holdfast(&self, name: &str, machine: &Machine, server: Option<S3Server>, again: Option<Return>) -> Outcome<System> {
         let metrics = format!("127.0.0.1:{}", free_port()?);
-        let mut command = machine.command(&["mount", "bench/volume"]);
-        command.arg(self.place(name, "mounted")?).args(["--foreground", "--metrics", &metrics]).args(take_over.then_some("--take-over"));
+        let arguments = ["mount", "bench/volume"];
+        let one_core = again.is_some_and(|again| again.one_core);
+        let mut command = if one_core { machine.one_core(&arguments) } else { machine.command(&arguments) };
+        command.arg(self.place(name, "mounted")?).args(["--foreground", "--metrics", &metrics]);
+        if let Some(again) = again {
+            command.args(["--take-over", "--hydrate", again.hydrate]);
+        }
         let mut system = self.mounted(name, command, server)?;
         let mut flush = machine.command(&["flush"]);
         flush.arg(&system.root).stdin(Stdio::null()).stdout(Stdio::null());
@@ -274,7 +298,7 @@ impl System {
     }
 
     /// `kill -9` of everything, the cache deleted, and mounted again from store and key alone. Returns when the new machine was asked.
-    pub(crate) fn lose_machine(&mut self, lab: &Lab) -> Outcome<Instant> {
+    pub(crate) fn lose_machine(&mut self, lab: &Lab, how: Return) -> Outcome<Instant> {
         let mut holder = self.processes.pop().ok_or("not mounted")?;
         let children = crate::process::family(holder.id());
         holder.kill()?;
@@ -291,7 +315,7 @@ impl System {
         self.mounted = false;
         // Deleting the old machine's cache is the bench's work, and a slow one on a disk that discards.
         let began = Instant::now();
-        let mut again = lab.mount_holdfast(&self.name, &machine, server, true)?;
+        let mut again = lab.mount_holdfast(&self.name, &machine, server, Some(how))?;
         again.store = store;
         again.machine = Some(machine);
         *self = again;
@@ -329,6 +353,65 @@ impl System {
             }
         }
         count
+    }
+
+    /// The packs of its store, by their files.
+    fn packs(&self) -> Outcome<Vec<PathBuf>> {
+        let mut pending = vec![self.store.clone().ok_or("no store that can be seen")?];
+        let mut packs = Vec::new();
+        while let Some(path) = pending.pop() {
+            if path.is_dir() {
+                for entry in fs::read_dir(path)? {
+                    pending.push(entry?.path());
+                }
+            } else if path.parent().is_some_and(|folder| folder.ends_with("packs")) {
+                packs.push(path);
+            }
+        }
+        Ok(packs)
+    }
+
+    /// Reads all packs with nothing in between, eight at a time: curl from the S3 server, cat from a directory. Bytes and time.
+    pub(crate) fn plain_get(&self) -> Outcome<(u64, Duration)> {
+        let packs = self.packs()?;
+        let bytes = packs.iter().map(|pack| Ok(fs::metadata(pack)?.len())).sum::<Outcome<u64>>()?;
+        let mut command = match &self.server {
+            None => {
+                let mut command = Command::new("xargs");
+                command.args(["-P", "8", "-n", "1", "cat"]);
+                command
+            }
+            Some(_) => {
+                let mut command = Command::new("curl");
+                command.args([
+                    "--silent",
+                    "--fail",
+                    "--parallel",
+                    "--parallel-max",
+                    "8",
+                    "--noproxy",
+                    "*",
+                    "--aws-sigv4",
+                    "aws:amz:us-east-1:s3",
+                ]);
+                command.arg("--user").arg(format!("{ACCESS_KEY}:{SECRET_KEY}")).args(["--config", "-"]);
+                command
+            }
+        };
+        let line = |pack: &PathBuf| -> Outcome<String> {
+            let Some(server) = &self.server else { return Ok(format!("{}\n", pack.display())) };
+            let name = pack.strip_prefix(&server.objects)?.display().to_string();
+            Ok(format!("url = \"http://127.0.0.1:{}/{name}\"\noutput = \"/dev/null\"\n", server.port))
+        };
+        let input: String = packs.iter().map(line).collect::<Outcome<_>>()?;
+        let began = Instant::now();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        std::io::Write::write_all(&mut child.stdin.take().ok_or("no input")?, input.as_bytes())?;
+        let status = child.wait()?;
+        if !status.success() {
+            return Err(format!("{:?} ended with {status}", command.get_program()).into());
+        }
+        Ok((bytes, began.elapsed()))
     }
 
     /// MiB that lie in the system's store, where it can be seen.
