@@ -88,6 +88,7 @@ impl Cache {
     /// # Errors
     /// When the cache's disk fails.
     pub fn tick(&self) -> Result<(), CacheError> {
+        self.reserve.look();
         let due = self.env.monotonic().saturating_sub(self.batch.lock().last) >= PERIOD;
         let pending = self.ring.used() > 0 || !self.pending_files.lock().is_empty();
         if self.ring.half_full() || (due && pending) {
@@ -327,15 +328,17 @@ impl Cache {
         Ok(())
     }
 
-    // Lets files go that nobody uses and whose state is in meta.db.
-    fn cool(&self) {
-        let mut files = self.files.lock();
+    /// Lets files go that nobody uses and whose state is in meta.db: after a batch, and when reads have brought many here.
+    pub(super) fn cool(&self) {
+        let (mut files, hot) = (self.files.lock(), self.options.hot_inodes);
         // A file takes several times what its row takes; but what a seal asks for stays while that is not very much.
-        if files.len() > self.options.hot_inodes / 4 {
-            let few = files.len() <= self.options.hot_inodes;
+        if files.len() > hot / 4 {
+            let few = files.len() <= hot;
             let writable: HashSet<Ino> = self.writable_open().into_iter().collect();
             files.retain(|ino, file| !goes(file, few, writable.contains(ino)));
         }
+        // What has to stay does not make every further one look through all.
+        self.cool_at.store(files.len().max(hot) + hot / 4 + 1, Ordering::Relaxed);
     }
 
     /// Lets these go, when there are many in memory.

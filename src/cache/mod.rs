@@ -29,6 +29,7 @@ mod pages;
 pub mod protocol;
 mod put;
 mod recover;
+mod reserve;
 mod resolve;
 mod ring;
 mod seal;
@@ -64,7 +65,7 @@ use ring::{Permit, Ring};
 use slots::Slots;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// One volume's cache, open. Callable from many threads.
@@ -80,7 +81,10 @@ pub struct Cache {
     ring: Ring,
     disk: disk::Disk,
     slots: Slots,
+    reserve: reserve::Reserve,
     files: Mutex<HashMap<Ino, Arc<DataFile>>>,
+    /// So many of them, and those that nobody uses are let go without waiting for a batch.
+    cool_at: AtomicUsize,
     pending_files: Mutex<Vec<Arc<DataFile>>>,
     seal: flip::Flip,
     totals: space::Totals,
@@ -227,7 +231,14 @@ impl Cache {
             self.totals.tell(&mut content);
         }
         let file = Arc::new(DataFile::new(ino, content));
-        self.files.lock().insert(ino, Arc::clone(&file));
+        let many = {
+            let mut files = self.files.lock();
+            files.insert(ino, Arc::clone(&file));
+            files.len()
+        };
+        if many >= self.cool_at.load(Ordering::Relaxed) {
+            self.cool();
+        }
         Ok(file)
     }
 
@@ -261,7 +272,14 @@ impl Cache {
     /// Whether [`Cache::tick`] has nothing to do until something stirs.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.ring.used() == 0 && self.pending_files.lock().is_empty() && self.slots.is_settled()
+        // On a full disk somebody has to look whether there is room again.
+        !self.reserve.is_tight() && self.ring.used() == 0 && self.pending_files.lock().is_empty() && self.slots.is_settled()
+    }
+
+    /// Whether the disk that the cache lies on has no room: what is taken now could be more than what it can keep.
+    #[must_use]
+    pub fn disk_is_full(&self) -> bool {
+        self.reserve.is_tight()
     }
 
     /// Tells the totals what changed, and shows the size.

@@ -6,6 +6,7 @@ use super::db::{self, get_number, get_state, put_number, put_state};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
 use super::flip::Flip;
 use super::meta::{Changed, Meta};
+use super::reserve::Reserve;
 use super::ring::{Place, Ring, Scan};
 use super::slots::{CLASSES, Slots};
 use super::space::Totals;
@@ -22,7 +23,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 // The least that one mutation of each kind needs.
 const LOG_BYTES_MIN: u64 = 256 << 10;
@@ -191,6 +192,7 @@ impl Cache {
 
     fn open_locked(env: Env, options: CacheOptions, lock: Flock<File>) -> Result<(Arc<Self>, Recovered), CacheError> {
         let dir = options.dir.clone();
+        let reserve = Reserve::at_open(&dir, options.log_bytes.max(LOG_BYTES_MIN));
         let db = db::open(&dir.join("meta.db"), false, options.no_sync)?;
         let damaged = |what: &str| CacheError::Damaged(format!("{} in {}", what, dir.display()));
         let origin = get_state(&db, "origin")?.and_then(|b| decode_origin(&b)).ok_or_else(|| damaged("no origin"))?;
@@ -207,7 +209,7 @@ impl Cache {
         while scan.next()?.is_some() {}
         let end = scan.place;
         let ring = Ring::new(log.try_clone().map_err(CacheError::io("log"))?, size, generation.wrapping_add(1), start, end, options.disk());
-        let cache = Self::assemble(env, options, lock, origin, db, ring, boots)?;
+        let cache = Self::assemble(env, options, (lock, reserve), origin, db, ring, boots)?;
         let scan = Scan { file: &log, size, generation, place: start };
         let (replayed, lost_bytes) = recover::replay(&cache, scan, power_lost)?;
         cache.env.failpoint("cache.in_recovery");
@@ -227,7 +229,7 @@ impl Cache {
     fn assemble(
         env: Env,
         options: CacheOptions,
-        lock: Flock<File>,
+        (lock, reserve): (Flock<File>, Reserve),
         origin: CacheOrigin,
         db: Connection,
         ring: Ring,
@@ -257,7 +259,8 @@ impl Cache {
         let totals = sums(&db)?;
         let flip = Flip::default();
         flip.cuts.store(get_number(&db, "cuts")?, Ordering::SeqCst);
-        let mut meta = Meta::new(db, options.hot_inodes, options.hot_names);
+        let hot = options.hot_inodes;
+        let mut meta = Meta::new(db, hot, options.hot_names);
         meta.lsn = get_number(&meta.db, "meta_lsn")?;
         meta.epoch = get_number(&meta.db, "epoch")? + 1;
         meta.resolved = get_number(&meta.db, "resolved")?;
@@ -279,7 +282,9 @@ impl Cache {
             meta: Mutex::new(meta),
             ring,
             slots,
+            reserve,
             files: Mutex::new(HashMap::new()),
+            cool_at: AtomicUsize::new(hot),
             pending_files: Mutex::new(Vec::new()),
             seal: flip,
             totals,

@@ -37,6 +37,11 @@ impl Limits {
         Arc::new(Self { cache: Arc::clone(cache), late: LateProgress(Arc::clone(late)), sizes, quarantined })
     }
 
+    /// Whether new work is refused.
+    fn is_full(&self) -> bool {
+        self.full_permille() >= 1000 || self.cache.disk_is_full()
+    }
+
     /// How near a limit is: what is in no commit to its own, and with what never will be in one (`local`) to the cache's, since
     /// neither can be evicted (protocol.md 7.6).
     fn full_permille(&self) -> u64 {
@@ -54,7 +59,7 @@ impl Gate for Limits {
             // A success would be no lie: fsync makes bytes durable here whatever the store does.
             Admission::Sync => Ok(()),
             Admission::Create | Admission::OpenForWriting | Admission::Grow if self.quarantined => Err(PosixError::ReadOnly),
-            Admission::Create | Admission::OpenForWriting | Admission::Grow if self.full_permille() >= 1000 => Err(PosixError::NoSpace),
+            Admission::Create | Admission::OpenForWriting | Admission::Grow if self.is_full() => Err(PosixError::NoSpace),
             Admission::Create | Admission::OpenForWriting | Admission::Grow => Ok(()),
         }
     }

@@ -297,3 +297,22 @@ fn a_full_ring_keeps_its_oldest_record() {
         assert_eq!(found, count, "{count} records of {length} bytes after one of {first}");
     }
 }
+
+#[test]
+fn files_that_are_only_read_leave_memory_too() {
+    let mut lab = Lab::new();
+    let mut files = Vec::new();
+    for n in 0..300 {
+        let ino = lab.file(format!("f{n}").as_bytes());
+        lab.write(ino, 0, b"content");
+        files.push(ino);
+    }
+    let sealing = lab.begin_seal();
+    lab.commit(sealing);
+    lab.cache.apply_batch().unwrap();
+    for ino in &files {
+        lab.cache.missing(*ino, 0..4096).unwrap();
+    }
+    let (left, hot) = (lab.cache.files.lock().len(), lab.cache.options.hot_inodes);
+    assert!(left <= hot + hot / 4 + 1, "{left} in memory, {hot} wanted");
+}
