@@ -7,7 +7,7 @@ use super::plan;
 use crate::cache::ObjectId;
 use crate::rpc;
 use crate::store::Objects;
-use crate::types::Fault;
+use crate::types::{Fault, FaultKind};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -57,9 +57,19 @@ impl Blocks {
         if !near {
             return objects.range(object, range).await;
         }
-        let bytes = objects.range(object, block.clone()).await?;
+        let bytes = match objects.range(object, block.clone()).await {
+            // It ends early: what lies before that is still good.
+            Err(fault) if fault.kind == FaultKind::Damaged => return objects.range(object, range).await,
+            bytes => bytes?,
+        };
         self.kept.lock().put(place, (block.start, bytes.clone()));
         Ok(slice(&bytes, block.start, &range).unwrap_or_default())
+    }
+
+    /// Bytes of it were not what they must be: the store is asked again.
+    pub(super) fn forget(&self, id: ObjectId, offset: u64) {
+        let start = offset - offset % plan::BLOCK_BYTES;
+        self.kept.lock().pop(&(id, start));
     }
 
     fn kept(&self, place: Place, range: &Range<u64>) -> Option<Bytes> {

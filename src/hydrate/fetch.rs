@@ -6,7 +6,7 @@
 use super::blocks::Blocks;
 use super::moved::Moved;
 use super::plan::{self, Frame, ReadAhead, Request};
-use crate::cache::{Cache, CacheError, Missing, ObjectId};
+use crate::cache::{Cache, CacheError, LocalExtent, Missing, ObjectId};
 use crate::format::seal::Kind;
 use crate::format::{codec, names, record};
 use crate::rpc;
@@ -159,6 +159,7 @@ impl Fetcher {
     pub async fn fetch(&self, ino: Ino, range: ByteRange, size: u64) -> Result<(), Fault> {
         let began = self.objects.env().monotonic();
         let widened = self.ahead.lock().get_or_insert_mut(ino, ReadAhead::default).widen(range.clone(), size);
+        let ahead = widened != range;
         let sleep = self.objects.env().sleep(self.options.patience);
         let _waits = self.waiting.enter();
         let result = tokio::select! {
@@ -168,11 +169,16 @@ impl Fetcher {
                 format!("the store did not give the bytes within {} s; the read fails and works again when the store does", self.options.patience.as_secs()),
             )),
         };
-        self.seconds.record(self.objects.env().monotonic().saturating_sub(began));
-        if let Err(fault) = &result {
-            tracing::warn!(ino, ?range, %fault, "a read failed: its bytes are not here");
+        let took = self.objects.env().monotonic().saturating_sub(began);
+        self.seconds.record(took);
+        self.ahead.lock().get_or_insert_mut(ino, ReadAhead::default).arrived(took, result.is_ok());
+        let Err(fault) = result else { return Ok(()) };
+        // What was to be read ahead may have failed alone.
+        if ahead && self.cache.missing(ino, range.clone())?.is_empty() {
+            return Ok(());
         }
-        result
+        tracing::warn!(ino, ?range, %fault, "a read failed: its bytes are not here");
+        Err(fault)
     }
 
     /// Stored objects that were found damaged or missing, by name; at most [`DAMAGED_MAX`].
@@ -249,12 +255,16 @@ impl Fetcher {
             Purpose::Read => self.blocks.range(&self.objects, (id, &object), request.range.clone()).await,
             Purpose::Ahead => self.objects.range(&object, request.range.clone()).await,
         };
-        let bytes = bytes.inspect_err(|fault| {
-            if fault.kind == FaultKind::Damaged && self.note_damage(&object.name) {
-                let ino = request.frames.first().map_or(0, |index| wanted[*index].ino);
-                tracing::error!(ino, object = %object.name, %fault, "a stored object of a file is damaged or missing");
-            }
-        })?;
+        let bytes = match bytes {
+            // What lies before the end of a truncated object is still good, for those who wait for it.
+            Err(fault) if fault.kind == FaultKind::Damaged && purpose == Purpose::Read && request.frames.len() > 1 => Bytes::new(),
+            bytes => bytes.inspect_err(|fault| {
+                if fault.kind == FaultKind::Damaged && self.note_damage(&object.name) {
+                    let ino = request.frames.first().map_or(0, |index| wanted[*index].ino);
+                    tracing::error!(ino, object = %object.name, %fault, "a stored object of a file is damaged or missing");
+                }
+            })?,
+        };
         self.objects.env().failpoint("hydrate.after_fetch_before_install");
         let (mut last, mut first_fault) = (None::<(u64, Bytes)>, None);
         for index in request.frames {
@@ -265,7 +275,11 @@ impl Fetcher {
                 _ => {
                     let start = usize::try_from(extent.stored_offset - request.range.start).unwrap_or(usize::MAX);
                     let stored = bytes.get(start..start.saturating_add(extent.stored_length as usize)).unwrap_or_default();
-                    self.open(&object, extent, stored)
+                    match self.open(&object, extent, stored) {
+                        Ok(plain) => Ok(plain),
+                        // Perhaps the answer was, and not what is stored.
+                        Err(_) => self.once_more(id, &object, extent).await,
+                    }
                 }
             };
             match plain {
@@ -284,7 +298,15 @@ impl Fetcher {
         first_fault.map_or(Ok(()), Err)
     }
 
-    fn open(&self, object: &rpc::ObjectRef, extent: &crate::cache::LocalExtent, stored: &[u8]) -> Result<Bytes, Fault> {
+    /// One frame by itself, from the store and not from what is kept of it.
+    async fn once_more(&self, id: ObjectId, object: &rpc::ObjectRef, extent: &LocalExtent) -> Result<Bytes, Fault> {
+        self.blocks.forget(id, extent.stored_offset);
+        let range = extent.stored_offset..extent.stored_offset + u64::from(extent.stored_length);
+        let stored = self.objects.range(object, range).await?;
+        self.open(object, extent, &stored)
+    }
+
+    fn open(&self, object: &rpc::ObjectRef, extent: &LocalExtent, stored: &[u8]) -> Result<Bytes, Fault> {
         let plain = self.objects.sealer().open_frame(Kind::Pack, object, extent.frame, extent.plain_length, stored)?;
         if codec::checksum(&plain) != extent.checksum {
             return Err(Fault::new(

@@ -1,6 +1,7 @@
 //! Which bytes to ask the store for: frames wanted, put into few ranged requests. Pure.
 
 use std::ops::Range;
+use std::time::Duration;
 
 /// Frames whose stored bytes are at most this far apart are asked for together: a request costs more than these bytes.
 pub(super) const GAP_BYTES_MAX: u64 = 128 << 10;
@@ -67,21 +68,41 @@ pub(super) fn requests<O: Clone + Ord>(wanted: &[Frame<O>], bytes_max: u64) -> V
     requests
 }
 
-/// How far to read ahead: doubles while the reader goes on where the last fetch ended, else starts small.
-#[derive(Debug, Clone, Copy, Default)]
+/// How far to read ahead: doubles while the reader goes on where the last fetch ended and the store keeps up with it, else starts small.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct ReadAhead {
     expected: u64,
     window: u64,
+    /// What arrives soon enough for somebody who waits.
+    most: u64,
+}
+
+impl Default for ReadAhead {
+    fn default() -> Self {
+        Self { expected: 0, window: 0, most: Self::MOST }
+    }
 }
 
 impl ReadAhead {
     const FIRST: u64 = 256 << 10;
     const MOST: u64 = 8 << 20;
+    /// A fetch that took longer was too large for the line.
+    const SLOW: Duration = Duration::from_secs(2);
+
+    /// The last range that [`Self::widen`] gave took so long. One that failed is not made larger than what is asked for next.
+    pub(super) fn arrived(&mut self, took: Duration, ok: bool) {
+        self.most = match ok {
+            false => 0,
+            true if took > Self::SLOW => self.window / 4,
+            true => (self.most * 2).clamp(Self::FIRST, Self::MOST),
+        };
+    }
 
     /// The range to fetch for a read of `range` in a file of `size` bytes.
     pub(super) fn widen(&mut self, range: Range<u64>, size: u64) -> Range<u64> {
         let sequential = range.start <= self.expected && range.end + Self::MOST > self.expected && self.expected != 0;
-        self.window = if sequential { (self.window * 2).clamp(Self::FIRST, Self::MOST) } else { Self::FIRST };
+        let window = if sequential { (self.window * 2).clamp(Self::FIRST, Self::MOST) } else { Self::FIRST };
+        self.window = window.min(self.most);
         let end = range.end.max((range.start + self.window).min(size));
         self.expected = end;
         range.start..end
@@ -141,5 +162,22 @@ mod tests {
         let random = ahead.widen(500 << 20..(500 << 20) + 4096, size);
         assert_eq!(random.end - random.start, ReadAhead::FIRST);
         assert_eq!(ReadAhead::default().widen(0..10, 10), 0..10);
+    }
+
+    #[test]
+    fn read_ahead_shrinks_to_what_a_slow_line_brings_in_time() {
+        let (mut ahead, size, mut at) = (ReadAhead::default(), 1 << 30, 4096);
+        // 128 KiB a second.
+        for _ in 0..40 {
+            let range = ahead.widen(at..at + 4096, size);
+            let took = Duration::from_millis((range.end - range.start) / 128);
+            assert!(took < Duration::from_secs(9), "{took:?} for {range:?}");
+            ahead.arrived(took, true);
+            at = range.end;
+        }
+        ahead.arrived(Duration::from_secs(30), false);
+        assert_eq!(ahead.widen(at..at + 4096, size), at..at + 4096, "after a failure only what is asked for");
+        ahead.arrived(Duration::from_millis(1), true);
+        assert!(ahead.widen(at..at + 4096, size).end > at + 4096, "and more again when it works");
     }
 }
