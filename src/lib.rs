@@ -11,6 +11,7 @@ pub mod history;
 pub mod hydrate;
 pub mod keeper;
 pub mod log;
+pub mod peer;
 pub mod policy;
 pub mod rpc;
 pub mod store;

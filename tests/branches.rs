@@ -7,6 +7,8 @@ mod deaths;
 #[path = "branches/ends.rs"]
 mod ends;
 mod harness;
+#[path = "branches/holder.rs"]
+mod holder;
 #[path = "branches/partition.rs"]
 mod partition;
 #[path = "crash/rig.rs"]

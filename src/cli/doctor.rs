@@ -3,11 +3,12 @@
 
 use super::context::{Answer, Context};
 use super::exit::Exit;
-use crate::config::show_size;
+use crate::config::{Settings, show_size};
 use crate::types::Fault;
 use clap::Args;
 use serde::Serialize;
 use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 /// No arguments of its own.
@@ -25,6 +26,8 @@ struct Facts {
     request_timeout: Option<u64>,
     bdi_limits: bool,
     keeper: bool,
+    /// Where other machines are to ask, and whether this machine has that address.
+    answers: Option<(SocketAddr, Result<(), String>)>,
     cache: PathBuf,
     disk: Result<Disk, String>,
 }
@@ -80,13 +83,16 @@ impl Answer for Diagnosis {
 }
 
 pub(super) fn run(context: &Context, _args: &DoctorArgs) -> Result<Exit, Fault> {
-    let checks = judge(&collect(&context.settings.cache));
+    let checks = judge(&collect(&context.settings));
     let usable = checks.iter().all(|check| check.verdict != Verdict::Bad);
     context.answer(&Diagnosis { usable, checks })?;
     Ok(if usable { Exit::Done } else { Exit::Lacking })
 }
 
-fn collect(cache: &Path) -> Facts {
+fn collect(settings: &Settings) -> Facts {
+    // Any port: a mount that runs has the one in the settings.
+    let listen = |address: SocketAddr| TcpListener::bind((address.ip(), 0)).map(drop).map_err(|error| error.to_string());
+    let cache = &settings.cache;
     let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse().ok();
     let open = |path: &str| std::fs::OpenOptions::new().read(true).write(true).open(path);
     let bdi = std::fs::read_dir("/sys/class/bdi").ok().and_then(|mut entries| entries.next()?.ok());
@@ -100,6 +106,7 @@ fn collect(cache: &Path) -> Facts {
         request_timeout: number("/proc/sys/fs/fuse/default_request_timeout"),
         bdi_limits: bdi.is_some_and(|entry| entry.path().join("max_bytes").exists() && entry.path().join("min_bytes").exists()),
         keeper: super::mount::own_program().is_ok_and(|own| own.with_file_name(crate::keeper::PROGRAM).exists()),
+        answers: settings.peer_listen.map(|address| (address, listen(address))),
         cache: cache.to_owned(),
         disk: disk(cache),
     }
@@ -143,8 +150,24 @@ fn judge(facts: &Facts) -> Vec<Check> {
             format!("a mount ends should its supervisor and its driver die at once; put {} beside this program", crate::keeper::PROGRAM);
         check("keeper", Verdict::Note, "its program is missing", Some(next))
     });
+    checks.push(answers(facts.answers.as_ref()));
     checks.push(cache(facts));
     checks
+}
+
+fn answers(listens: Option<&(SocketAddr, Result<(), String>)>) -> Check {
+    let what = "answers about its volumes";
+    match listens {
+        Some((address, Ok(()))) => check(what, Verdict::Good, format!("on {address}"), None),
+        Some((address, Err(why))) => {
+            let next = "peer-listen is to be an address of this machine by which others reach it".to_owned();
+            check(what, Verdict::Bad, format!("cannot listen on {address}: {why}"), Some(next))
+        }
+        None => {
+            let next = "a machine that wants a volume which is in use here must ask a person; with --peer-listen ADDRESS:0 it is told";
+            check(what, Verdict::Note, "to nobody", Some(next.to_owned()))
+        }
+    }
 }
 
 fn check(what: &'static str, verdict: Verdict, found: impl Into<String>, next: Option<String>) -> Check {
@@ -232,6 +255,7 @@ mod tests {
             request_timeout: Some(0),
             bdi_limits: true,
             keeper: true,
+            answers: Some(([10, 0, 0, 5], 0).into()).map(|address| (address, Ok(()))),
             cache: "/c".into(),
             disk: Ok(Disk { kind: 0xEF53, size: 100 << 30, free: 50 << 30 }),
         }
@@ -273,6 +297,10 @@ mod tests {
         assert_eq!(verdict(&Facts { max_pages: Some(32), ..good() }, "FUSE pages per request").0, Verdict::Note);
         assert_eq!(verdict(&Facts { bdi_limits: false, ..good() }, "bound on the kernel's dirty share").0, Verdict::Note);
         assert_eq!(verdict(&Facts { keeper: false, ..good() }, "keeper").0, Verdict::Note);
+        let what = "answers about its volumes";
+        assert_eq!(verdict(&Facts { answers: None, ..good() }, what).0, Verdict::Note);
+        let foreign = Some((([10, 0, 0, 5], 0).into(), Err("Cannot assign requested address".to_owned())));
+        assert_eq!(verdict(&Facts { answers: foreign, ..good() }, what).0, Verdict::Bad);
         let disk = |kind, free| Facts { disk: Ok(Disk { kind, size: 100 << 30, free }), ..good() };
         assert_eq!(verdict(&disk(0x0102_1994, 50 << 30), "disk of the caches").0, Verdict::Bad);
         assert_eq!(verdict(&disk(0xEF53, 5 << 30), "disk of the caches").0, Verdict::Note);

@@ -14,6 +14,7 @@ use crate::fuse::{Held, Holder, Mount, MountOptions};
 use crate::history;
 use crate::hydrate::FetchOptions;
 use crate::log::lookup::Books;
+use crate::peer::Desk;
 use crate::policy::Policy;
 use crate::store::Counters;
 use crate::store::plan::Budget;
@@ -41,7 +42,8 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
     raise_descriptor_limit();
     let (counters, fence) = (Arc::new(Counters::default()), Arc::default());
     let resumed = held.is_some();
-    let volume = open(context, args, (&counters, &fence), resumed).await?;
+    let desk = desk(context, args, resumed).await?;
+    let volume = open(context, args, (&counters, &fence), desk.clone(), resumed).await?;
     let options = MountOptions {
         threads: usize::from(args.threads),
         read_only: volume.posix().is_read_only(),
@@ -56,8 +58,12 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
         metrics: Metrics::new(),
         fence,
         env: context.env.clone(),
+        answers: desk.as_ref().map(|desk| desk.address()),
     };
     let driver = Driver::new(parts);
+    if let Some(desk) = &desk {
+        desk.asks(Arc::clone(&driver) as _);
+    }
     let server = ControlServer::start(&context.settings.run_dir, &dir, Arc::clone(&driver) as _)?;
     debug_assert_eq!(server.path(), socket_path(&context.settings.run_dir, &dir));
     let _exporter = match context.settings.metrics {
@@ -98,6 +104,19 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
     server.close().await;
     ended?;
     closed.map(|_| Exit::Done)
+}
+
+/// Where whoever wants the volume is answered, when the settings say so. A live mount goes on without.
+async fn desk(context: &Context, args: &MountArgs, resumed: bool) -> Result<Option<Arc<Desk>>, Fault> {
+    let reads = args.read_only || args.at.is_some() || args.branch.is_some();
+    let Some(address) = context.settings.peer_listen.filter(|_| !reads) else { return Ok(None) };
+    match Desk::start(address).await {
+        Err(fault) if resumed => {
+            tracing::error!(%fault, "nobody who wants this volume is answered");
+            Ok(None)
+        }
+        started => started.map(|desk| Some(Arc::new(desk))),
+    }
 }
 
 /// One descriptor for each file that is in use or frozen: the usual soft limit of 1,024 would fail writes.
@@ -167,7 +186,7 @@ pub(super) fn quarantined() -> bool {
     std::env::var_os(crate::fuse::QUARANTINE_VARIABLE).is_some()
 }
 
-async fn open(context: &Context, args: &MountArgs, told: Told<'_>, resumed: bool) -> Result<Arc<Volume>, Fault> {
+async fn open(context: &Context, args: &MountArgs, told: Told<'_>, desk: Option<Arc<Desk>>, resumed: bool) -> Result<Arc<Volume>, Fault> {
     let run = RunOptions {
         hydrate: match context.settings.hydrate {
             Hydrate::Lazy => HydrateMode::Lazy,
@@ -192,12 +211,12 @@ async fn open(context: &Context, args: &MountArgs, told: Told<'_>, resumed: bool
     cache.bytes_max = context.settings.capacity.unwrap_or(1 << 50);
     let sizes = sizes(&context.settings, &cache.dir)?;
     if resumed {
-        let params = late_params(context, args, told, cache.clone(), sizes);
+        let params = late_params(context, args, told, desk, cache.clone(), sizes);
         return Volume::resume(context.env.clone(), &args.volume, cache, sizes, run, params).await;
     }
     let unlocked = unlock_waiting(context, args, told, &waiting).await?;
     let params = open_params(&context.settings, args, books(unlocked, context), cache, sizes, context.settings.read_policy()?)?;
-    Volume::open(params, run, &waiting).await
+    Volume::open(OpenParams { desk, ..params }, run, &waiting).await
 }
 
 /// What a resumed mount opens its log with, as soon as the store answers.
@@ -205,6 +224,7 @@ fn late_params(
     context: &Context,
     args: &MountArgs,
     told: Told<'_>,
+    desk: Option<Arc<Desk>>,
     cache: CacheOptions,
     sizes: Sizes,
 ) -> impl Future<Output = Result<OpenParams, Fault>> + Send + 'static + use<> {
@@ -212,7 +232,8 @@ fn late_params(
     let (args, counters, fence) = (args.clone(), Arc::clone(told.0), Arc::clone(told.1));
     async move {
         let unlocked = unlock_waiting(&inner, &args, (&counters, &fence), &|_| {}).await?;
-        open_params(&inner.settings, &args, books(unlocked, &inner), cache, sizes, inner.settings.read_policy()?)
+        let params = open_params(&inner.settings, &args, books(unlocked, &inner), cache, sizes, inner.settings.read_policy()?)?;
+        Ok(OpenParams { desk, ..params })
     }
 }
 
@@ -232,7 +253,8 @@ fn open_params(
         Some(RequestBudget::PerHour(number)) => Budget { requests_per_hour: Some(number) },
     };
     let identity = args.volume.clone();
-    Ok(OpenParams { books, identity, cache, policy, sizes, budget, take_over: args.take_over, host, installation, boot_id })
+    let (take_over, wait) = (args.take_over, args.wait);
+    Ok(OpenParams { books, identity, cache, policy, sizes, budget, take_over, host, installation, boot_id, desk: None, wait, tell })
 }
 
 /// This machine, as an `open` names it.
@@ -243,8 +265,8 @@ pub(super) fn holder(cache_id: [u8; 16]) -> crate::rpc::Holder {
         host,
         installation: read("/etc/machine-id"),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
-        address: String::new(),
         cache_id: cache_id.to_vec().into(),
+        ..crate::rpc::Holder::default()
     }
 }
 

@@ -6,6 +6,7 @@ use super::status::{BranchState, BranchStatus, CommitInfo, Fence, Phase, Trouble
 use crate::env::Env;
 use crate::format::names as objects;
 use crate::fuse::Mount;
+use crate::peer;
 use crate::store::{Counters, Snapshot};
 use crate::telemetry::{Metrics, names};
 use crate::types::{Fault, FaultKind};
@@ -13,6 +14,7 @@ use crate::volume::Volume;
 use crate::writeback::{BranchNews, BranchPhase, Lag, LastCommit};
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -28,6 +30,8 @@ pub(super) struct DriverParts {
     pub(super) metrics: Metrics,
     pub(super) fence: Arc<OnceLock<Fence>>,
     pub(super) env: Env,
+    /// Where other machines ask about the volume.
+    pub(super) answers: Option<SocketAddr>,
 }
 
 /// The driver, as its control socket and its metrics see it.
@@ -105,7 +109,7 @@ impl Driver {
     }
 
     fn standing(&self) -> VolumeStatus {
-        let DriverParts { volume, dir, store, env, fence, .. } = &self.parts;
+        let DriverParts { volume, dir, store, env, fence, answers, .. } = &self.parts;
         let (cache, sizes, origin) = (volume.cache(), volume.sizes(), volume.cache().origin());
         let progress = volume.progress().unwrap_or_default();
         let space = cache.view(|view| view.space());
@@ -119,6 +123,7 @@ impl Driver {
             incarnation: objects::uuid(origin.incarnation),
             store: store.clone(),
             fence: fence.get().copied(),
+            answers: answers.map(|address| address.to_string()),
             directory: Some(dir.display().to_string()),
             phase: *self.phase.lock(),
             read_only: volume.posix().is_read_only(),
@@ -232,6 +237,20 @@ fn why_wider(lag: Lag) -> Option<String> {
 
 fn info(last: LastCommit) -> CommitInfo {
     CommitInfo { commit: last.seq, cut: at::timestamp(last.cut_time), full: last.full }
+}
+
+impl peer::Answering for Driver {
+    fn answer(&self) -> peer::Answer {
+        let volume = &self.parts.volume;
+        if volume.report().fenced.is_some() || volume.progress().is_some_and(|progress| progress.fenced.is_some()) {
+            return peer::Answer::NotMine;
+        }
+        match (&*self.drained.borrow(), *self.phase.lock()) {
+            (Some(Ok(_)), _) => peer::Answer::Closed,
+            (_, Phase::Draining) => peer::Answer::Draining(volume.cache().dirty_bytes()),
+            (_, Phase::Opening | Phase::Mounted) => peer::Answer::InUse,
+        }
+    }
 }
 
 #[async_trait]

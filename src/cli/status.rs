@@ -58,6 +58,9 @@ pub struct VolumeStatus {
     /// What keeps two writers apart; absent: the store has not answered yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Fence>,
+    /// Where other machines are told how it stands; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<String>,
     /// Where it is mounted.
     pub directory: Option<String>,
     /// What the driver is doing.
@@ -288,6 +291,10 @@ impl Answer for Report {
             Some(Fence::SingleWriter) => writeln!(out, "  fence           NONE but the word of whoever made the store (single-writer)")?,
             None => {}
         }
+        if !status.read_only {
+            let nowhere = "nobody: who wants the volume elsewhere must ask a person (peer-listen)";
+            writeln!(out, "  answers         {}", status.answers.as_deref().unwrap_or(nowhere))?;
+        }
         let what = |branch: &BranchStatus| format!("what a cache here had not committed {}", branch.told);
         status.branches.iter().try_for_each(|branch| writeln!(out, "  branch {:<8} {}", branch.branch, what(branch)))
     }
@@ -318,6 +325,7 @@ pub(super) mod tests {
             incarnation: "6f1c".to_owned(),
             store: "file:///s".to_owned(),
             fence: Some(Fence::PutIfAbsent),
+            answers: Some("10.0.0.5:7433".to_owned()),
             directory: Some("/mnt/a".to_owned()),
             phase: Phase::Mounted,
             read_only: false,
@@ -439,6 +447,7 @@ SAFE  g/a at /mnt/a
   held by         its supervisor alone
   store           file:///s
   fence           the store's put if absent
+  answers         10.0.0.5:7433
   branch 3        what a cache here had not committed is branch 3
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);

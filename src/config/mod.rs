@@ -74,6 +74,8 @@ pub struct Settings {
     pub request_budget: Option<RequestBudget>,
     /// What a mount fetches by itself.
     pub hydrate: Hydrate,
+    /// Where other machines ask how a volume stands that is mounted here; `None`: nowhere.
+    pub peer_listen: Option<SocketAddr>,
     /// Where `/metrics` is served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// How log lines look.
@@ -94,6 +96,7 @@ impl Settings {
     pub fn resolve(given: &Given, dirs: &Dirs) -> Result<Self, Fault> {
         let store = given.text("store")?;
         let address = "an address and a port, such as `127.0.0.1:9464` (port 0: any)";
+        let reachable = "an address by which other machines reach this one, not 0.0.0.0, and a port, such as `10.0.0.5:0` (port 0: any)";
         let size = "a number and KiB, MiB, GiB, TiB (or kB, MB, GB, TB)";
         let limit = "a size such as `10GiB`, or a share of the disk such as `20%`";
         let or_default = |path: Option<PathBuf>, default: fn(&Dirs) -> Result<PathBuf, Fault>| path.map_or_else(|| default(dirs), Ok);
@@ -107,6 +110,7 @@ impl Settings {
             capacity: given.parse("capacity", size, parse_size)?,
             request_budget: given.parse("request-budget", "a number of requests an hour from 1 on, or none", parse_budget)?,
             hydrate: given.parse("hydrate", "lazy, eager or metadata", parse_hydrate)?.unwrap_or_default(),
+            peer_listen: given.parse("peer-listen", reachable, parse_reachable)?,
             metrics: given.parse("metrics", address, |text| text.parse().ok())?,
             log_format: given.parse("log-format", "text or json", parse_log_format)?.unwrap_or_default(),
             log_level: given.text("log-level")?.unwrap_or_else(|| "warn".to_owned()),
@@ -136,6 +140,11 @@ impl Settings {
 
 fn parse_budget(text: &str) -> Option<RequestBudget> {
     if text == "none" { Some(RequestBudget::Unbounded) } else { text.parse().ok().map(RequestBudget::PerHour) }
+}
+
+/// It stands in the log: an address that means "any" would lead nobody here.
+fn parse_reachable(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().filter(|address: &SocketAddr| !address.ip().is_unspecified())
 }
 
 fn parse_hydrate(text: &str) -> Option<Hydrate> {

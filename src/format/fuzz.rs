@@ -5,7 +5,7 @@
 use super::error::FormatError;
 use super::marker::Marker;
 use super::seal::{Cipher, Kind, Sealer};
-use super::{block, branch, checkpoint, codec, control, delta, keys, limits, message, name, names, record, volume};
+use super::{block, branch, checkpoint, codec, control, delta, keys, limits, message, name, names, proof, record, volume};
 use crate::rpc;
 use crate::types::{Hash, Identity, Incarnation, StoreId};
 use bytes::Bytes;
@@ -31,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("control_record", control_record),
     ("block_marker", block_marker),
     ("branch", a_branch),
+    ("peer", peer),
 ];
 
 /// Runs the target of that name; the files in `fuzz/` call it.
@@ -235,4 +236,20 @@ fn a_branch(data: &[u8]) {
         |branch, name| branch::encode(branch, &sealer, name, [0; 32]),
         |bytes, name| branch::decode(bytes, &sealer, name),
     );
+}
+
+/// As a question to a holder, and as its answer: believed is what somebody made who has the key, and nothing else.
+fn peer(data: &[u8]) {
+    let (sealer, session, bytes) = (sealer(Some(LIFE)), [7; 32], Bytes::copy_from_slice(data));
+    if let Ok(question) = rpc::HolderQuestion::decode(bytes.clone())
+        && proof::is_asked(&sealer, &session, &question)
+    {
+        assert_eq!(question, proof::ask(&sealer, &session));
+    }
+    if let Ok(answer) = rpc::HolderAnswer::decode(bytes)
+        && proof::is_answered(&sealer, &session, &answer)
+        && let Ok(state) = answer.state.try_into()
+    {
+        assert_eq!(answer, proof::answer(&sealer, &session, state, answer.dirty_bytes));
+    }
 }

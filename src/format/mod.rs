@@ -22,6 +22,7 @@ mod message;
 pub mod name;
 pub mod names;
 pub mod pack;
+pub mod proof;
 pub mod record;
 pub mod seal;
 pub mod tree;

@@ -76,6 +76,9 @@ fn check_open(open: &rpc::Open, record: &rpc::LogRecord) -> Result<(), Reason> {
         if !holder.cache_id.is_empty() {
             valid::exact("cache id", &holder.cache_id, 16)?;
         }
+        if !holder.certificate.is_empty() {
+            valid::exact("certificate's hash", &holder.certificate, 32)?;
+        }
     }
     adopted.iter().try_for_each(valid::object)
 }

@@ -116,12 +116,12 @@ pub enum Cipher {
 /// Seals and opens the objects of one incarnation, or those of the store itself. Cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     cipher: Cipher,
-    key: Zeroizing<[u8; 32]>,
+    pub(super) key: Zeroizing<[u8; 32]>,
     store: StoreId,
     incarnation: Option<Incarnation>,
     origins: Vec<Sealer>,

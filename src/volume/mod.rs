@@ -5,6 +5,7 @@
 //! open     whose volume it is; whether the cache goes on; what a fresh one is filled with
 //! live     the tasks of a volume: write-back, prefetch, upkeep; flush and close
 //! late     the part that needs the store, which a resumed mount has only later
+//! holder   who else may have the volume, and how long he is waited for
 //! limits   what is refused or slowed, and when
 //! branch   what a cache had not committed when another writer took the volume
 //! reader   a moment of a volume, to be read only
@@ -13,6 +14,7 @@
 //! ```
 
 mod branch;
+mod holder;
 mod late;
 mod limits;
 mod live;

@@ -4,6 +4,7 @@
 //! `open` on no older writer can add to what we read.
 
 use super::branch::{self, ASIDE};
+use super::holder;
 use super::limits::Sizes;
 use super::source::{self, Shown};
 use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
@@ -12,8 +13,9 @@ use crate::hydrate;
 use crate::log::control::{Chain, Purging};
 use crate::log::lookup::{Books, Found, vacated};
 use crate::log::{self, CacheState, Hint, LogError, Lookup, Outcome, Phase, Reader, Site, Tip, Writer, WriterParams};
+use crate::peer::Desk;
 use crate::policy::Policy;
-use crate::rpc::{self, log_record::Kind};
+use crate::rpc;
 use crate::store::plan::Budget;
 use crate::store::{Counters, Counting, Objects, Store};
 use crate::types::{CacheId, Fault, FaultKind, Identity, Incarnation, WriterId};
@@ -46,6 +48,12 @@ pub struct OpenParams {
     pub installation: String,
     /// This boot.
     pub boot_id: String,
+    /// Where this process answers who wants the volume; `None`: nowhere.
+    pub desk: Option<Arc<Desk>>,
+    /// Wait for a holder that has the volume in use.
+    pub wait: bool,
+    /// Tells the person who waits for the holder how it goes.
+    pub tell: fn(&str),
 }
 
 /// An open volume, before anything runs.
@@ -108,18 +116,22 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
     let place = place(params, waiting, true).await?;
     let mut report = Report { created: place.created, ..Report::default() };
     let Existing { mut cache, own } = existing_cache(params, place.objects.incarnation(), &mut report).await?;
-    if let Err(refusal) = check_holder(params, &place.tip, own) {
-        return Err(match cache {
-            Some(cache) => {
-                let fenced = cache.head().is_some_and(|head| head.epoch < place.tip.epoch);
-                branch::before_refusal(params, place.objects, cache, fenced, refusal).await
-            }
-            None => refusal,
-        });
-    }
+    let (objects, epoch) = (place.objects.clone(), place.tip.epoch);
+    let mut place = match admitted(params, place, own, waiting).await {
+        Ok(place) => place,
+        Err(refusal) => {
+            return Err(match cache {
+                Some(cache) => {
+                    let fenced = cache.head().is_some_and(|head| head.epoch < epoch);
+                    branch::before_refusal(params, objects, cache, fenced, refusal).await
+                }
+                None => refusal,
+            });
+        }
+    };
     loop {
         let cache_id = cache.as_ref().map_or_else(|| CacheId(params.books.env.random()), |cache| cache.origin().cache_id);
-        let may_open = |tip: &Tip| check_holder(params, tip, own).is_ok();
+        let may_open = |tip: &Tip| holder::held(params, tip, own).is_none();
         match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, cache.as_ref())?, &may_open).await {
             Ok((writer, opened)) => {
                 return match cache {
@@ -128,7 +140,8 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
                 };
             }
             Err(LogError::Held { .. }) => {
-                check_holder(params, &place.reader.tip(Hint::default()).await?, own)?;
+                place.tip = place.reader.tip(Hint::default()).await?;
+                place = admitted(params, place, own, waiting).await?;
             }
             Err(error @ LogError::Diverged { .. }) => {
                 let Some(stale) = cache.take() else { return Err(error.into()) };
@@ -142,6 +155,20 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
     }
 }
 
+/// The place when nobody else holds it (any more), or a person said so. What may have changed while this waited is looked up again.
+async fn admitted(params: &OpenParams, mut place: Place, own: Option<CacheId>, waiting: &(dyn Fn(&str) + Sync)) -> Result<Place, Fault> {
+    while holder::waited(params, &place.reader, &place.tip, own).await? {
+        let (life, created) = (place.objects.incarnation(), place.created);
+        place = self::place(params, waiting, true).await?;
+        if place.objects.incarnation() != life {
+            let why = format!("volume {} was removed and made anew while this mount waited for it: mount it again", params.identity);
+            return Err(Fault::new(FaultKind::Busy, why));
+        }
+        place.created = created;
+    }
+    Ok(place)
+}
+
 /// Opens the log for a cache that serves a live mount already: it goes on or nothing does.
 pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
     let place = place(params, waiting, false).await?;
@@ -152,7 +179,7 @@ pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &
     let cache_id = cache.origin().cache_id;
     // That a person once said `--take-over` to this mount is no leave to take the volume back from whoever has taken it since.
     let params = &OpenParams { take_over: false, ..params.clone() };
-    let may_open = |tip: &Tip| check_holder(params, tip, Some(cache_id)).is_ok();
+    let may_open = |tip: &Tip| holder::held(params, tip, Some(cache_id)).is_none();
     let fenced = |why: &dyn std::fmt::Display| Fault::new(FaultKind::Fenced, format!("another writer has taken the volume over: {why}"));
     match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, Some(&cache))?, &may_open).await {
         Ok((writer, opened)) => go_on(place, cache, writer, opened, Report::default()).await,
@@ -186,6 +213,9 @@ async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync), may_create:
     let site = Site::of(objects.clone());
     let reader = Reader::new(site.clone());
     let tip = reader.tip(Hint::default()).await?;
+    if let Some(desk) = &params.desk {
+        desk.holds(objects.sealer());
+    }
     Ok(Place { objects, site, reader, tip, created, requests })
 }
 
@@ -261,34 +291,6 @@ async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &
     Ok(Existing { cache: Some(cache), own })
 }
 
-/// Outside Kubernetes a person decides about a log that its holder did not close, unless the holder was this very cache, whose lock we hold.
-fn check_holder(params: &OpenParams, tip: &Tip, own: Option<CacheId>) -> Result<(), Fault> {
-    if tip.phase != Phase::Open || params.take_over {
-        return Ok(());
-    }
-    let Some(Kind::Open(open)) = tip.open.as_ref().and_then(|record| record.record.kind.as_ref()) else { return Ok(()) };
-    let Some(holder) = &open.holder else { return Ok(()) };
-    if is_own(holder, own, &params.installation) {
-        return Ok(());
-    }
-    Err(Fault::new(
-        FaultKind::Busy,
-        format!(
-            "volume {} is held by host {} (since record {}) and was not closed there; unmount it there, or, if that machine is gone for \
-             good, take the volume over with --take-over: what it had not committed is lost to this mount",
-            params.identity,
-            if holder.host.is_empty() { "unknown" } else { &holder.host },
-            tip.open.as_ref().map_or(0, |record| record.seq),
-        ),
-    ))
-}
-
-/// Whether the holder is the cache whose lock we hold. A cache directory that was copied to another machine has the same id, and its
-/// original may be at work there: only on the machine that opened the log is the id enough.
-fn is_own(holder: &rpc::Holder, own: Option<CacheId>, installation: &str) -> bool {
-    own.is_some_and(|own| holder.cache_id == own.as_bytes()[..]) && holder.installation == installation
-}
-
 fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Option<&Arc<Cache>>) -> Result<WriterParams, Fault> {
     let state = match cache {
         None => None,
@@ -305,8 +307,9 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
             host: params.host.clone(),
             installation: params.installation.clone(),
             boot_id: params.boot_id.clone(),
-            address: String::new(),
+            address: params.desk.as_ref().map(|desk| desk.address().to_string()).unwrap_or_default(),
             cache_id: Bytes::copy_from_slice(cache_id.as_bytes()),
+            certificate: params.desk.as_ref().map(|desk| Bytes::copy_from_slice(desk.certificate().as_bytes())).unwrap_or_default(),
         },
         cache: state,
         hint: Hint { seq: tip.seq, open: tip.open.as_ref().map_or(0, |record| record.seq) },
@@ -394,24 +397,5 @@ where
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(Fault::from),
         Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copied_cache_is_not_the_holder_on_another_machine() {
-        let holder = |cache: u8, installation: &str| rpc::Holder {
-            cache_id: vec![cache; 16].into(),
-            installation: installation.to_owned(),
-            ..rpc::Holder::default()
-        };
-        let own = Some(CacheId([7; 16]));
-        assert!(is_own(&holder(7, "here"), own, "here"));
-        assert!(!is_own(&holder(7, "there"), own, "here"), "a copy");
-        assert!(!is_own(&holder(8, "here"), own, "here"));
-        assert!(!is_own(&holder(7, "here"), None, "here"));
     }
 }

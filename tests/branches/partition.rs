@@ -10,17 +10,19 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 /// The way between one machine and the store, which the test can cut.
-struct Way {
+pub(super) struct Way {
     port: u16,
     mode: Arc<AtomicU8>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
 }
 
-const PASS: u8 = 0;
+pub(super) const PASS: u8 = 0;
 /// Requests arrive, replies wait.
 const DEAF: u8 = 1;
 /// Nothing passes; what was held is lost.
 const CUT: u8 = 2;
+/// About a megabyte a second passes on the way there.
+pub(super) const TRICKLE: u8 = 3;
 
 impl Way {
     fn to(port: u16) -> Self {
@@ -36,7 +38,14 @@ impl Way {
                 let twin = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
                 streams.lock().extend([twin(&client), twin(&server)]);
                 let (mode, up) = (Arc::clone(&mode), (twin(&client), twin(&server)));
-                std::thread::spawn(move || carry(up.0, up.1, || {}));
+                let narrow = Arc::clone(&mode);
+                std::thread::spawn(move || {
+                    carry(up.0, up.1, || {
+                        if narrow.load(Ordering::SeqCst) == TRICKLE {
+                            std::thread::sleep(Duration::from_millis(60));
+                        }
+                    });
+                });
                 std::thread::spawn(move || {
                     carry(server, client, || {
                         while mode.load(Ordering::SeqCst) == DEAF {
@@ -49,7 +58,7 @@ impl Way {
         way
     }
 
-    fn set(&self, mode: u8) {
+    pub(super) fn set(&self, mode: u8) {
         self.mode.store(mode, Ordering::SeqCst);
         if mode == CUT {
             self.streams.lock().drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
@@ -69,7 +78,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, wait: impl Fn()) {
 }
 
 /// A store on a server, and the way of the first machine to it.
-fn apart() -> (Rig, S3Server, Way, String) {
+pub(super) fn apart() -> (Rig, S3Server, Way, String) {
     let server = S3Server::start();
     let url = server.url("two");
     let port: u16 = server.endpoint().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");

@@ -6,6 +6,7 @@
 
 pub(crate) mod command;
 mod holdfast;
+pub(crate) mod network;
 mod other;
 pub(crate) mod process;
 #[path = "../common/s3.rs"]

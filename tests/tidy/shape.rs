@@ -16,6 +16,7 @@ pub(crate) const LEVELS: &[(&str, u8)] = &[
     ("cache", 2),
     ("k8s", 2),
     ("log", 3),
+    ("peer", 3),
     ("hydrate", 4),
     ("writeback", 4),
     ("history", 4),
