@@ -31,8 +31,6 @@ enum Way {
     FirstMount,
     /// A mount whose predecessor died whole, holder and driver.
     Recovery,
-    /// The same between its record in the log and its cache: nothing here tells that it was this machine, and a person says so.
-    Creation,
     /// A mount of the volume on a machine without its cache, and reading there what is in the store alone.
     Elsewhere,
 }
@@ -53,13 +51,16 @@ failpoints! {
     cache_in_resolve: "cache.in_resolve" by Writes;
     cache_in_evict_before_log: "cache.in_evict_before_log" by SmallCache;
     cache_in_evict_before_punch: "cache.in_evict_before_punch" by SmallCache;
-    cache_in_creation: "cache.in_creation" by Creation;
+    cache_in_creation: "cache.in_creation" by FirstMount;
     cache_in_recovery: "cache.in_recovery" by Recovery;
     hydrate_after_load_before_finish: "hydrate.after_load_before_finish" by Elsewhere;
     hydrate_after_fetch_before_install: "hydrate.after_fetch_before_install" by Elsewhere;
     fuse_after_change_before_reply: "fuse.after_change_before_reply" by Writes;
     log_after_volume_before_name: "log.after_volume_before_name" by FirstMount;
     log_before_open: "log.before_open" by Recovery;
+    log_before_the_first_open: "log.before_open" by FirstMount;
+    log_after_the_first_open_before_read_back: "log.after_open_before_read_back" by FirstMount;
+    hydrate_after_the_first_open_elsewhere: "log.after_open_before_read_back" by Elsewhere;
     log_after_open_before_read_back: "log.after_open_before_read_back" by Recovery;
     log_after_intent_before_put: "log.after_intent_before_put" by Writes;
     log_after_put_before_resolve: "log.after_put_before_resolve" by Writes;
@@ -149,15 +150,10 @@ fn dies_at(name: &'static str, way: Way) {
             arm(&rig, name)(command);
             command.args(["--cache-size", "1MiB"]);
         }),
+        // Whatever of log and cache is there by then, the next mount on this machine goes on without a person's word.
         Way::FirstMount => {
             rig.refused("first", arm(&rig, name));
             rig.mount("first")
-        }
-        Way::Creation => {
-            rig.refused("first", arm(&rig, name));
-            let refused = rig.refused("first", |_| {});
-            assert_eq!(refused.code, 8, "{}", refused.said);
-            rig.mount_with("first", |command| _ = command.arg("--take-over"))
         }
         Way::Recovery | Way::Elsewhere => recover(&rig, name, &mut work),
     };
@@ -193,8 +189,13 @@ fn dies_elsewhere(rig: &Rig, name: &'static str) {
     };
     let mut command = rig.mount_command("second");
     armed(&mut command);
-    // Bytes may be fetched ahead before it is mounted. Only the first who comes there dies.
-    let second = rig.start("second", command).wait().unwrap_or_else(|_| rig.mount_with("second", armed));
+    // Bytes may be fetched ahead before it is mounted. Only the first who comes there dies; that it was this machine is known here by its
+    // cache, and nowhere else.
+    let second = rig.start("second", command).wait().unwrap_or_else(|_| {
+        let refused = rig.refused("third", |_| {});
+        assert_eq!(refused.code, 8, "{}", refused.said);
+        rig.mount_with("second", arm(rig, name))
+    });
     work.moved(&second.root);
     work.check("elsewhere");
     assert!(rig.path("reached").exists(), "{name} was never reached\n{}", second.said());

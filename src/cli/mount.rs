@@ -52,7 +52,7 @@ pub struct MountArgs {
     #[arg(long, env = "HOLDFAST_TAKE_OVER", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub take_over: bool,
     /// Wait for a machine that has the volume in use, until it is unmounted there
-    #[arg(long, conflicts_with_all = ["take_over", "read_only", "at", "branch"], env = "HOLDFAST_WAIT", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "HOLDFAST_WAIT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub wait: bool,
     /// Stay in the foreground, for units and containers
     #[arg(long, env = "HOLDFAST_FOREGROUND", hide_env_values = true, value_parser = FalseyValueParser::new())]

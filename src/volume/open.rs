@@ -1,7 +1,8 @@
 //! Opening a volume: whose it is, whether the cache goes on or is set aside, and what a fresh one is filled with.
 //!
-//! Order (protocol.md 1.2, 7.3, 9, 10): look the identity up, see who holds the log, append our `open`, and only then hydrate: from the
-//! `open` on no older writer can add to what we read.
+//! Order (protocol.md 1.2, 7.3, 9, 10): look the identity up, see who holds the log, make the cache when there is none, append our `open`
+//! that names it, and only then hydrate: from the `open` on no older writer can add to what we read. So whoever ends on the way leaves a
+//! cache by which the next mount here knows that the log is its own: without a head, as nothing in it was ever shown to anybody.
 
 use super::branch::{self, ASIDE};
 use super::holder;
@@ -115,7 +116,7 @@ pub(super) async fn look_up(books: &Books, identity: &Identity, waiting: &(dyn F
 pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -> Result<Opened, Fault> {
     let place = place(params, waiting, true).await?;
     let mut report = Report { created: place.created, ..Report::default() };
-    let Existing { mut cache, own } = existing_cache(params, place.objects.incarnation(), &mut report).await?;
+    let Existing { cache, own } = existing_cache(params, place.objects.incarnation(), &mut report).await?;
     let (objects, epoch) = (place.objects.clone(), place.tip.epoch);
     let mut place = match admitted(params, place, own, waiting).await {
         Ok(place) => place,
@@ -129,26 +130,26 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
             });
         }
     };
+    // Before the `open` that names it: whoever ends between the two finds here what holds the log.
+    let mut cache = match cache {
+        Some(cache) => cache,
+        None => new_cache(params, &place.objects).await?,
+    };
     loop {
-        let cache_id = cache.as_ref().map_or_else(|| CacheId(params.books.env.random()), |cache| cache.origin().cache_id);
         let may_open = |tip: &Tip| holder::held(params, tip, own).is_none();
-        match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, cache.as_ref())?, &may_open).await {
-            Ok((writer, opened)) => {
-                return match cache {
-                    Some(cache) => go_on(place, cache, writer, opened, report).await,
-                    None => fill(params, place, writer, opened.before, cache_id, report).await,
-                };
-            }
+        match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, &cache)?, &may_open).await {
+            Ok((writer, opened)) if cache.head().is_some() => return go_on(place, cache, writer, opened, report).await,
+            Ok((writer, opened)) => return fill(place, cache, writer, opened.before, report).await,
             Err(LogError::Held { .. }) => {
                 place.tip = place.reader.tip(Hint::default()).await?;
                 place = admitted(params, place, own, waiting).await?;
             }
-            Err(error @ LogError::Diverged { .. }) => {
-                let Some(stale) = cache.take() else { return Err(error.into()) };
+            Err(error @ LogError::Diverged { .. }) if cache.head().is_some() => {
                 tracing::warn!(%error, "this node's cache is older than the log or went another way");
-                stale.close()?;
-                drop(stale);
+                cache.close()?;
+                drop(cache);
                 report.set_aside = Some(set_aside(&params.cache.dir, &params.books.env)?);
+                cache = new_cache(params, &place.objects).await?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -181,7 +182,7 @@ pub(super) async fn open_with(params: &OpenParams, cache: Arc<Cache>, waiting: &
     let params = &OpenParams { take_over: false, ..params.clone() };
     let may_open = |tip: &Tip| holder::held(params, tip, Some(cache_id)).is_none();
     let fenced = |why: &dyn std::fmt::Display| Fault::new(FaultKind::Fenced, format!("another writer has taken the volume over: {why}"));
-    match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, cache_id, Some(&cache))?, &may_open).await {
+    match Writer::open_if(place.site.clone(), writer_params(params, &place.tip, &cache)?, &may_open).await {
         Ok((writer, opened)) => go_on(place, cache, writer, opened, Report::default()).await,
         Err(error @ (LogError::Diverged { .. } | LogError::Held { .. })) => Err(fenced(&error)),
         Err(error) => Err(error.into()),
@@ -252,7 +253,7 @@ fn gone(identity: &Identity) -> Fault {
 
 /// What was found in the cache directory.
 struct Existing {
-    /// The cache that goes on.
+    /// The cache that goes on, or one without a head: its hydrate never ended, and it is filled anew.
     cache: Option<Arc<Cache>>,
     /// The cache whose lock we hold: an `open` in the log that names it is our own.
     own: Option<CacheId>,
@@ -280,27 +281,27 @@ async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &
         return Ok(Existing { cache: None, own: None });
     }
     let own = Some(origin.cache_id);
-    if cache.head().is_none() {
-        // Its hydrate never ended: nothing in it was ever shown to anybody. The `open` in the log may be its own.
-        cache.close()?;
-        drop(cache);
-        report.set_aside = Some(set_aside(&params.cache.dir, &params.books.env)?);
-        return Ok(Existing { cache: None, own });
-    }
-    tracing::info!(?recovered, "the cache of an earlier mount goes on");
+    tracing::info!(?recovered, filled = cache.head().is_some(), "the cache of an earlier mount goes on");
     Ok(Existing { cache: Some(cache), own })
 }
 
-fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Option<&Arc<Cache>>) -> Result<WriterParams, Fault> {
-    let state = match cache {
-        None => None,
-        Some(cache) => {
-            let mut unnamed: Vec<rpc::ObjectRef> = cache.uploads()?.into_iter().map(|upload| upload.object).collect();
-            unnamed.dedup();
-            let intent = cache.intent()?;
-            cache.head().map(|head| CacheState { head, intent, unnamed })
-        }
+/// An empty cache, without a head.
+async fn new_cache(params: &OpenParams, objects: &Objects) -> Result<Arc<Cache>, Fault> {
+    let origin = CacheOrigin {
+        store_id: params.books.sealer.store(),
+        incarnation: objects.incarnation(),
+        identity: params.identity.clone(),
+        cache_id: CacheId(params.books.env.random()),
     };
+    let (env, options) = (params.books.env.clone(), params.cache.clone());
+    on_thread(move || Cache::create(env, options, &origin)).await
+}
+
+fn writer_params(params: &OpenParams, tip: &Tip, cache: &Cache) -> Result<WriterParams, Fault> {
+    let mut unnamed: Vec<rpc::ObjectRef> = cache.uploads()?.into_iter().map(|upload| upload.object).collect();
+    unnamed.dedup();
+    let intent = cache.intent()?;
+    let state = cache.head().map(|head| CacheState { head, intent, unnamed });
     Ok(WriterParams {
         writer: WriterId(params.books.env.random()),
         holder: rpc::Holder {
@@ -308,7 +309,7 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache_id: CacheId, cache: Optio
             installation: params.installation.clone(),
             boot_id: params.boot_id.clone(),
             address: params.desk.as_ref().map(|desk| desk.address().to_string()).unwrap_or_default(),
-            cache_id: Bytes::copy_from_slice(cache_id.as_bytes()),
+            cache_id: Bytes::copy_from_slice(cache.origin().cache_id.as_bytes()),
             certificate: params.desk.as_ref().map(|desk| Bytes::copy_from_slice(desk.certificate().as_bytes())).unwrap_or_default(),
         },
         cache: state,
@@ -338,24 +339,9 @@ async fn go_on(place: Place, cache: Arc<Cache>, writer: Writer, opened: log::Ope
     Ok(Opened { objects, cache, writer, tail, last, report, requests, landed: opened.landed })
 }
 
-/// A fresh cache is filled with what the log shows.
-async fn fill(
-    params: &OpenParams,
-    place: Place,
-    writer: Writer,
-    before: Tip,
-    cache_id: CacheId,
-    mut report: Report,
-) -> Result<Opened, Fault> {
+/// A cache without a head is filled with what the log shows.
+async fn fill(place: Place, cache: Arc<Cache>, writer: Writer, before: Tip, mut report: Report) -> Result<Opened, Fault> {
     let Place { objects, reader, requests, .. } = place;
-    let origin = CacheOrigin {
-        store_id: params.books.sealer.store(),
-        incarnation: objects.incarnation(),
-        identity: params.identity.clone(),
-        cache_id,
-    };
-    let (env, options) = (params.books.env.clone(), params.cache.clone());
-    let cache = on_thread(move || Cache::create(env, options, &origin)).await?;
     let at = Head { seq: before.seq, hash: before.hash, epoch: before.epoch };
     let Shown { source, mut tail, last } = match before.phase {
         Phase::Empty => Shown { source: hydrate::Source::default(), tail: Tail::after(None), last: None },
