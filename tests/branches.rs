@@ -220,6 +220,10 @@ fn stopped_taken_over_elsewhere_and_continued() {
     committed(&rig, "first", &first.root);
     tail(&first.root, 7);
     signal(&first, Signal::SIGSTOP);
+    if harness::scale() > 1 {
+        // Longer than whatever waits for an answer or for a connection.
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
     let second = overtaken(&rig);
     assert_eq!(fs::read_to_string(second.root.join("removed")).expect("the commit"), "of the commit");
     signal(&first, Signal::SIGCONT);

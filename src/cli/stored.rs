@@ -5,11 +5,13 @@ use super::at;
 use super::context::{Answer, Context};
 use super::status::{CommitInfo, Verdict};
 use super::unlock::{self, KeyArgs};
+use crate::config::show_size;
 use crate::history;
 use crate::log::branch::BRANCH;
 use crate::log::control::Purging;
 use crate::log::lookup::Books;
-use crate::log::{self, Lookup, Patience, Reader, Site};
+use crate::log::{self, Lookup, Patience, Reader, Site, Tip};
+use crate::peer::{self, Heard};
 use crate::rpc::log_record::Kind;
 use crate::types::{Epoch, Fault, FaultKind, Identity, Seq};
 use jiff::Timestamp;
@@ -42,6 +44,41 @@ pub struct HeldBy {
     pub record: Seq,
     /// When it opened it, by its own clock.
     pub since: Timestamp,
+    /// What it says itself, asked now.
+    pub says: Says,
+}
+
+/// The answer of a holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "snake_case", tag = "state")]
+pub enum Says {
+    /// It is mounted there.
+    InUse,
+    /// It is being unmounted there.
+    Draining {
+        /// In no commit yet.
+        dirty_bytes: u64,
+    },
+    /// It has closed the log: since that was read.
+    Closed,
+    /// Nothing is known.
+    Unknown {
+        /// Why.
+        why: String,
+    },
+}
+
+impl From<Heard> for Says {
+    fn from(heard: Heard) -> Self {
+        match heard {
+            Heard::Said(peer::Answer::InUse) => Self::InUse,
+            Heard::Said(peer::Answer::Draining(dirty_bytes)) => Self::Draining { dirty_bytes },
+            Heard::Said(peer::Answer::Closed) => Self::Closed,
+            Heard::Said(peer::Answer::NotMine) => Self::Unknown { why: "it says that it does not hold it any more".to_owned() },
+            Heard::Nowhere(why) => Self::Unknown { why: why.to_owned() },
+            Heard::Unknown(why) => Self::Unknown { why },
+        }
+    }
 }
 
 /// How a volume stands in the store.
@@ -81,7 +118,16 @@ pub fn judge(status: &StoredStatus) -> Verdict {
         (StoredPhase::Closed, _) => (true, format!("closed: {everything}")),
         (StoredPhase::Open, holder) => {
             let host = holder.as_ref().map_or("an unknown host", |holder| holder.host.as_str());
-            let why = format!("held by {host} and not closed: what it has not committed only it can tell, by `holdfast status` there");
+            let why = match holder.as_ref().map(|holder| &holder.says) {
+                Some(Says::InUse) => format!("in use on {host}: what it has not committed `holdfast status` tells there"),
+                Some(Says::Draining { dirty_bytes }) => {
+                    format!("{host} is unmounting it: {} are in no commit yet", show_size(*dirty_bytes))
+                }
+                Some(Says::Closed) => format!("{host} has just closed it: ask again"),
+                Some(Says::Unknown { .. }) | None => {
+                    format!("held by {host} and not closed: what it has not committed only it can tell, by `holdfast status` there")
+                }
+            };
             (false, why)
         }
     };
@@ -107,6 +153,9 @@ impl Answer for StoredReport {
         verdict.show_newest(status.head.as_ref(), &zone, out)?;
         if let Some(held) = &status.held_by {
             writeln!(out, "  held by         {}, epoch {}, since {}", held.host, status.epoch, at::show(held.since, &zone))?;
+            if let Says::Unknown { why } = &held.says {
+                writeln!(out, "  asked           {why}")?;
+            }
         }
         if !status.branches.is_empty() {
             let (count, volume) = (status.branches.len(), &status.volume);
@@ -149,18 +198,21 @@ pub(super) async fn ask(context: &Context, volume: &Identity, key: &KeyArgs) -> 
         Err(fault) if fault.kind == FaultKind::NotFound => None,
         Err(fault) => return Err(fault),
     };
-    let held_by = tip.open.as_ref().filter(|_| tip.phase == log::Phase::Open).and_then(|open| match &open.record.kind {
-        Some(Kind::Open(kind)) => {
-            let host = kind.holder.as_ref().map_or_else(String::new, |holder| holder.host.clone());
-            Some(HeldBy { host, record: open.seq, since: at::timestamp(open.record.time) })
-        }
-        _ => None,
-    });
+    let held_by = held_by(&reader, &tip).await;
     let claimed = |claim: &crate::rpc::Claim| claim.name.parse().ok().filter(|_| claim.kind == BRANCH);
     let branches = chain.claims.values().filter_map(claimed).collect();
     let incarnation = crate::format::names::uuid(found.incarnation);
     let status = StoredStatus { volume: volume.to_string(), incarnation, store, phase, epoch: tip.epoch, head, held_by, branches };
     Ok(StoredReport { verdict: judge(&status), status })
+}
+
+/// Who has it open, and what he says when he is asked.
+async fn held_by(reader: &Reader, tip: &Tip) -> Option<HeldBy> {
+    let open = tip.open.as_ref().filter(|_| tip.phase == log::Phase::Open)?;
+    let Some(Kind::Open(kind)) = &open.record.kind else { return None };
+    let holder = kind.holder.clone().unwrap_or_default();
+    let says = peer::ask(&holder, reader.site().sealer()).await.into();
+    Some(HeldBy { host: holder.host, record: open.seq, since: at::timestamp(open.record.time), says })
 }
 
 #[cfg(test)]
@@ -182,13 +234,17 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let held = HeldBy { host: "b".to_owned(), record: 12, since: Timestamp::UNIX_EPOCH };
+        let says = |says| Some(HeldBy { host: "b".to_owned(), record: 12, since: Timestamp::UNIX_EPOCH, says });
+        let held = |answer| StoredStatus { held_by: says(answer), ..stored(StoredPhase::Open) };
         let open = "held by b and not closed: what it has not committed only it can tell, by `holdfast status` there";
         let table = [
             (stored(StoredPhase::Closed), true, "closed: everything is in commit 17"),
             (StoredStatus { head: None, ..stored(StoredPhase::Closed) }, true, "closed: nothing was ever written"),
             (StoredStatus { head: None, ..stored(StoredPhase::Empty) }, true, "nothing was ever written"),
-            (StoredStatus { held_by: Some(held), ..stored(StoredPhase::Open) }, false, open),
+            (held(Says::Unknown { why: "silent".to_owned() }), false, open),
+            (held(Says::InUse), false, "in use on b: what it has not committed `holdfast status` tells there"),
+            (held(Says::Draining { dirty_bytes: 4096 }), false, "b is unmounting it: 4.00 KiB are in no commit yet"),
+            (held(Says::Closed), false, "b has just closed it: ask again"),
             (stored(StoredPhase::Removing), false, "it is being removed: `holdfast volume rm g/a --undo` keeps it"),
         ];
         for (status, safe, why) in table {

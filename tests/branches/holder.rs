@@ -46,6 +46,10 @@ fn in_use_is_refused_or_waited_for() {
     let held = rig.mount_with("first", first(&cable));
     let address = answers(&rig);
     is_refused(&rig, &cable, &["volume test/days is in use on host first", &address, "unmount it there, or wait for that with --wait"]);
+    let mut status = rig.prepare("second", &["status", VOLUME, "--recovery-key"]);
+    second(&cable)(status.arg(rig.key()));
+    let told = said(&status.output().expect("holdfast starts"));
+    assert!(told.contains("in use on first: what it has not committed `holdfast status` tells there"), "{told}");
     let waits = waiting(&rig, &cable);
     waits.says("waiting for host first, which has volume test/days in use");
     // A driver that is started again has another certificate, and says so in its `open`.
