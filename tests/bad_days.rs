@@ -13,6 +13,8 @@ mod harness;
 mod machine;
 #[path = "crash/rig.rs"]
 mod rig;
+#[path = "bad_days/rot.rs"]
+mod rot;
 #[path = "bad_days/store.rs"]
 mod store;
 

@@ -97,6 +97,10 @@ pub(super) fn fits(path: &Path) -> Sql<()> {
 
 fn check_schema(db: &Connection, path: &Path) -> Sql<()> {
     let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found == 0 {
+        // No version of this program wrote that: a file that was emptied looks so.
+        return Err(CacheError::Damaged(format!("{} has no schema", path.display())));
+    }
     if found != SCHEMA {
         return Err(CacheError::NotACache(format!("{} has schema {found}, this version reads {SCHEMA}", path.display())));
     }

@@ -75,6 +75,8 @@ pub(super) struct Content {
     pub(super) appended: RangeSet,
     /// Pages of the data file that hold space and no truth.
     pub(super) stale: RangeSet,
+    /// Pages that were in no commit, and whose bytes are gone.
+    pub(super) spoiled: RangeSet,
     pub(super) frozen: Option<Frozen>,
     /// The seal that froze it last.
     pub(super) frozen_for: u64,
@@ -165,7 +167,7 @@ impl Content {
     pub(super) fn stays(&self) -> bool {
         // Frozen and not changed since: what `meta.db` has freezes to the same.
         let frozen = self.frozen.is_some() && self.is_changed();
-        self.pending || frozen || self.error.is_some() || self.spare.is_some() || self.local || self.unnamed
+        self.pending || frozen || self.error.is_some() || !self.spoiled.is_empty() || self.spare.is_some() || self.local || self.unnamed
     }
 
     /// Whether anything of it is in no commit and in no seal.
@@ -211,6 +213,7 @@ impl Content {
     pub(super) fn dirtied(&mut self, pages: ByteRange) {
         self.dirty.insert(pages.clone());
         self.suspect.remove(pages.clone());
+        self.spoiled.remove(pages.clone());
         self.shared.remove(pages);
     }
 
@@ -276,6 +279,7 @@ impl Content {
         self.suspect.remove(pages.clone());
         self.unsynced.remove(pages.clone());
         self.unproven.remove(pages.clone());
+        self.spoiled.remove(pages.clone());
         self.extents.clear(pages.clone());
         self.cleared.insert(pages.clone());
         self.replaced(pages);
@@ -369,6 +373,10 @@ impl Content {
         for set in [self.present.set(), &dirty, &cleared, &shared, &self.stale] {
             w.ranges(set);
         }
+        // Mostly there are none; a version that does not know them reads past them.
+        if !self.spoiled.is_empty() {
+            w.ranges(&self.spoiled);
+        }
         let changed = resized || !dirty.is_empty() || !cleared.is_empty() || !shared.is_empty();
         FileRow {
             slot: self.slot,
@@ -387,6 +395,7 @@ impl Content {
         let mut r = Reader(&row.pages);
         let resized = r.u64()? != 0;
         let (present, dirty, cleared, shared, stale) = (r.ranges()?, r.ranges()?, r.ranges()?, r.ranges()?, r.ranges()?);
+        let spoiled = r.ranges().unwrap_or_default();
         let suspect = if row.boots < boots { without(&present, &dirty) } else { RangeSet::new() };
         let boots = if suspect.is_empty() { boots } else { row.boots };
         let told = Told { present: present.len(), dirty: dirty.len(), local: 0, size };
@@ -399,6 +408,7 @@ impl Content {
             cleared,
             shared,
             stale,
+            spoiled,
             resized,
             suspect,
             boots,

@@ -36,6 +36,7 @@ impl Cache {
         if let Some((errno, _)) = content.error {
             return Err(CacheError::WriteLost { ino, errno });
         }
+        content.spoiled_in(ino, &(0..u64::MAX))?;
         let volatile = content.volatile();
         let size = content.size;
         if volatile.is_empty() && !content.size_unsynced {

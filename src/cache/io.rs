@@ -3,8 +3,8 @@
 use super::effect::Effect;
 use super::file::{Content, DataFile};
 use super::pages::{clipped, inward, outward};
-use super::put::read_zeros_after_end;
 use super::slots::SHARED_MAX;
+use super::spoiled::read_present;
 use super::types::{CacheError, CopyOutcome, LocalExtent, Missing, ReadOutcome, RequestId, SavedReply, Whence, WriteOutcome};
 use super::{Cache, length};
 use crate::types::{ByteRange, FILE_SIZE_MAX, Ino, PAGE, RangeSet};
@@ -29,6 +29,7 @@ impl Cache {
             let mut content = file.inner.lock();
             let range = offset.min(content.size)..offset.saturating_add(len as u64).min(content.size).max(offset.min(content.size));
             self.verify(&mut content, &range)?;
+            content.spoiled_in(ino, &range)?;
             let absent = content.absent(range.clone());
             if !absent.is_empty() {
                 return Ok(ReadOutcome::Absent(absent));
@@ -39,16 +40,22 @@ impl Cache {
             let slot = content.slot;
             drop(content);
             out.resize(length(&range) as usize, 0);
+            let mut unread = None;
             if let Some(slot) = slot.filter(|_| !present.is_empty()) {
                 let data = self.slots.file(slot)?;
-                for part in present {
+                unread = present.into_iter().find_map(|part| {
                     let at = (part.start - range.start) as usize;
-                    read_zeros_after_end(&data, &mut out[at..at + length(&part) as usize], part.start)?;
-                }
+                    let why = read_present(&data, &mut out[at..at + length(&part) as usize], part.start).err()?;
+                    Some((part, why))
+                });
             }
             // What was evicted or punched meanwhile may have been read as zeros of no hole (protocol.md 7.4).
-            if file.inner.lock().moves == moves {
-                return Ok(ReadOutcome::Done);
+            if file.inner.lock().moves != moves {
+                continue;
+            }
+            match unread {
+                None => return Ok(ReadOutcome::Done),
+                Some((part, why)) => self.unread(&file, &part, why)?,
             }
         }
     }
@@ -68,6 +75,7 @@ impl Cache {
         let mut content = file.inner.lock();
         let op = self.begin(&file, &mut content)?;
         self.verify(&mut content, &range)?;
+        content.spoiled_beside(ino, &range)?;
         let needed = content.needed(&range);
         if !needed.is_empty() {
             return Ok(WriteOutcome::Absent(needed));
@@ -170,6 +178,7 @@ impl Cache {
         let mut needed = Vec::new();
         for edge in &edges {
             self.verify(content, edge)?;
+            content.spoiled_beside(file.ino, edge)?;
             needed.extend(content.needed(edge));
         }
         if !needed.is_empty() {
@@ -338,7 +347,8 @@ impl Cache {
 // Committed, clean, in a pack, and without holes.
 fn shareable(source: &Content, range: &ByteRange) -> Option<Vec<LocalExtent>> {
     let pages = outward(range);
-    let unsettled = source.dirty.set().overlaps(pages.clone())
+    let unsettled = source.spoiled.overlaps(pages.clone())
+        || source.dirty.set().overlaps(pages.clone())
         || source.shared.overlaps(pages.clone())
         || source.frozen.as_ref().is_some_and(|f| f.dirty.set().overlaps(pages.clone()) || f.shared.overlaps(pages.clone()));
     let extents: Vec<LocalExtent> = source.extents.within(range.clone()).collect();

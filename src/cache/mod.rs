@@ -20,6 +20,7 @@ mod file;
 mod flip;
 mod frozen;
 mod fsync;
+mod health;
 mod io;
 mod load;
 mod meta;
@@ -36,6 +37,7 @@ mod seal;
 mod sealed;
 mod slots;
 mod space;
+mod spoiled;
 mod spool;
 mod types;
 mod update;
@@ -95,6 +97,9 @@ pub struct Cache {
     /// Unclean boots that this cache has seen.
     boots: u64,
     stir: Stir,
+    /// Of those of the process, how many were looked into.
+    suspicions: AtomicU64,
+    spoils: spoiled::Spoils,
 }
 
 /// Whom to tell when quiet ends.
@@ -225,6 +230,7 @@ impl Cache {
                 None => content.extents = pages::Extents::from_rows(extents),
             }
         }
+        let changed = self.check_length(ino, &mut content)?;
         // Under the metadata mutex: a seal that ends thaws what is in memory, and nothing is frozen after that.
         if let Some(seal) = self.seal.taken.lock().frozen_for(ino) {
             content.freeze(seal, frozen::Sent::All);
@@ -238,6 +244,11 @@ impl Cache {
         };
         if many >= self.cool_at.load(Ordering::Relaxed) {
             self.cool();
+        }
+        if changed {
+            let mut content = file.inner.lock();
+            self.pend(&file, &mut content);
+            self.tell(&file, &mut content);
         }
         Ok(file)
     }

@@ -11,7 +11,7 @@ use super::ring::{Place, Ring, Scan};
 use super::slots::{CLASSES, Slots};
 use super::space::Totals;
 use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
-use super::{Cache, CacheOptions, Replies, die, recover};
+use super::{Cache, CacheOptions, Replies, die, health, recover};
 use crate::env::Env;
 use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Ino, Nonce, ROOT, StoreId};
 use bytes::Bytes;
@@ -63,7 +63,7 @@ fn lock(dir: &Path) -> Result<Flock<File>, CacheError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| CacheError::Locked(dir.display().to_string()))
 }
 
-fn encode_origin(origin: &CacheOrigin) -> Vec<u8> {
+pub(super) fn encode_origin(origin: &CacheOrigin) -> Vec<u8> {
     let mut w = Writer::default();
     w.bytes(origin.store_id.as_bytes());
     w.bytes(origin.incarnation.as_bytes());
@@ -72,7 +72,7 @@ fn encode_origin(origin: &CacheOrigin) -> Vec<u8> {
     w.0
 }
 
-fn decode_origin(bytes: &[u8]) -> Option<CacheOrigin> {
+pub(super) fn decode_origin(bytes: &[u8]) -> Option<CacheOrigin> {
     let mut r = Reader(bytes);
     Some(CacheOrigin {
         store_id: StoreId::from_slice(r.bytes()?)?,
@@ -193,9 +193,16 @@ impl Cache {
     fn open_locked(env: Env, options: CacheOptions, lock: Flock<File>) -> Result<(Arc<Self>, Recovered), CacheError> {
         let dir = options.dir.clone();
         let reserve = Reserve::at_open(&dir, options.log_bytes.max(LOG_BYTES_MIN));
+        if let Some(why) = health::mark(&dir).filter(|_| options.check) {
+            return Err(CacheError::Damaged(why));
+        }
         let db = db::open(&dir.join("meta.db"), false, options.no_sync)?;
+        if options.check {
+            health::check(&db, false)?;
+        }
         let damaged = |what: &str| CacheError::Damaged(format!("{} in {}", what, dir.display()));
         let origin = get_state(&db, "origin")?.and_then(|b| decode_origin(&b)).ok_or_else(|| damaged("no origin"))?;
+        health::keep_origin(&dir, &origin)?;
         let boot = boot_id(&options)?;
         let same_boot = get_state(&db, "boot")?.as_deref() == Some(&boot);
         let clean = get_number(&db, "clean")? == 1;
@@ -294,6 +301,8 @@ impl Cache {
             head: Mutex::new(head),
             boots,
             stir: super::Stir::default(),
+            spoils: super::spoiled::Spoils::default(),
+            suspicions: AtomicU64::new(health::suspicions()),
             disk: options.disk(),
             dir,
             options,

@@ -23,6 +23,8 @@ pub struct CacheOptions {
     pub any_file_system: bool,
     /// Do not wait for the disk at all. For tests that do not lose power.
     pub no_sync: bool,
+    /// Look at `meta.db` before it is used: not by a driver that takes a live mount over, for which applications wait.
+    pub check: bool,
     #[cfg(test)]
     pub(super) hook: super::disk::Hook,
 }
@@ -41,6 +43,7 @@ impl CacheOptions {
             boot_id: None,
             any_file_system: false,
             no_sync: false,
+            check: false,
             #[cfg(test)]
             hook: super::disk::Hook::default(),
         }

@@ -231,6 +231,14 @@ impl Replay<'_> {
     fn finish(self) -> Result<u64, CacheError> {
         let mut lost_bytes = 0;
         if !self.power_lost {
+            // What the records dirtied counts as present, whether the data file has it or not.
+            for (ino, file) in &self.files {
+                let mut content = file.inner.lock();
+                if self.cache.check_length(*ino, &mut content)? {
+                    self.cache.pend(file, &mut content);
+                    self.cache.tell(file, &mut content);
+                }
+            }
             return Ok(0);
         }
         for (ino, file) in &self.files {

@@ -5,6 +5,7 @@ use super::file::DataFile;
 use super::pages::{clipped, without};
 use super::put::read_zeros_after_end;
 use super::seal::Seal;
+use super::spoiled::read_present;
 use super::spool::Spool;
 use super::types::{CacheError, Cut, SealedFile, Space};
 use crate::rpc;
@@ -148,7 +149,14 @@ impl Seal {
             if let Some(slot) = slot {
                 let data = self.cache.slots.file(slot)?;
                 for gap in copied.gaps(range.clone()) {
-                    read_zeros_after_end(&data, &mut out[part(&gap)], gap.start)?;
+                    // Never zeros in the place of what is gone: the seal fails, and the next one is without it.
+                    if let Err(why) = read_present(&data, &mut out[part(&gap)], gap.start)
+                        && file.inner.lock().slot == Some(slot)
+                    {
+                        self.cache.unread(&file, &gap, why)?;
+                        let source = std::io::Error::from_raw_os_error(libc::EIO);
+                        return Err(CacheError::Io { what: format!("data file of inode {ino}"), source });
+                    }
                 }
             }
             if let Some(shadow) = shadow {

@@ -14,7 +14,7 @@ use super::types::CacheError;
 use crate::types::{ByteRange, RangeSet};
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
@@ -131,6 +131,8 @@ struct Inner {
     // Taken from `free` since the last batch.
     taken: Vec<u64>,
     directories: HashSet<String>,
+    // Of files that slots share, when they were last looked at.
+    lengths: HashMap<(usize, u64), u64>,
     // Directories with data files whose entry may not be durable.
     new_in: HashSet<String>,
 }
@@ -146,6 +148,7 @@ impl Slots {
             limbo: free.into_iter().map(|slot| (0, slot)).collect(),
             taken: Vec::new(),
             directories: HashSet::new(),
+            lengths: HashMap::new(),
             new_in: HashSet::new(),
         };
         Self { dir: dir.to_owned(), inner: Mutex::new(inner) }
@@ -271,6 +274,26 @@ impl Slots {
         let file = Arc::new(file.map_err(CacheError::io("data file"))?);
         inner.open.put(file_of(slot), Arc::clone(&file));
         Ok(Data { file, base, room })
+    }
+
+    /// How many of a slot's first `wanted` bytes its file has; nothing is made when there is none.
+    pub(super) fn held(&self, slot: u64, wanted: u64) -> Result<u64, CacheError> {
+        let room = room(slot);
+        let base = if is_shared(slot) { number(slot) % TOGETHER * room } else { 0 };
+        // A file that others share only grows: mostly it was long enough when it was last looked at.
+        let known = self.inner.lock().lengths.get(&file_of(slot)).copied().unwrap_or(0);
+        if known >= base + wanted {
+            return Ok(wanted);
+        }
+        let length = match fs::metadata(self.dir.join(path_of(slot))) {
+            Ok(meta) => meta.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(CacheError::io("data file")(error)),
+        };
+        if is_shared(slot) {
+            self.inner.lock().lengths.insert(file_of(slot), length);
+        }
+        Ok(length.saturating_sub(base).min(wanted))
     }
 
     /// Makes the entries of new data files durable.

@@ -223,7 +223,7 @@ pub enum CacheError {
     },
     /// The metadata database failed.
     #[error("the cache's meta.db failed")]
-    Sql(#[from] rusqlite::Error),
+    Sql(#[source] rusqlite::Error),
     /// No such inode.
     #[error("inode {0} is not in the cache")]
     NoInode(Ino),
@@ -253,11 +253,21 @@ pub enum CacheError {
     #[error("{0}")]
     NotACache(String),
     /// Its content contradicts itself.
-    #[error("the cache is damaged: {0}; set it aside and let the volume hydrate anew")]
+    #[error("the cache is damaged: {0}")]
     Damaged(String),
     /// A seal is under way already.
     #[error("a seal is under way")]
     SealBusy,
+    /// Bytes that are in no commit are gone from the cache's disk.
+    #[error("bytes {start} to {end} of inode {ino} are in no commit, and the cache's disk does not have them any more")]
+    Spoiled {
+        /// The file.
+        ino: Ino,
+        /// The first of them.
+        start: u64,
+        /// Behind the last.
+        end: u64,
+    },
     /// Bytes of an earlier write could not be kept by the cache's disk.
     #[error("bytes of inode {ino} could not be written to the cache's disk")]
     WriteLost {
@@ -274,6 +284,16 @@ impl CacheError {
         move |source| Self::Io { what, source }
     }
 
+    /// Whether the cache is not what was written, so that nothing else in it can be believed either.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sql(error) => super::health::is_corrupt(error),
+            _ => false,
+        }
+    }
+
     /// The errno that a system call gets for it.
     #[must_use]
     pub fn errno(&self) -> i32 {
@@ -285,20 +305,42 @@ impl CacheError {
             Self::Invalid(_) => libc::EINVAL,
             Self::Locked(_) | Self::SealBusy => libc::EBUSY,
             Self::WriteLost { errno, .. } => *errno,
-            Self::Sql(_) | Self::Unsuitable { .. } | Self::NotACache(_) | Self::Damaged(_) => libc::EIO,
+            Self::Sql(_) | Self::Spoiled { .. } | Self::Unsuitable { .. } | Self::NotACache(_) | Self::Damaged(_) => libc::EIO,
         }
     }
 }
 
+impl From<rusqlite::Error> for CacheError {
+    fn from(error: rusqlite::Error) -> Self {
+        super::health::note(&error);
+        Self::Sql(error)
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &CacheError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}
+
+const DAMAGED: &str = "the cache is not what was written; unmount the volume and mount it again: its cache is set aside then, and the volume \
+                       comes from the log";
+
 impl From<CacheError> for Fault {
     fn from(error: CacheError) -> Self {
+        if error.is_damage() {
+            return Self::with(FaultKind::Damaged, DAMAGED, error);
+        }
         let kind = match &error {
             CacheError::NoInode(_) | CacheError::NotACache(_) => FaultKind::NotFound,
             CacheError::NoSpace(_) => FaultKind::Full,
             CacheError::TooBig | CacheError::Invalid(_) | CacheError::Unsuitable { .. } => FaultKind::Invalid,
             CacheError::Locked(_) | CacheError::SealBusy => FaultKind::Busy,
-            CacheError::Damaged(_) => FaultKind::Damaged,
-            CacheError::Io { .. } | CacheError::Sql(_) | CacheError::WriteLost { .. } => FaultKind::Local,
+            CacheError::Io { .. }
+            | CacheError::Sql(_)
+            | CacheError::Damaged(_)
+            | CacheError::Spoiled { .. }
+            | CacheError::WriteLost { .. } => FaultKind::Local,
         };
         Self::with(kind, "the cache", error)
     }

@@ -106,6 +106,19 @@ impl View<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// A path of an inode below the volume's root, for messages.
+    pub fn path(&mut self, ino: Ino) -> Result<Option<String>, CacheError> {
+        const DEPTH: usize = 4096;
+        let (mut parts, mut at) = (Vec::new(), ino);
+        while at != ROOT && parts.len() < DEPTH {
+            let Some((dir, name)) = self.names_of(at)?.into_iter().next() else { return Ok(None) };
+            parts.push(String::from_utf8_lossy(&name).escape_debug().to_string());
+            at = dir;
+        }
+        parts.reverse();
+        Ok(Some(parts.join("/")))
+    }
+
     /// The value of an extended attribute.
     pub fn xattr(&mut self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, CacheError> {
         if self.xattrs_known_absent(ino)? {

@@ -44,6 +44,9 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
     let resumed = held.is_some();
     let desk = desk(context, args, resumed).await?;
     let volume = open(context, args, (&counters, &fence), desk.clone(), resumed).await?;
+    if let Some(damaged) = volume.report().damaged {
+        tell(&damaged);
+    }
     let options = MountOptions {
         threads: usize::from(args.threads),
         read_only: volume.posix().is_read_only(),

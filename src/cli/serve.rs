@@ -117,7 +117,7 @@ impl Driver {
         let lag = volume.lag();
         let report = volume.report();
         let fenced = report.fenced.or_else(|| progress.fenced.clone()).map(|what| Trouble { what, seconds: 0 });
-        let failed = report.failed.or_else(|| progress.failed.clone()).map(|what| Trouble { what, seconds: 0 });
+        let failed = report.failed.or_else(|| progress.failed.clone()).or_else(|| self.spoiled()).map(|what| Trouble { what, seconds: 0 });
         VolumeStatus {
             volume: volume.identity().to_string(),
             incarnation: objects::uuid(origin.incarnation),
@@ -145,9 +145,23 @@ impl Driver {
             fenced,
             store_trouble: progress.store_trouble.map(|trouble| Trouble { what: trouble.why, seconds: since(trouble.since) }),
             local_trouble: failed,
+            damaged_cache: report.damaged,
+            damaged_cache_lost: report.lost,
             damage: volume.damage(),
             branches: volume.branches().into_iter().map(|news| branch(news, volume.identity().as_str())).collect(),
         }
+    }
+
+    /// Files with bytes that are in no commit and gone from the cache's disk.
+    fn spoiled(&self) -> Option<String> {
+        let cache = self.parts.volume.cache();
+        let spoiled = cache.spoiled();
+        let (ino, ranges) = spoiled.first()?;
+        let name = cache.view(|view| view.path(*ino)).ok().flatten().unwrap_or_else(|| format!("inode {ino}"));
+        let ranges: Vec<String> = ranges.iter().take(3).map(|range| format!("{} to {}", range.start, range.end)).collect();
+        let next = "reading them is EIO until they are written anew or cut off";
+        let more = if spoiled.len() > 1 { format!(", and {} more files", spoiled.len() - 1) } else { String::new() };
+        Some(format!("bytes that are in no commit are gone from the cache's disk: {} of {name}{more}; {next}", ranges.join(", ")))
     }
 
     fn measure(&self, metrics: &Metrics) {

@@ -109,6 +109,12 @@ pub struct VolumeStatus {
     /// The local disk or kernel fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_trouble: Option<Trouble>,
+    /// The cache of the mount before was damaged and set aside: where it is, and what is known of what it had in no commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged_cache: Option<String>,
+    /// And something in it may have been in no commit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged_cache_lost: bool,
     /// Stored bytes that are damaged or missing, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damage: Vec<String>,
@@ -208,6 +214,9 @@ pub fn judge(status: &VolumeStatus) -> Verdict {
     if let Some(local) = &status.local_trouble {
         return verdict(false, trouble(local));
     }
+    if let Some(lost) = status.damaged_cache.as_ref().filter(|_| status.damaged_cache_lost) {
+        return verdict(false, lost.clone());
+    }
     if let Some(first) = status.damage.first() {
         return verdict(false, format!("{} stored objects are damaged or missing, the first is {first}", status.damage.len()));
     }
@@ -295,6 +304,9 @@ impl Answer for Report {
             let nowhere = "nobody: who wants the volume elsewhere must ask a person (peer-listen)";
             writeln!(out, "  answers         {}", status.answers.as_deref().unwrap_or(nowhere))?;
         }
+        if let Some(damaged) = status.damaged_cache.as_ref().filter(|damaged| !verdict.why.contains(*damaged)) {
+            writeln!(out, "  damaged         {damaged}")?;
+        }
         let what = |branch: &BranchStatus| format!("what a cache here had not committed {}", branch.told);
         status.branches.iter().try_for_each(|branch| writeln!(out, "  branch {:<8} {}", branch.branch, what(branch)))
     }
@@ -347,6 +359,8 @@ pub(super) mod tests {
             fenced: None,
             store_trouble: None,
             local_trouble: None,
+            damaged_cache: None,
+            damaged_cache_lost: false,
             damage: Vec::new(),
             branches: Vec::new(),
         }
@@ -398,6 +412,12 @@ pub(super) mod tests {
                 VolumeStatus { local_trouble: trouble("the cache's disk is full", 1), ..healthy() },
                 false,
                 "the cache's disk is full (for 1 s)",
+            ),
+            (VolumeStatus { damaged_cache: Some("the cache was damaged".to_owned()), ..healthy() }, true, "everything is in commit 17"),
+            (
+                VolumeStatus { damaged_cache: Some("the cache was damaged".to_owned()), damaged_cache_lost: true, ..healthy() },
+                false,
+                "the cache was damaged",
             ),
             (
                 VolumeStatus { damage: vec!["packs/1-ab".to_owned()], ..healthy() },

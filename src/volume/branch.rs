@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `<cache>.aside-<random>` | set aside: what is dirty in it may be nowhere else; each mount of the volume here stores it, until it is stored |
 //! | `<cache>.stored-<random>` | nothing in it is needed: its branch is stored and claimed, or nothing was dirty, or a person dropped the branch. It may be deleted |
+//! | `<cache>.damaged-<random>` | it was not what had been written, and was set aside: nothing is made of it, a person looks at it and deletes it |
 //!
 //! A death between the two names (`volume.branch_before_rename`) leaves the first: the next mount finds its branch as it is.
 
@@ -19,6 +20,8 @@ use std::sync::Arc;
 
 /// What a set-aside cache is called, behind its own name.
 pub(super) const ASIDE: &str = ".aside-";
+/// What a cache is called that was not what had been written: nothing is made of it, and a person deletes it.
+pub(super) const DAMAGED: &str = ".damaged-";
 /// What it is called when it may be deleted.
 const STORED: &str = ".stored-";
 

@@ -10,12 +10,12 @@ use super::open::{self, OpenParams, Opened, Report, on_thread};
 use super::ops::{Fetch, Gate, Options, Posix};
 use crate::cache::{Cache, CacheOptions};
 use crate::env::Env;
-use crate::hydrate::{self, FetchOptions, Fetcher, Prefetch};
+use crate::hydrate::{self, FetchOptions, Fetcher};
 use crate::policy::Tier;
 use crate::telemetry::{Desc, Histogram, names};
 use crate::types::{ByteRange, Fault, FaultKind, Identity, Ino};
 use crate::writeback::{
-    self, BranchNews, Brancher, Branches, Classifier, Ended, KernelPages, Lag, LastCommit, NoKernel, Parts, Progress, State, WriteBack,
+    BranchNews, Brancher, Branches, Classifier, Ended, KernelPages, Lag, LastCommit, NoKernel, Parts, Progress, State, WriteBack,
 };
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -40,19 +40,19 @@ pub enum HydrateMode {
 /// A live volume.
 #[derive(Debug)]
 pub struct Volume {
-    env: Env,
+    pub(super) env: Env,
     dir: PathBuf,
     identity: Identity,
-    cache: Arc<Cache>,
+    pub(super) cache: Arc<Cache>,
     posix: Arc<Posix>,
     fetch: Arc<BlockingFetch>,
-    engine: Arc<Late>,
-    report: Mutex<Report>,
-    sizes: Sizes,
-    stop: watch::Sender<bool>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) engine: Arc<Late>,
+    pub(super) report: Mutex<Report>,
+    pub(super) sizes: Sizes,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Something happened after a quiet time.
-    stirred: Arc<Notify>,
+    pub(super) stirred: Arc<Notify>,
     kernel: Mutex<Arc<dyn KernelPages>>,
     branches: Arc<Branches>,
     /// Of the branches that are stored beside the work of the mount.
@@ -256,52 +256,6 @@ impl Volume {
         Ok(())
     }
 
-    /// Once a second, until it is quiet: the cache's own background work, and eviction above its limit.
-    fn spawn_upkeep(self: &Arc<Self>) {
-        let (volume, mut stop) = (Arc::downgrade(self), self.stop.subscribe());
-        self.cache.on_stir({
-            let (upkeep, engine) = (Arc::clone(&self.stirred), Arc::downgrade(&self.engine));
-            move || {
-                upkeep.notify_one();
-                if let Some(late) = engine.upgrade()
-                    && let Some(writeback) = late.engine.get().and_then(|engine| engine.writeback.as_ref())
-                {
-                    writeback.stirred();
-                }
-            }
-        });
-        let (env, stirred) = (self.env.clone(), Arc::clone(&self.stirred));
-        let task = tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return,
-                    () = env.sleep(Duration::from_secs(1)) => {}
-                }
-                let Some(volume) = volume.upgrade() else { return };
-                let done = on_thread(move || volume.upkeep().map(|()| volume.cache.is_quiet())).await;
-                let tell = |fault: &Fault| tracing::error!(%fault, "the cache's background work failed; it is tried again");
-                if done.inspect_err(tell).unwrap_or(false) {
-                    tokio::select! {
-                        _ = stop.wait_for(|stop| *stop) => return,
-                        () = stirred.notified() => {}
-                        () = env.sleep(writeback::QUIET_MAX) => {}
-                    }
-                }
-            }
-        });
-        self.tasks.lock().push(task);
-    }
-
-    fn upkeep(&self) -> Result<(), crate::cache::CacheError> {
-        self.cache.tick()?;
-        let over = self.cache.cached_bytes().saturating_sub(self.sizes.cache_max);
-        if over > 0 {
-            // A little more than needed, so that a steady writer does not evict page by page.
-            self.cache.evict(over + self.sizes.cache_max / 20)?;
-        }
-        Ok(())
-    }
-
     /// The operations.
     #[must_use]
     pub fn posix(&self) -> &Arc<Posix> {
@@ -474,18 +428,6 @@ impl Volume {
         if let Some(writeback) = self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()) {
             writeback.cancel();
         }
-    }
-}
-
-impl Prefetch for Volume {
-    fn room(&self) -> u64 {
-        // Half of the dirty limit stays free for what the application writes.
-        let usable = self.sizes.cache_max.saturating_sub(self.sizes.dirty_max / 2);
-        usable.saturating_sub(self.cache.cached_bytes())
-    }
-
-    fn stopped(&self) -> bool {
-        *self.stop.borrow()
     }
 }
 

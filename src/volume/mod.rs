@@ -11,6 +11,7 @@
 //! reader   a moment of a volume, to be read only
 //! restore  a new volume that begins with a commit of another
 //! source   from the log to what hydrate and write-back begin with
+//! upkeep   the cache's background work; a cache that is found damaged
 //! ```
 
 mod branch;
@@ -23,6 +24,7 @@ mod ops;
 mod reader;
 mod restore;
 mod source;
+mod upkeep;
 
 pub use limits::Sizes;
 pub use live::{HydrateMode, RunOptions, Volume};

@@ -4,7 +4,7 @@
 //! that names it, and only then hydrate: from the `open` on no older writer can add to what we read. So whoever ends on the way leaves a
 //! cache by which the next mount here knows that the log is its own: without a head, as nothing in it was ever shown to anybody.
 
-use super::branch::{self, ASIDE};
+use super::branch::{self, ASIDE, DAMAGED};
 use super::holder;
 use super::limits::Sizes;
 use super::source::{self, Shown};
@@ -85,6 +85,10 @@ pub struct Report {
     pub hydrated: Option<LastCommit>,
     /// Commits that were read after the newest checkpoint (bounded).
     pub commits_read: usize,
+    /// The cache was not what had been written, and was set aside: where it is, and what is known of what it had in no commit.
+    pub damaged: Option<String>,
+    /// And something in it may have been in no commit.
+    pub lost: bool,
     /// The log could not be opened: what is written stays in this cache.
     pub failed: Option<String>,
     /// The log could not be opened, because another writer has taken the volume.
@@ -264,16 +268,15 @@ async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &
     if !Cache::exists(&params.cache.dir) {
         return Ok(Existing { cache: None, own: None });
     }
-    let (env, options) = (params.books.env.clone(), params.cache.clone());
-    let (cache, recovered) = on_thread(move || Cache::open(env, options)).await?;
+    let env = params.books.env.clone();
+    let mut options = params.cache.clone();
+    options.check = true;
+    let (cache, recovered) = match on_thread(move || Cache::open(env, options)).await {
+        Err(fault) if fault.kind == FaultKind::Damaged => return damaged_cache(params, incarnation, &fault, report),
+        opened => opened?,
+    };
     let origin = cache.origin();
-    let dir = params.cache.dir.display();
-    if origin.identity != params.identity || origin.store_id != params.books.sealer.store() {
-        return Err(Fault::new(
-            FaultKind::Invalid,
-            format!("{dir} is the cache of volume {} in store {}; choose another directory (--cache)", origin.identity, origin.store_id),
-        ));
-    }
+    check_origin(params, &origin)?;
     if origin.incarnation != incarnation {
         cache.close()?;
         drop(cache);
@@ -283,6 +286,32 @@ async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &
     let own = Some(origin.cache_id);
     tracing::info!(?recovered, filled = cache.head().is_some(), "the cache of an earlier mount goes on");
     Ok(Existing { cache: Some(cache), own })
+}
+
+fn check_origin(params: &OpenParams, origin: &CacheOrigin) -> Result<(), Fault> {
+    if origin.identity == params.identity && origin.store_id == params.books.sealer.store() {
+        return Ok(());
+    }
+    let (dir, CacheOrigin { identity, store_id, .. }) = (params.cache.dir.display(), origin);
+    let message = format!("{dir} is the cache of volume {identity} in store {store_id}; choose another directory (--cache)");
+    Err(Fault::new(FaultKind::Invalid, message))
+}
+
+/// A cache that is not what was written is kept for a person, and nothing of it goes anywhere: the volume comes from the log.
+fn damaged_cache(params: &OpenParams, incarnation: Incarnation, fault: &Fault, report: &mut Report) -> Result<Existing, Fault> {
+    let dir = &params.cache.dir;
+    let origin = Cache::origin_beside(dir);
+    if let Some(origin) = &origin {
+        check_origin(params, origin)?;
+    }
+    let (had, nothing) = Cache::survey(dir);
+    let kept = move_aside(dir, &params.books.env, DAMAGED)?;
+    tracing::error!(%fault, kept = %kept.display(), %had, "the cache is damaged and was set aside; the volume comes from the log");
+    report.lost = !nothing;
+    report.damaged = Some(format!("the cache was damaged and is kept as {}: {had}", kept.display()));
+    // Whose the log is that its driver did not close: nobody else can have this directory.
+    let own = origin.filter(|origin| origin.incarnation == incarnation).map(|origin| origin.cache_id);
+    Ok(Existing { cache: None, own })
 }
 
 /// An empty cache, without a head.
@@ -365,13 +394,18 @@ async fn fill(place: Place, cache: Arc<Cache>, writer: Writer, before: Tip, mut 
 
 /// Moves a cache directory out of the way, beside itself. Never deletes.
 fn set_aside(dir: &Path, env: &Env) -> Result<PathBuf, Fault> {
+    let aside = move_aside(dir, env, ASIDE)?;
+    tracing::warn!(aside = %aside.display(), "the old cache was set aside; what is dirty in it becomes a branch");
+    Ok(aside)
+}
+
+fn move_aside(dir: &Path, env: &Env, what: &str) -> Result<PathBuf, Fault> {
     let mut name = dir.file_name().unwrap_or_default().to_owned();
-    name.push(format!("{ASIDE}{}", hex::encode(env.random::<4>())));
+    name.push(format!("{what}{}", hex::encode(env.random::<4>())));
     let aside = dir.with_file_name(name);
     std::fs::rename(dir, &aside).map_err(|error| {
         Fault::with(FaultKind::Local, format!("the cache {} cannot be set aside as {}", dir.display(), aside.display()), error)
     })?;
-    tracing::warn!(aside = %aside.display(), "the old cache was set aside; what is dirty in it becomes a branch");
     Ok(aside)
 }
 

@@ -99,6 +99,7 @@ type Waiter = oneshot::Sender<Result<Option<Head>, (FaultKind, String)>>;
 struct Inbox {
     flushes: Vec<Waiter>,
     drain: bool,
+    failed: Option<Fault>,
     ended: Option<(FaultKind, String)>,
 }
 
@@ -215,6 +216,12 @@ impl WriteBack {
         self.wake.notify_one();
     }
 
+    /// Ends the loop before its next commit: what the cache says is not to be believed.
+    pub fn fail(&self, fault: Fault) {
+        self.inbox.lock().failed.get_or_insert(fault);
+        self.wake.notify_one();
+    }
+
     /// Gives up whatever waits for the store and ends the loop; the cache stays to be resumed.
     pub fn cancel(&self) {
         self.progress.cancel();
@@ -311,7 +318,10 @@ impl Loop {
     /// One decision. `false`: drained and closed.
     async fn step(&mut self) -> Result<bool, Fault> {
         let (wanted, drain) = {
-            let inbox = self.handle.inbox.lock();
+            let mut inbox = self.handle.inbox.lock();
+            if let Some(fault) = inbox.failed.take() {
+                return Err(fault);
+            }
             (!inbox.flushes.is_empty(), inbox.drain)
         };
         let situation = self.situation(wanted || drain);

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests")]
 
 mod crash;
+mod health;
 mod lab;
 mod load;
 mod model;
@@ -9,3 +10,4 @@ mod operations;
 mod power;
 mod seals;
 mod speed;
+mod spoiled;

@@ -80,6 +80,7 @@ impl From<CacheError> for PosixError {
             CacheError::Invalid(_) => Self::Invalid,
             CacheError::Io { .. }
             | CacheError::WriteLost { .. }
+            | CacheError::Spoiled { .. }
             | CacheError::Sql(_)
             | CacheError::Locked(_)
             | CacheError::Unsuitable { .. }
