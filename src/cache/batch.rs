@@ -49,6 +49,8 @@ pub(super) struct Batch {
     pub(super) last: Duration,
     /// The newest record that `meta.db` has durably.
     pub(super) durable: u64,
+    /// The cache is marked as closed in order: nothing may be taken away any more that only its log would tell.
+    pub(super) closed: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,8 @@ struct Encoded {
     /// Its flush is awaited in `Content::syncing`.
     syncing: bool,
     stale: RangeSet,
+    /// `Content::moves` then.
+    moves: u64,
 }
 
 /// A batch that has begun: what is written into the open transaction already.
@@ -211,7 +215,7 @@ impl Cache {
         let mut content = file.inner.lock();
         content.pending = false;
         let unflushed = std::mem::take(&mut content.unflushed);
-        let (slot, stale) = (content.slot, content.reclaimable());
+        let (slot, stale, moves) = (content.slot, content.reclaimable(), content.moves);
         let unsynced = std::mem::take(&mut content.unsynced);
         let syncing = !content.dead && !unsynced.is_empty();
         if !content.dead {
@@ -223,6 +227,7 @@ impl Cache {
             db::put_file(db, ino, &content.encode())?;
             for slot in std::mem::take(&mut content.left) {
                 db::put_free_slot(db, slot)?;
+                self.slots.untake(slot);
             }
             for range in std::mem::take(&mut content.extents.touched).iter() {
                 db::drop_extents(db, ino, range.start, range.end)?;
@@ -233,7 +238,7 @@ impl Cache {
             meta.amend(ino, |row| row.row.attr.size = size)?;
         }
         drop(content);
-        Ok(Encoded { file, slot, unflushed, syncing, stale })
+        Ok(Encoded { file, slot, unflushed, syncing, stale, moves })
     }
 
     fn flush_files(&self, encoded: &[Encoded]) -> Result<(), CacheError> {
@@ -245,8 +250,8 @@ impl Cache {
         }
         if files.len() > FEW_FILES {
             let all: Vec<_> = files.into_values().flatten().collect();
-            let dir = File::open(&self.dir).map_err(CacheError::io("cache directory"))?;
-            return self.flush_together(&all, Synced::DataFiles, || Ok(nix::unistd::syncfs(&dir)?));
+            // By a descriptor as old as the cache: one that is opened now would not be told of errors that another's syncfs has seen.
+            return self.flush_together(&all, Synced::DataFiles, || Ok(nix::unistd::syncfs(&*self.lock)?));
         }
         for together in files.values() {
             match together[..] {
@@ -312,10 +317,15 @@ impl Cache {
 
     // Truncated, punched and evicted space, now that its record is durable. Frozen pages are spared.
     fn reclaim(&self, encoded: Vec<Encoded>) -> Result<(), CacheError> {
-        for Encoded { file, slot, stale, .. } in encoded {
+        for Encoded { file, slot, stale, moves, .. } in encoded {
             let Some(slot) = slot.filter(|_| !stale.is_empty()) else { continue };
             let mut content = file.inner.lock();
             if content.dead || content.slot != Some(slot) {
+                continue;
+            }
+            // A page that was written since and given up again was perhaps fsynced between, and the record that gave it up is not durable.
+            if content.moves != moves {
+                self.pend(&file, &mut content);
                 continue;
             }
             let data = self.slots.file(slot)?;

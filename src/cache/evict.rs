@@ -60,7 +60,10 @@ impl Cache {
     fn evict_file(&self, file: &Arc<DataFile>, target: u64) -> Result<u64, CacheError> {
         let _permit = self.admit(RANGES as u64 * 12)?;
         // A page is clean in memory a moment before its commit is recorded here: `resolve` holds this until it is.
-        let _batch = self.batch.lock();
+        let batch = self.batch.lock();
+        if batch.closed {
+            return Ok(0);
+        }
         let mut content = file.inner.lock();
         if content.dead {
             return Ok(0);

@@ -37,6 +37,8 @@ pub(super) struct Flip {
     pub(super) behind: AtomicBool,
     // One seal at a time.
     pub(super) busy: AtomicBool,
+    // A commit is being taken over: extents point to objects that meta.db does not have durably yet.
+    pub(super) resolving: AtomicBool,
 }
 
 /// The files that a seal froze, by number, so that there may be very many of them. Those that are not in memory are frozen as

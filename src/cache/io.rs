@@ -9,6 +9,7 @@ use super::types::{CacheError, CopyOutcome, LocalExtent, Missing, ReadOutcome, R
 use super::{Cache, length};
 use crate::types::{ByteRange, FILE_SIZE_MAX, Ino, PAGE, RangeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 // Room for the records of one operation on content, also when the file moves to a larger slot.
 const ROOM: u64 = SHARED_MAX + 4096;
@@ -152,7 +153,11 @@ impl Cache {
             }
         }
         if !keep && range.end > content.size {
-            self.fill_gap(&file, &mut content, range.end, &mut effects)?;
+            // A tail page that becomes a hole has no rest to be filled: zeros there would bring the page back, with its old bytes.
+            let tail = super::pages::floor(content.size);
+            if !effects.iter().any(|effect| matches!(effect, Effect::Punched { range, .. } if range.contains(&tail))) {
+                self.fill_gap(&file, &mut content, range.end, &mut effects)?;
+            }
             effects.push(Effect::Size { ino, size: range.end });
         }
         if !effects.is_empty() || request.is_some() {
@@ -320,6 +325,10 @@ impl Cache {
         let first = if from < to { &source } else { &file };
         let second = if from < to { &file } else { &source };
         let (mut a, mut b) = (first.inner.lock(), second.inner.lock());
+        // What is taken over from a commit just now has numbers of objects that meta.db may never get.
+        if self.seal.resolving.load(Ordering::SeqCst) {
+            return Ok(CopyOutcome::Copy);
+        }
         let (source, content) = if from < to { (&*a, &mut *b) } else { (&*b, &mut *a) };
         let range = from_offset..from_offset.saturating_add(len).min(source.size);
         if range.is_empty() {

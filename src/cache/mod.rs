@@ -78,7 +78,7 @@ pub struct Cache {
     origin: CacheOrigin,
     dir: PathBuf,
     // Held until the cache is dropped.
-    _lock: nix::fcntl::Flock<std::fs::File>,
+    lock: nix::fcntl::Flock<std::fs::File>,
     meta: Mutex<Meta>,
     ring: Ring,
     disk: disk::Disk,
@@ -315,9 +315,10 @@ impl Cache {
     pub fn released(&self, ino: Ino, writable: bool) {
         let mut handles = self.handles.lock();
         if let Some(entry) = handles.get_mut(&ino) {
-            entry.open = entry.open.saturating_sub(1);
             entry.writable = entry.writable.saturating_sub(u32::from(writable));
-            if entry.open == 0 {
+            entry.open = entry.open.saturating_sub(1).max(entry.writable);
+            // Of handles of an earlier process only those for writing are known.
+            if entry.open == 0 && entry.writable == 0 {
                 handles.remove(&ino);
             }
         }

@@ -253,8 +253,15 @@ impl Cache {
         };
         let slots = Slots::new(&dir.join("data"), free, next_slots(&db)?);
         let checkpointer = Connection::open(dir.join("meta.db"))?;
-        let batch =
-            Batch { checkpointer, wal_path: dir.join("meta.db-wal"), wal: None, wal_max: WAL_BYTES_MAX, last: env.monotonic(), durable: 0 };
+        let batch = Batch {
+            checkpointer,
+            wal_path: dir.join("meta.db-wal"),
+            wal: None,
+            wal_max: WAL_BYTES_MAX,
+            last: env.monotonic(),
+            durable: 0,
+            closed: false,
+        };
         let head = get_state(&db, "head")?.and_then(|bytes| decode_head(&bytes));
         let mut replies = Replies::default();
         if let Some(saved) = get_state(&db, "replies")? {
@@ -285,7 +292,7 @@ impl Cache {
         Ok(Arc::new(Self {
             env,
             origin,
-            _lock: lock,
+            lock,
             meta: Mutex::new(meta),
             ring,
             slots,
@@ -352,6 +359,7 @@ impl Cache {
     /// When the cache's disk fails.
     pub fn close(&self) -> Result<(), CacheError> {
         self.apply_batch()?;
+        self.batch.lock().closed = true;
         put_number(self.meta.lock().write()?, "clean", 1)?;
         self.apply_batch()
     }

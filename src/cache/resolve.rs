@@ -85,6 +85,7 @@ impl Cache {
             objects.iter().map(|object| object_id(db, object)).collect::<Result<_, _>>()?
         };
         let mut begun = Begun::new(self);
+        self.seal.resolving.store(true, Ordering::SeqCst);
         let (mut last, mut cursor) = (0, 0);
         loop {
             let window = self.seal.taken.lock().after(last, WINDOW);
@@ -123,6 +124,7 @@ impl Cache {
         Self::forget_uploads(db)?;
         drop(meta);
         self.apply_locked(&mut batch, begun)?;
+        self.seal.resolving.store(false, Ordering::SeqCst);
         *self.head.lock() = Some(head);
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
         self.totals.rows_frozen.store(0, Ordering::Relaxed);

@@ -177,6 +177,11 @@ impl Slots {
         *next = (*next).max(number(slot) + 1);
     }
 
+    /// A slot that was taken since the last batch is listed as free again: the batch must not take it from the list.
+    pub(super) fn untake(&self, slot: u64) {
+        self.inner.lock().taken.retain(|taken| *taken != slot);
+    }
+
     /// The slot's owner ended, or moved, by the record `lsn`.
     pub(super) fn release(&self, slot: u64, lsn: u64) {
         self.inner.lock().limbo.push((lsn, slot));

@@ -395,6 +395,7 @@ pub(super) fn drop_inode(cache: &Cache, meta: &mut Meta, ino: Ino, is_file: bool
         let slots = content.slot.or(content.spare).into_iter().chain(std::mem::take(&mut content.left));
         for slot in slots {
             db::put_free_slot(meta.write()?, slot)?;
+            cache.slots.untake(slot);
         }
     }
     Ok(file)

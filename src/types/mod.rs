@@ -15,7 +15,7 @@ pub const PAGE: u64 = 4096;
 /// Longest name of a directory entry, in bytes.
 pub const NAME_MAX: usize = 255;
 /// Largest size of a file, in bytes (the sparse data files lie on ext4, whose limit is 16 TiB).
-pub const FILE_SIZE_MAX: u64 = 16 << 40;
+pub const FILE_SIZE_MAX: u64 = (16 << 40) - PAGE;
 /// The root directory's inode number.
 pub const ROOT: Ino = 1;
 /// Numbers in one aligned block of the log (protocol.md 1.5).

@@ -3,10 +3,10 @@
 use super::lab::Lab;
 use crate::cache::disk::{Disk, Hook, Synced};
 use crate::cache::ring::{Place, Ring, Scan};
-use crate::cache::{CacheError, Entry, RequestId, SavedReply, Whence, WriteOutcome};
+use crate::cache::{Cache, CacheError, CopyOutcome, Entry, RequestId, SavedReply, Whence, WriteOutcome};
 use crate::types::ROOT;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 #[test]
 fn replies_survive_the_process() {
@@ -315,4 +315,97 @@ fn files_that_are_only_read_leave_memory_too() {
     }
     let (left, hot) = (lab.cache.files.lock().len(), lab.cache.options.hot_inodes);
     assert!(left <= hot + hot / 4 + 1, "{left} in memory, {hot} wanted");
+}
+
+#[test]
+fn zeros_over_the_end_leave_no_old_bytes() {
+    let mut lab = Lab::new();
+    for (size, at, len) in [(5000, 0, 10_000), (5000, 4500, 5000), (8192, 0, 9000), (100, 50, 100), (9000, 8192, 4096)] {
+        let ino = lab.file(format!("{size} {at}").as_bytes());
+        lab.write(ino, 0, &vec![1; size]);
+        lab.cache.fallocate(None, ino, libc::FALLOC_FL_ZERO_RANGE, at, len).unwrap();
+        let bytes = lab.bytes(ino);
+        bytes.resize(size.max((at + len) as usize), 0);
+        bytes[at as usize..(at + len) as usize].fill(0);
+        lab.check();
+    }
+    lab.crash();
+    lab.check();
+    let sealing = lab.begin_seal();
+    lab.commit(sealing);
+}
+
+#[test]
+fn a_slot_taken_and_freed_within_a_batch_is_free_afterwards() {
+    let mut lab = Lab::new();
+    for name in [b"a", b"b"] {
+        let ino = lab.file(name);
+        lab.write(ino, 0, &[1; 100_000]);
+        lab.remove(ROOT, name);
+        if name == b"a" {
+            lab.cache.apply_batch().unwrap();
+            lab.cache.tick().unwrap();
+        }
+    }
+    lab.cache.close().unwrap();
+    let to = lab.fresh_dir();
+    super::lab::copy_dir(&lab.dir, &to);
+    lab.reopen(to);
+    lab.cache.apply_batch().unwrap();
+    lab.cache.tick().unwrap();
+    let held = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().len();
+    let left: u64 = walk(&lab.dir.join("data")).into_iter().map(held).sum();
+    assert_eq!(left, 0, "bytes that no file owns");
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn nothing_is_shared_while_a_commit_is_taken_over() {
+    let mut lab = Lab::new();
+    let (from, to) = (lab.file(b"from"), lab.file(b"to"));
+    lab.write(from, 0, &[1; 100_000]);
+    let (cache, seen) = (Arc::new(OnceLock::<Weak<Cache>>::new()), Arc::new(OnceLock::new()));
+    let (here, outcome) = (Arc::clone(&cache), Arc::clone(&seen));
+    lab.env = super::lab::armed("cache.in_resolve", 1, move || {
+        let cache = here.get().and_then(Weak::upgrade).unwrap();
+        outcome.set(cache.copy_range(None, from, 0, to, 0, 8192).unwrap()).unwrap();
+    });
+    let dir = lab.fresh_dir();
+    super::lab::copy_dir(&lab.dir, &dir);
+    lab.reopen(dir);
+    cache.set(Arc::downgrade(&lab.cache)).unwrap();
+    let sealing = lab.begin_seal();
+    lab.commit(sealing);
+    assert_eq!(seen.get(), Some(&CopyOutcome::Copy), "its object may never come to meta.db");
+    assert_eq!(lab.cache.copy_range(None, from, 0, to, 0, 8192).unwrap(), CopyOutcome::Shared(8192));
+}
+
+#[test]
+fn a_writer_is_remembered_when_handles_of_an_earlier_process_are_released() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    // What a successor knows: the writable ones.
+    lab.cache.opened(ino, true);
+    lab.cache.opened(ino, true);
+    lab.cache.released(ino, false);
+    lab.cache.released(ino, true);
+    assert_eq!(lab.cache.writable_open(), [ino], "the kernel may hold bytes of it still");
+    lab.cache.released(ino, true);
+    assert!(lab.cache.writable_open().is_empty());
+    assert_eq!(lab.cache.open_count(ino), 0);
+}
+
+#[test]
+fn nothing_is_evicted_after_the_end() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[1; 100_000]);
+    let sealing = lab.begin_seal();
+    lab.commit(sealing);
+    lab.cache.close().unwrap();
+    assert_eq!(lab.cache.evict(u64::MAX).unwrap(), 0);
 }

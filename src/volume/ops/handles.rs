@@ -88,6 +88,13 @@ impl Handles {
         self.state.lock().open.contains_key(&ino)
     }
 
+    /// How many writable handles each inode has.
+    pub(super) fn open_counts(&self) -> Vec<(Ino, u32)> {
+        let mut counts: Vec<(Ino, u32)> = self.state.lock().open.iter().map(|(ino, count)| (*ino, *count)).collect();
+        counts.sort_unstable();
+        counts
+    }
+
     pub(super) fn open_inodes(&self) -> Vec<Ino> {
         let mut inodes: Vec<Ino> = self.state.lock().open.keys().copied().collect();
         inodes.sort_unstable();
@@ -112,8 +119,13 @@ impl State {
     }
 
     fn append(&mut self, record: &[u8]) -> std::io::Result<()> {
+        if let Err(error) = self.file.write_all(record) {
+            // A part of it would put every later one out of its place.
+            self.file.set_len((self.records * RECORD) as u64)?;
+            return Err(error);
+        }
         self.records += 1;
-        self.file.write_all(record)
+        Ok(())
     }
 
     fn compact(&mut self, path: &Path) -> std::io::Result<()> {

@@ -192,8 +192,8 @@ impl Posix {
             orphans: Mutex::new(orphans.into_iter().collect()),
             counters: Counters::default(),
         };
-        for ino in posix.handles.open_inodes() {
-            posix.cache.opened(ino, true);
+        for (ino, count) in posix.handles.open_counts() {
+            (0..count).for_each(|_| posix.cache.opened(ino, true));
         }
         if !resumed && !read_only {
             posix.end_orphans()?;
