@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::types::Ino;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{RecursiveRwLock, RecursiveRwLockReadGuard};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,7 +26,7 @@ pub(super) struct BroughtIn {
 #[derive(Debug)]
 pub(super) struct Open<'a> {
     _file: Option<OwnedFd>,
-    _mount: RwLockReadGuard<'a, ()>,
+    _mount: RecursiveRwLockReadGuard<'a, ()>,
 }
 
 /// One mount.
@@ -35,13 +35,14 @@ pub(super) struct Outside {
     dir: PathBuf,
     env: Env,
     kernel: ByHandle,
-    // Held while the mount is open from here: it could not be unmounted meanwhile.
-    open: RwLock<()>,
+    // Held while the mount is open from here: it could not be unmounted meanwhile. Recursive: an operation on two files holds it twice until
+    // its answer, and the second time must not wait behind an unmount that waits for the first.
+    open: RecursiveRwLock<()>,
 }
 
 impl Outside {
     pub(super) fn new(dir: &Path, env: Env) -> Self {
-        Self { dir: dir.to_path_buf(), env, kernel: ByHandle::new(dir), open: RwLock::new(()) }
+        Self { dir: dir.to_path_buf(), env, kernel: ByHandle::new(dir), open: RecursiveRwLock::new(()) }
     }
 
     pub(super) fn bring_in(&self, inodes: &[Ino]) -> io::Result<Vec<BroughtIn>> {
@@ -68,5 +69,28 @@ impl Outside {
         let mut flags = MntFlags::UMOUNT_NOFOLLOW;
         flags.set(MntFlags::MNT_DETACH, lazy);
         umount2(&self.dir, flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_on_two_files_does_not_wait_behind_an_unmount_that_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = Outside::new(dir.path(), Env::real());
+        std::thread::scope(|scope| {
+            let (_, first) = outside.flush(2);
+            let unmount = scope.spawn(|| outside.unmount(false));
+            // That it waits cannot be asked for; soon it does.
+            for _ in 0..1000 {
+                drop(outside.flush(3));
+                std::thread::yield_now();
+            }
+            assert!(!unmount.is_finished());
+            drop(first);
+            assert!(unmount.join().unwrap().is_err(), "nothing is mounted there");
+        });
     }
 }
