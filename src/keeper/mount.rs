@@ -32,7 +32,8 @@ pub(super) struct Mount {
     // Starts in a row that came to nothing.
     failures: u32,
     next_start: u64,
-    started: Option<Child>,
+    /// The newest supervisor that was started for it, while its end is not known.
+    pub(super) started: Option<Child>,
 }
 
 impl Mount {

@@ -13,6 +13,7 @@ use nix::sys::socket::{MsgFlags, SockFlag, accept4, getsockopt, sockopt};
 use nix::unistd::geteuid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::process::Child;
 
 /// Without mounts and lines it ends after so long, milliseconds.
 const IDLE: u16 = 10_000;
@@ -40,6 +41,8 @@ pub(super) struct Keeper {
     options: Options,
     lines: Vec<Line>,
     mounts: Vec<Mount>,
+    /// Supervisors that were started for mounts which are gone: each is waited for when it ends.
+    orphans: Vec<Child>,
     next_name: u64,
     retired: bool,
 }
@@ -48,7 +51,7 @@ impl Keeper {
     pub(super) fn new(listener: OwnedFd, options: Options) -> io::Result<Self> {
         let set = nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK));
         set.map_err(io::Error::from)?;
-        Ok(Self { listener, options, lines: Vec::new(), mounts: Vec::new(), next_name: 0, retired: false })
+        Ok(Self { listener, options, lines: Vec::new(), mounts: Vec::new(), orphans: Vec::new(), next_name: 0, retired: false })
     }
 
     /// Until it is retired, or holds nothing.
@@ -59,7 +62,7 @@ impl Keeper {
 
     // One wait and what came of it. False: the end.
     fn step(&mut self) -> io::Result<bool> {
-        let forsaken = self.mounts.iter().any(|mount| mount.attendant.is_none());
+        let forsaken = !self.orphans.is_empty() || self.mounts.iter().any(|mount| mount.attendant.is_none());
         let idle = self.mounts.is_empty() && self.lines.is_empty();
         let timeout = match (forsaken, idle && !self.options.stay) {
             (true, _) => PollTimeout::from(LOOK),
@@ -170,7 +173,7 @@ impl Keeper {
                 },
             },
             (Request::LetGo(dir), None) => {
-                self.mounts.retain(|mount| mount.record.dir != dir);
+                self.drop_mounts(|mount| mount.record.dir == dir);
                 Answer::Done
             }
             (Request::Serves(dir, driver, note), None) => match self.mounts.iter_mut().find(|mount| mount.record.dir == dir) {
@@ -230,13 +233,20 @@ impl Keeper {
 
     fn look(&mut self) {
         let now = (self.options.now)();
-        self.mounts.retain(|mount| {
+        self.drop_mounts(|mount| {
             let gone = mount.attendant.is_none() && mount.is_gone();
             if gone {
                 say(&format!("{}: the mount is gone", mount.dir()));
             }
-            !gone
+            gone
         });
         self.mounts.iter_mut().for_each(|mount| mount.look(now));
+        self.orphans.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+
+    // What was started for them may go on for a while; nobody else could wait for its end.
+    fn drop_mounts(&mut self, which: impl Fn(&Mount) -> bool) {
+        let gone = self.mounts.extract_if(.., |mount| which(mount));
+        self.orphans.extend(gone.filter_map(|mut mount| mount.started.take()));
     }
 }

@@ -223,3 +223,38 @@ fn a_mount_that_nobody_attends_is_looked_after_until_it_is_gone() {
     assert!(peer.ended());
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+#[test]
+fn what_was_started_for_a_mount_that_was_let_go_is_waited_for() {
+    let rig = Rig::new(calm);
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = |name: &str| {
+        let path = dir.path().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path
+    };
+    let (said, end) = (fifo("said"), fifo("end"));
+    let (_reader, writer) = pipe();
+    let restart = Restart {
+        cwd: dir.path().as_os_str().as_encoded_bytes().to_vec(),
+        log: dir.path().join("log").into_os_string().into_encoded_bytes(),
+        arguments: ["/bin/sh", "-c", "echo $$ > said; read line < end"].map(|word| word.as_bytes().to_vec()).to_vec(),
+        environment: Vec::new(),
+    };
+    let peer = rig.peer();
+    assert_eq!(peer.with(&Request::Keep(Record { restart: Some(restart), ..record("/a") }), Some(&writer)).unwrap().0, Answer::Done);
+    drop(peer);
+    let child = std::fs::read_to_string(said).unwrap().trim().to_owned();
+    let peer = rig.peer();
+    assert_eq!(peer.ask(&Request::LetGo(b"/a".to_vec())), Answer::Done);
+    std::fs::write(end, "now\n").unwrap();
+    // Until it has ended: a zombie, or nothing any more.
+    let stat = format!("/proc/{child}/stat");
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+        std::thread::yield_now();
+    }
+    // The keeper looks behind each request; the second one is answered after the look behind the first.
+    assert!(peer.list().is_empty());
+    assert!(peer.list().is_empty());
+    assert!(!std::path::Path::new(&stat).exists(), "a zombie is left");
+}
