@@ -104,6 +104,9 @@ pub struct Tip {
     pub open: Option<Box<Record>>,
 }
 
+/// An object that a record names is not there: retention overtook this reader, or it is lost.
+struct Gone(String);
+
 /// Reads a log. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
@@ -128,26 +131,30 @@ impl Reader {
     /// # Errors
     /// The store does not answer, or the last records are damaged and not void.
     pub async fn tip(&self, hint: Hint) -> Result<Tip, LogError> {
+        let mut overtaken = None;
         loop {
             let seq = self.last_number(hint.seq).await?;
             if seq == 0 {
                 return Ok(Tip { seq: 0, hash: Hash([0; 32]), epoch: 0, phase: Phase::Empty, checkpoint: 0, open: None });
             }
-            // `None`: retention overtook this reader; what it saw is not the end any more.
-            if let Some(tip) = self.describe(seq, hint).await? {
-                return Ok(tip);
+            match self.describe(seq, hint).await? {
+                Ok(tip) => return Ok(tip),
+                // Retention overtook this reader: what it saw is not the end any more. It deletes only below what a newer record names; so
+                // when the end is where it was, the object is lost.
+                Err(Gone(name)) if overtaken == Some(seq) => return Err(LogError::missing(name)),
+                Err(Gone(_)) => overtaken = Some(seq),
             }
         }
     }
 
     /// What the last record makes of the log. A few requests: it names the newest checkpoint, and the last `open` is the first record of its
-    /// epoch. `None`: retention overtook this reader.
-    async fn describe(&self, seq: Seq, hint: Hint) -> Result<Option<Tip>, LogError> {
+    /// epoch.
+    async fn describe(&self, seq: Seq, hint: Hint) -> Result<Result<Tip, Gone>, LogError> {
         let (mut at, mut hash, mut newest, mut checkpoint) = (seq, None, None, None);
         // Back over void numbers, and from a `close` to the record that names a checkpoint.
         while at > 0 && checkpoint.is_none() {
             match self.at(at).await? {
-                At::Absent => return Ok(None),
+                At::Absent => return Ok(Err(Gone(self.site.record_name(at)))),
                 At::Void(void) => drop(hash.get_or_insert(void)),
                 At::Record(found) => {
                     hash.get_or_insert(found.hash);
@@ -169,35 +176,39 @@ impl Reader {
             Some(Kind::Fence(_)) => Phase::Fenced,
             _ => Phase::Open,
         };
-        let open = if phase == Phase::Fenced { None } else { Some(self.open_of(&newest, checkpoint, hint.open).await?) };
-        // An `open` that was looked for among records that retention freed meanwhile.
-        if matches!(open, Some(None)) {
-            return Ok(None);
-        }
-        Ok(Some(Tip { seq, hash, epoch: newest.epoch(), phase, checkpoint, open: open.flatten() }))
+        let open = match phase {
+            Phase::Fenced => None,
+            _ => match self.open_of(&newest, checkpoint, hint.open).await? {
+                Ok(open) => Some(open),
+                Err(gone) => return Ok(Err(gone)),
+            },
+        };
+        Ok(Ok(Tip { seq, hash, epoch: newest.epoch(), phase, checkpoint, open }))
     }
 
     /// The `open` of a record's epoch: the first record of that epoch.
-    async fn open_of(&self, newest: &Record, checkpoint: Seq, hint: Seq) -> Result<Option<Box<Record>>, LogError> {
+    async fn open_of(&self, newest: &Record, checkpoint: Seq, hint: Seq) -> Result<Result<Box<Record>, Gone>, LogError> {
         let its = |found: At| match found {
             At::Record(record) if record.epoch() == newest.epoch() && matches!(record.record.kind, Some(Kind::Open(_))) => Some(record),
             _ => None,
         };
         if matches!(newest.record.kind, Some(Kind::Open(_))) {
-            return Ok(Some(Box::new(newest.clone())));
+            return Ok(Ok(Box::new(newest.clone())));
         }
         if hint > checkpoint
             && hint < newest.seq
             && let Some(open) = its(self.at(hint).await?)
         {
-            return Ok(Some(open));
+            return Ok(Ok(open));
         }
         if checkpoint > 0 {
-            let Some(index) = super::checkpoint::load(&self.site, checkpoint).await? else { return Ok(None) };
+            let Some(index) = super::checkpoint::load(&self.site, checkpoint).await? else {
+                return Ok(Err(Gone(names::checkpoint_index(self.site.incarnation(), checkpoint))));
+            };
             if let Some(&last) = index.opens.last()
                 && let Some(open) = its(self.at(last).await?)
             {
-                return Ok(Some(open));
+                return Ok(Ok(open));
             }
         }
         // Epochs only grow along the log: between the checkpoint and the end, halve.
@@ -205,14 +216,14 @@ impl Reader {
         while low < high {
             let middle = low + (high - low) / 2;
             match self.at(middle).await? {
-                At::Absent => return Ok(None),
+                At::Absent => return Ok(Err(Gone(self.site.record_name(middle)))),
                 At::Record(record) if record.epoch() < newest.epoch() => low = middle + 1,
                 At::Record(_) => high = middle,
                 // A void number tells no epoch: one by one from here.
-                At::Void(_) => return self.open_one_by_one(low, high, &its).await,
+                At::Void(_) => return self.open_one_by_one(low, high, &its).await.map(Ok),
             }
         }
-        self.open_one_by_one(low, low, &its).await
+        self.open_one_by_one(low, low, &its).await.map(Ok)
     }
 
     async fn open_one_by_one(
@@ -220,10 +231,10 @@ impl Reader {
         low: Seq,
         high: Seq,
         its: &(dyn Fn(At) -> Option<Box<Record>> + Sync),
-    ) -> Result<Option<Box<Record>>, LogError> {
+    ) -> Result<Box<Record>, LogError> {
         for seq in low..=high {
             if let Some(open) = its(self.at(seq).await?) {
-                return Ok(Some(open));
+                return Ok(open);
             }
         }
         Err(LogError::damaged(self.site.record_name(low), "the `open` of the epoch in force is not among the records since the checkpoint"))

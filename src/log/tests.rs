@@ -9,7 +9,7 @@ use crate::format::marker::Marker;
 use crate::format::names;
 use crate::format::seal::{Cipher, Sealer};
 use crate::rpc::control_record::Kind;
-use crate::rpc::{Attach, Claim, Commit, Delta, Extent, ExtentChange, FrameRef, Holder, ObjectRef, Purge, Retire, Undo, Void};
+use crate::rpc::{Attach, Checkpoint, Claim, Commit, Delta, Extent, ExtentChange, FrameRef, Holder, ObjectRef, Purge, Retire, Undo, Void};
 use crate::store::{ObjectMeta, Put, Store, StoreError};
 use crate::types::{Identity, Incarnation, StoreId, UnixNanos, WriterId};
 use async_trait::async_trait;
@@ -22,6 +22,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+mod lost;
 
 const LIFE: Incarnation = Incarnation([5; 16]);
 

@@ -1,7 +1,7 @@
 //! Appending to the log: open, prepare, put, close, fence.
 //!
 //! ```text
-//! open     read to the end -> put `open`, epoch + 1 -> read it back -> no marker on its block? -> the volume is ours
+//! open     read to the end -> nothing behind it? -> put `open`, epoch + 1 -> read it back -> no marker on its block? -> the volume is ours
 //! commit   approve (nameable) -> prepare -> caller makes the intent durable -> put the same bytes until the outcome is known -> resolved
 //! ```
 //! A number is put with one content only. Until its outcome is known nothing else is prepared, whoever asks; [`Writer::abandon`] takes back
@@ -15,7 +15,11 @@ use crate::rpc::log_record::Kind;
 use crate::rpc::{Close, Fence, Holder, LogRecord, ObjectRef, Open};
 use crate::types::{CacheId, Epoch, Hash, Head, Intent, Nonce, Seq, WriterId};
 use bytes::Bytes;
+use futures::future::try_join_all;
 use std::collections::BTreeSet;
+
+/// So many numbers behind its own an opener looks at: one round of requests, and none of it in a log that is whole.
+const LOOK_BEHIND: Seq = 4;
 
 /// A record ready to be put under the next number.
 #[derive(Debug, Clone, PartialEq)]
@@ -359,6 +363,9 @@ async fn append_open(reader: &Reader, tip: &Tip, writer: WriterId, kind: Kind) -
     let prepared = encode(site, tip.seq, tip.hash, tip.epoch + 1, writer, kind)?;
     let Intent { seq, epoch, hash, bytes, .. } = prepared.intent;
     let name = site.record_name(seq);
+    if lost_or_overtaken(site, seq).await? {
+        return Ok(None);
+    }
     site.env().failpoint("log.before_open");
     if site.create(&name, &bytes).await? != Created::Ours {
         return Ok(None);
@@ -373,6 +380,21 @@ async fn append_open(reader: &Reader, tip: &Tip, writer: WriterId, kind: Kind) -
         return Ok(None);
     }
     Ok(Some(Head { seq, hash, epoch }))
+}
+
+/// Records behind the number that is about to be filled. The end was found by asking for few numbers, as records are a prefix of the
+/// numbers; where the store has lost one, a second valid record would be put under its number. True: the log went on meanwhile.
+async fn lost_or_overtaken(site: &Site, seq: Seq) -> Result<bool, LogError> {
+    let later: Vec<String> = (1..=LOOK_BEHIND).map(|n| site.record_name(seq + n)).collect();
+    if try_join_all(later.iter().map(|name| site.size(name))).await?.iter().all(Option::is_none) {
+        return Ok(false);
+    }
+    // Those were put after the one at `seq`: asked for only now, it is there, or it was freed after its block was marked.
+    let name = site.record_name(seq);
+    if site.size(&name).await?.is_some() || block::load(site, site.block_of(seq)).await?.is_some() {
+        return Ok(true);
+    }
+    Err(LogError::missing(name))
 }
 
 fn untrusted(name: String, there: bool) -> LogError {
