@@ -93,7 +93,9 @@ impl Volume {
     }
 
     fn bring_in(&self) -> Vec<(Ino, u64)> {
-        self.served.as_ref().unwrap().1.kernel_pages().bring_in()
+        let brought = self.served.as_ref().unwrap().1.kernel_pages().bring_in();
+        assert_eq!(brought.missed, None);
+        brought.sizes
     }
 
     fn dir(&self) -> PathBuf {
@@ -392,6 +394,11 @@ fn what_the_kernel_holds_is_brought_in() {
     file.write_all(b"before the link").unwrap();
     fs::hard_link(v.path("log.1"), &path).unwrap();
     assert_eq!(v.posix().getattr(ino).unwrap().size, (3 << 20) + 36);
+    // A file without a name is in no commit, and no reason to wait.
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(v.path("log.1")).unwrap();
+    file.write_all(b"of nobody").unwrap();
+    v.bring_in();
     drop(file);
     // The RELEASE is sent behind the close.
     while !v.posix().writable_open().is_empty() {

@@ -30,9 +30,9 @@ pub use session::Init;
 
 use crate::env::Env;
 use crate::telemetry::Histogram;
-use crate::types::{Fault, FaultKind, Ino};
+use crate::types::{Fault, FaultKind};
 use crate::volume::Posix;
-use crate::writeback::KernelPages;
+use crate::writeback::{Brought, KernelPages};
 use journal::Journal;
 use mount::MountPoint;
 use outside::Outside;
@@ -52,7 +52,7 @@ impl KernelPages for Work {
         self.any_writable()
     }
 
-    fn bring_in(&self) -> Vec<(Ino, u64)> {
+    fn bring_in(&self) -> Brought {
         Self::bring_in(self)
     }
 }

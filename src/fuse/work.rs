@@ -14,12 +14,13 @@ use super::times::{Op, Timed, Times};
 use crate::env::Env;
 use crate::types::{ByteRange, Fault, Ino};
 use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
+use crate::writeback::Brought;
 use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite, Request};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub(super) struct Work {
     env: Env,
     connection: u64,
     init: Mutex<Option<Init>>,
+    ended: AtomicBool,
     fetches: Pool,
     flushes: Pool,
     syncs: Pool,
@@ -63,6 +65,7 @@ impl Work {
             env,
             connection,
             init: Mutex::new(init),
+            ended: AtomicBool::new(false),
             fetches: Pool::new("fuse-fetch", FETCH_THREADS),
             flushes: Pool::new("fuse-flush", FLUSH_THREADS),
             syncs: Pool::new("fuse-sync", SYNC_THREADS),
@@ -125,37 +128,47 @@ impl Work {
         self.env.failpoint("fuse.after_change_before_reply");
     }
 
+    /// The connection is gone: nothing more comes from the kernel, whatever was open when it ended.
     pub(super) fn close(&self) {
+        self.ended.store(true, Ordering::Release);
         for pool in [&self.fetches, &self.flushes, &self.syncs, &self.delays] {
             pool.close();
         }
     }
 
     pub(super) fn any_writable(&self) -> bool {
-        self.posix.any_writable_open()
+        self.posix.any_writable_open() && !self.ended.load(Ordering::Acquire)
     }
 
     /// Brings in what the kernel holds of every file open for writing, with the size it had before (protocol.md 6.2).
-    pub(super) fn bring_in(&self) -> Vec<(Ino, u64)> {
+    pub(super) fn bring_in(&self) -> Brought {
         let open = self.posix.writable_open();
-        if open.is_empty() {
-            return Vec::new();
+        if open.is_empty() || self.ended.load(Ordering::Acquire) {
+            return Brought::default();
         }
         let brought = match &self.hands {
             Hands::Own(outside) => outside.bring_in(&open).map_err(Fault::from),
             Hands::Holder(holder) => holder.bring_in(&open),
         };
-        let brought = brought.unwrap_or_else(|error| {
-            tracing::warn!(%error, "what the kernel holds cannot be brought in: it comes when the kernel sends it, within half a minute");
-            Vec::new()
-        });
-        for file in &brought {
-            // A WRITE that failed is known by its own error, kept for fsync; a file that is gone is nothing to flush.
-            if !matches!(file.errno, 0 | libc::ESTALE) {
-                tracing::warn!(ino = file.ino, errno = file.errno, "the kernel's bytes of a file could not all be brought in");
+        let brought = match brought {
+            Ok(brought) => brought,
+            Err(error) => {
+                tracing::warn!(%error, "what the kernel holds cannot be brought in: it comes when the kernel sends it, within half a minute");
+                return Brought { missed: Some(error.to_string()), ..Brought::default() };
             }
+        };
+        let mut missed = None;
+        for file in brought.iter().filter(|file| file.errno != 0 && self.is_missed(file.ino)) {
+            // A WRITE that failed is known by its own error too, kept for fsync.
+            tracing::warn!(ino = file.ino, errno = file.errno, "the kernel's bytes of a file could not all be brought in");
+            missed = Some(format!("inode {}: {}", file.ino, std::io::Error::from_raw_os_error(file.errno)));
         }
-        brought.iter().filter_map(|file| file.size.map(|size| (file.ino, size))).collect()
+        Brought { sizes: brought.iter().filter_map(|file| file.size.map(|size| (file.ino, size))).collect(), missed }
+    }
+
+    // A file that was closed meanwhile has sent everything; one without a name is in no commit.
+    fn is_missed(&self, ino: Ino) -> bool {
+        self.posix.is_writable_open(ino) && self.posix.getattr(ino).is_ok_and(|attr| attr.nlink > 0)
     }
 
     pub(super) fn unmount(&self, lazy: bool) -> Result<Result<(), Errno>, Fault> {

@@ -195,8 +195,8 @@ impl Brancher {
     async fn attempt(&mut self, kernel: &Arc<dyn KernelPages>) -> Result<Kept, Fault> {
         let Some(head) = self.cache.head() else { return Ok(Kept::Nothing) };
         let pages = Arc::clone(kernel);
-        let points = blocking(move || Ok(pages.bring_in())).await?;
-        self.cache.flush_points(&points);
+        let brought = blocking(move || Ok(pages.bring_in())).await?;
+        self.cache.flush_points(&brought.sizes);
         if !self.cache.changed() {
             return Ok(Kept::Nothing);
         }

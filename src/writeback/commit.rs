@@ -43,12 +43,14 @@ pub(super) struct Committer {
 }
 
 /// What an attempt to commit did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Done {
     /// Everything that was dirty at its cut (and is not `local`) is in the log.
     pub(super) full: bool,
     /// Something was held only until a tag file is read: seal again at once.
     pub(super) again: bool,
+    /// Why not all that the kernel holds came in before the cut, if it was asked: then the commit is not full.
+    pub(super) missed: Option<String>,
 }
 
 impl Committer {
@@ -60,13 +62,15 @@ impl Committer {
     pub(super) async fn commit(&mut self, with_kernel: bool) -> Result<Done, Fault> {
         let env = self.objects.env().clone();
         let began = env.monotonic();
+        let mut missed = None;
         if with_kernel {
             let kernel = Arc::clone(&self.kernel);
-            let points = blocking(move || Ok(kernel.bring_in())).await?;
-            self.cache.flush_points(&points);
+            let brought = blocking(move || Ok(kernel.bring_in())).await?;
+            self.cache.flush_points(&brought.sizes);
+            missed = brought.missed;
         }
         if !self.cache.changed() && !self.checkpoint_unnamed {
-            return Ok(Done { full: true, again: false });
+            return Ok(Done { full: missed.is_none(), again: false, missed });
         }
         let seal = self.seal().await?;
         let sealed = env.monotonic();
@@ -86,7 +90,7 @@ impl Committer {
         })
         .await?;
         self.classifier = classifier;
-        Ok(Done { full: full && !again, again })
+        Ok(Done { full: full && !again && missed.is_none(), again, missed })
     }
 
     /// With something dirty for `age`, before its time to be sealed has come: asks for a successor when that is due (protocol.md 1.10).

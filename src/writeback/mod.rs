@@ -39,4 +39,4 @@ pub use clone::{Cloned, clone_tree};
 pub use domain::Classifier;
 pub use plan::QUIET_MAX;
 pub use progress::{LastCommit, Progress, State, Trouble};
-pub use run::{Ended, KernelPages, Lag, Loop, NoKernel, Parts, WriteBack};
+pub use run::{Brought, Ended, KernelPages, Lag, Loop, NoKernel, Parts, WriteBack};

@@ -82,6 +82,11 @@ pub const QUIET_MAX: Duration = Duration::from_secs(60);
 /// protocol.md 1.10, which the request itself is part of.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(20);
 
+/// When what the kernel holds did not all come in for somebody who waits: asked again after so long,
+pub(super) const KERNEL_AGAIN: Duration = Duration::from_secs(1);
+/// and so often until that one is told.
+pub(super) const KERNEL_TRIES: u32 = 30;
+
 /// Whether a pack of so many stored bytes and frames is to be closed.
 #[must_use]
 pub(super) fn pack_is_full(bytes: usize, frames: usize) -> bool {

@@ -21,8 +21,17 @@ use tokio::sync::{Notify, oneshot};
 pub trait KernelPages: Send + Sync + std::fmt::Debug {
     /// Whether any file is open for writing, so that the kernel may hold bytes that the driver has not seen.
     fn any(&self) -> bool;
-    /// Brings everything in, as of the call. For each file the size that the kernel knew before (protocol.md 6.2). Blocks.
-    fn bring_in(&self) -> Vec<(Ino, u64)>;
+    /// Brings everything in, as of the call. Blocks.
+    fn bring_in(&self) -> Brought;
+}
+
+/// What came of asking the kernel for its pages.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Brought {
+    /// For each file the size that the kernel knew before (protocol.md 6.2).
+    pub sizes: Vec<(Ino, u64)>,
+    /// Why not everything came, if so: what programs wrote last may still be in the kernel alone.
+    pub missed: Option<String>,
 }
 
 /// No kernel in front: everything written has arrived.
@@ -33,8 +42,8 @@ impl KernelPages for NoKernel {
     fn any(&self) -> bool {
         false
     }
-    fn bring_in(&self) -> Vec<(Ino, u64)> {
-        Vec::new()
+    fn bring_in(&self) -> Brought {
+        Brought::default()
     }
 }
 
@@ -152,6 +161,7 @@ impl WriteBack {
             committer,
             kernel_seen: Duration::ZERO,
             failures: 0,
+            missed: 0,
             relieved: false,
             spending: Spending::default(),
             accounted: requests.total(),
@@ -238,6 +248,8 @@ pub struct Loop {
     kernel_seen: Duration,
     /// In a row.
     failures: u32,
+    /// Tries in a row to bring the kernel's pages in for somebody who waits.
+    missed: u32,
     /// A seal without the kernel made room while somebody waited for a full commit.
     relieved: bool,
     spending: Spending,
@@ -368,7 +380,13 @@ impl Loop {
                 for waiter in flushes {
                     let _ = waiter.send(Ok(head));
                 }
+                let missed = done.as_ref().ok().and_then(|done| done.missed.clone());
             }
+                match missed {
+                    Some(why) if wanted || drain => self.missed(&why).await,
+                    None if with_kernel => self.missed = 0,
+                    _ => {}
+                }
             Ok(done) => {
                 self.handle.inbox.lock().flushes.extend(flushes);
                 if done.again {
@@ -400,6 +418,23 @@ impl Loop {
         let lag = handle.lag().in_force;
         let now = handle.env.monotonic();
         let age = |at: Duration| now.saturating_sub(at);
+    /// Somebody waits for a full commit, and what the kernel holds did not all come. It is asked again soon; who has waited through many
+    /// tries is told, as nothing here says when it will be better. A drain goes on: its mount is gone or ends with its last user.
+    async fn missed(&mut self, why: &str) {
+        self.missed += 1;
+        if self.missed >= plan::KERNEL_TRIES {
+            self.missed = 0;
+            let told = format!(
+                "not all that programs wrote is in a commit: what the kernel holds of files open for writing cannot be brought in ({why}); \
+                 close or fsync them, then flush again"
+            );
+            for waiter in self.handle.inbox.lock().flushes.drain(..) {
+                let _ = waiter.send(Err((FaultKind::Unknown, told.clone())));
+            }
+        }
+        self.rest(plan::KERNEL_AGAIN).await;
+    }
+
         let kernel_may_hold = handle.kernel.lock().any().then(|| now.saturating_sub(self.kernel_seen));
         Situation {
             oldest_dirty: if handle.cache.changed() {

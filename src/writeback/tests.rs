@@ -1,7 +1,8 @@
 //! The loop on a store in memory and a cache in a temporary directory, in a world whose clock goes only when a test says so.
 
 use super::{
-    BranchNews, BranchPhase, Brancher, Branches, Classifier, Ended, Kept, KernelPages, Lag, NoKernel, Parts, QUIET_MAX, Tail, WriteBack,
+    BranchNews, BranchPhase, Brancher, Branches, Brought, Classifier, Ended, Kept, KernelPages, Lag, NoKernel, Parts, QUIET_MAX, Tail,
+    WriteBack,
 };
 use crate::cache::{Cache, CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update, WriteOutcome};
 use crate::env::{Clock, Env, Failpoints, Random};
@@ -26,6 +27,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+
+mod trouble;
 
 const LIFE: Incarnation = Incarnation([5; 16]);
 const CACHE: CacheId = CacheId([3; 16]);
@@ -140,12 +143,16 @@ fn params(writer: u8) -> WriterParams {
 
 impl World {
     async fn new(shape: Shape) -> Self {
+        Self::on(shape, |store| store).await
+    }
+
+    async fn on(shape: Shape, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Stepped::new();
         let env = Env::new(Arc::clone(&clock) as _, Arc::clone(&clock) as _, Failpoints::none());
         let requests = Arc::new(Counters::default());
         let memory = Arc::new(Memory::new(env.clone()));
-        let store: Arc<dyn Store> = Arc::new(Counting::new(memory, Arc::clone(&requests), env.clone()));
+        let store = wrap(Arc::new(Counting::new(memory, Arc::clone(&requests), env.clone())));
         let sealer = Sealer::new(Cipher::None, &[1; 32], StoreId([1; 16]), Some(LIFE));
         let site = Site::new(Arc::clone(&store), env.clone(), sealer.clone(), LIFE);
         let objects = Objects::new(store, sealer, LIFE, env.clone());
@@ -325,10 +332,10 @@ impl KernelPages for Flooding {
         true
     }
 
-    fn bring_in(&self) -> Vec<(Ino, u64)> {
+    fn bring_in(&self) -> Brought {
         write(&self.cache, self.ino, 0, &[1; 8192]);
         self.brought.store(true, Ordering::Relaxed);
-        Vec::new()
+        Brought::default()
     }
 }
 
@@ -351,12 +358,12 @@ impl KernelPages for Slow {
         true
     }
 
-    fn bring_in(&self) -> Vec<(Ino, u64)> {
+    fn bring_in(&self) -> Brought {
         let mut cuts = self.cuts.lock();
         write(&self.cache, self.ino, cuts.len() as u64 * 4096, &[1; 4096]);
         cuts.push(self.clock.monotonic());
         self.clock.advance(Duration::from_millis(400));
-        Vec::new()
+        Brought::default()
     }
 }
 
