@@ -5,7 +5,7 @@ use crate::cache::Cache;
 use crate::env::Env;
 use crate::hydrate::Fetcher;
 use crate::types::{ByteRange, Fault, FaultKind, Ino};
-use crate::writeback::{Ended, WriteBack};
+use crate::writeback::{Ended, Progress, WriteBack};
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,6 +22,15 @@ pub(super) struct Engine {
     pub(super) run: Mutex<Option<JoinHandle<Ended>>>,
 }
 
+impl Engine {
+    /// Gives up what waits for the store.
+    pub(super) fn cancel(&self) {
+        if let Some(writeback) = &self.writeback {
+            writeback.cancel();
+        }
+    }
+}
+
 /// The engine, as soon as there is one.
 #[derive(Debug, Default)]
 pub(super) struct Late {
@@ -36,6 +45,15 @@ impl Late {
         }
     }
 
+    /// After it was set: `side` may have been cancelled before there was anything else to cancel.
+    pub(super) fn follow(&self, side: &Progress) {
+        if side.is_cancelled()
+            && let Some(engine) = self.engine.get()
+        {
+            engine.cancel();
+        }
+    }
+
     /// There will be none.
     pub(super) fn fail(&self) {
         self.ready.send_replace(true);
@@ -46,6 +64,17 @@ impl Late {
         self.ready.subscribe().wait_for(|ready| *ready).await.ok()?;
         self.engine.get()
     }
+}
+
+/// What `future` says, unless `side` is cancelled first.
+pub(super) async fn unless_cancelled<T>(side: &Progress, future: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    side.cancelled_or(future).await?
+}
+
+/// The end of a volume that did not wait for the store.
+pub(super) fn given_up() -> Fault {
+    let what = "given up before everything was committed: the cache keeps the rest, the next mount here goes on with it";
+    Fault::new(FaultKind::Unknown, what)
 }
 
 /// Fetches for the operations, from threads that may wait.
@@ -94,5 +123,42 @@ impl LateProgress {
             Some(engine) => engine.writeback.as_ref().is_some_and(|writeback| writeback.progress().is_over()),
             None => *self.0.ready.borrow(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update};
+    use crate::types::{CacheId, Identity, Incarnation, ROOT, StoreId};
+    use crate::volume::{RunOptions, Sizes, Volume};
+
+    #[tokio::test]
+    async fn giving_up_ends_a_resumed_mount_whose_store_never_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::parse("a/b").unwrap();
+        let options = || {
+            let mut options = CacheOptions::new(dir.path().join("cache"));
+            (options.log_bytes, options.any_file_system, options.no_sync) = (4 << 20, true, true);
+            options
+        };
+        let (store_id, incarnation, cache_id) = (StoreId([1; 16]), Incarnation([5; 16]), CacheId([3; 16]));
+        let origin = CacheOrigin { store_id, incarnation, identity: identity.clone(), cache_id };
+        let cache = Cache::create(Env::real(), options(), &origin).unwrap();
+        cache.set_epoch(1).unwrap();
+        cache.close().unwrap();
+        drop(cache);
+        let sizes = Sizes { cache_max: 1 << 30, dirty_max: 1 << 29, capacity: None };
+        let never = std::future::pending();
+        let volume = Volume::resume(Env::real(), &identity, options(), sizes, RunOptions::default(), never).await.unwrap();
+        let make = |update: &mut Update<'_>| -> Result<((), SavedReply), CacheError> {
+            let ino = update.new_inode(&NewInode { mode: libc::S_IFREG | 0o644, ..NewInode::default() })?.ino;
+            update.set_name(ROOT, b"f", ino)?;
+            Ok(((), SavedReply::Empty))
+        };
+        volume.cache().update(None, make).unwrap();
+        volume.cancel();
+        // Dirty, and never asked for: not a clean end.
+        assert_eq!(volume.close().await.unwrap_err().kind, FaultKind::Unknown);
     }
 }

@@ -4,7 +4,7 @@
 //! until its `open` is stored it commits nothing, and reads of absent bytes wait.
 
 use super::branch;
-use super::late::{BlockingFetch, Engine, Late};
+use super::late::{self, BlockingFetch, Engine, Late};
 use super::limits::{Limits, Sizes};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
 use super::ops::{Fetch, Gate, Options, Posix};
@@ -113,8 +113,8 @@ impl Volume {
         let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
         let later = Arc::clone(&volume);
         let task = tokio::spawn(async move {
-            match params.await {
-                Ok(params) => match later.open_late(&params, local).await {
+            match late::unless_cancelled(&later.side, params).await {
+                Ok(params) => match late::unless_cancelled(&later.side, later.open_late(&params, local)).await {
                     Ok(opened) => later.start(&params, opened, run),
                     Err(fault) => later.not_opened(Some(&params), &fault).await,
                 },
@@ -150,7 +150,7 @@ impl Volume {
         let mut orphan = self.orphan.lock().await;
         // Who closes the volume waits for this lock from here on.
         self.engine.fail();
-        match branch::objects_of(params, self.cache.origin().incarnation).await {
+        match late::unless_cancelled(&self.side, branch::objects_of(params, self.cache.origin().incarnation)).await {
             Ok(objects) => {
                 let brancher = branch::brancher(params, objects, Arc::clone(&self.cache), &self.side, &self.branches);
                 let kernel = Arc::clone(&self.kernel.lock());
@@ -233,6 +233,7 @@ impl Volume {
         *self.report.lock() = report;
         let task = tokio::spawn(run_loop.run());
         self.engine.set(Engine { fetcher, writeback: Some(writeback), run: Mutex::new(Some(task)) });
+        self.engine.follow(&self.side);
         let (side, branches) = (Arc::clone(&self.side), Arc::clone(&self.branches));
         let task = tokio::spawn(async move { branch::store_asides(&aside.0, &aside.1, &side, &branches).await });
         *self.asides.lock() = Some(task);
@@ -388,14 +389,13 @@ impl Volume {
                 None => Ok(()),
                 Some(task) => match task.await {
                     Ok(Ended::Closed) => Ok(()),
-                    Ok(Ended::Cancelled) => Err(Fault::new(
-                        FaultKind::Unknown,
-                        "given up before everything was committed: the cache keeps the rest, the next mount here goes on with it",
-                    )),
+                    Ok(Ended::Cancelled) => Err(late::given_up()),
                     Ok(Ended::Failed(fault)) => Err(fault),
                     Err(error) => Err(Fault::with(FaultKind::Local, "write-back did not end", error)),
                 },
             };
+        } else if self.side.is_cancelled() && self.cache.changed() {
+            result = Err(late::given_up());
         }
         if let Some(brancher) = self.orphan.lock().await.as_mut() {
             let kernel = Arc::clone(&self.kernel.lock());
@@ -425,8 +425,8 @@ impl Volume {
     /// Gives up what waits for the store, so that [`Self::close`] ends at once; the cache stays to be resumed.
     pub fn cancel(&self) {
         self.side.cancel();
-        if let Some(writeback) = self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()) {
-            writeback.cancel();
+        if let Some(engine) = self.engine.engine.get() {
+            engine.cancel();
         }
     }
 }

@@ -286,7 +286,7 @@ impl Brancher {
             totals: Some(rpc::Totals { inodes: totals.inodes, bytes: totals.bytes, uploaded }),
             ..rpc::Commit::default()
         };
-        let Placed { .. } = delta::place(&self.objects, &self.progress, home, (seal, &stored), &mut state).await?;
+        let Placed { .. } = delta::place(&self.objects, &self.progress, home, (seal, &stored), &mut state, std::future::pending()).await?;
         // The producer has ended: nobody else holds it.
         drop(stored);
         Ok(state)

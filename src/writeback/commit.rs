@@ -104,6 +104,14 @@ impl Committer {
         looked.inspect_err(|fault| self.note_fence(fault))
     }
 
+    /// Goes on looking for a successor while nothing else can be done about what is dirty `since` then (monotonic); ends only with the
+    /// reason why nothing more is to be stored.
+    pub(super) async fn watch(&mut self, since: Duration) -> Fault {
+        let fault = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked, since).await;
+        self.note_fence(&fault);
+        fault
+    }
+
     fn note_fence(&self, fault: &Fault) {
         if fault.kind == FaultKind::Fenced {
             self.progress.set_fenced(fault);
@@ -164,9 +172,11 @@ impl Committer {
     async fn upload_and_put(&mut self, seal: &Arc<Seal>) -> Result<(Head, Stored, rpc::Commit, Vec<PackedDelta>), Fault> {
         let home = Home::Log(self.writer.epoch());
         let (reuse, arrived) = (self.reuse().await?, Mutex::default());
-        let watch = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked);
+        // From stage to stage: each by itself may be shorter than the time between two looks.
+        let since = self.progress.state().sealed_since.unwrap_or_else(|| self.objects.env().monotonic());
+        let watching = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked, since);
         let with = Uploading { objects: &self.objects, cache: &self.cache, home, progress: &self.progress, reuse, arrived: &arrived };
-        let stored = upload::upload(with, seal, watch).await;
+        let stored = upload::upload(with, seal, watching).await;
         for object in arrived.into_inner() {
             self.writer.nameable().uploaded(object)?;
         }
@@ -179,7 +189,8 @@ impl Committer {
             totals.uploaded = stored.of(Origin::Own).map(|object| object.size).sum();
         }
         let stored = Arc::new(stored);
-        let placed = delta::place(&self.objects, &self.progress, home, (seal, &stored), &mut commit).await?;
+        let watching = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked, since);
+        let placed = delta::place(&self.objects, &self.progress, home, (seal, &stored), &mut commit, watching).await?;
         let Placed { deltas, packs: delta_packs } = placed;
         let stored = Arc::into_inner(stored).ok_or_else(|| Fault::new(FaultKind::Local, "an upload is still being read"))?;
         self.objects.env().failpoint("writeback.after_pack_before_commit");
@@ -288,9 +299,18 @@ impl Committer {
             policy: self.classifier.policy().text().to_owned(),
         };
         // What the store said it stored must be there (protocol.md 1.9), before anything is built on it.
-        self.writer.verify_newest().await?;
+        self.progress.cancelled_or(self.writer.verify_newest()).await??;
         let site = self.writer.site().clone();
-        self.tail.write(&self.objects, &site, &self.progress, point).await?;
+        let since = self.objects.env().monotonic();
+        tokio::select! {
+            biased;
+            written = self.progress.cancelled_or(self.tail.write(&self.objects, &site, &self.progress, point)) => written??,
+            // What was written since the cut is dirty.
+            fault = watch(&self.objects, &self.progress, &mut self.writer, &mut self.looked, since) => {
+                self.note_fence(&fault);
+                return Err(fault);
+            }
+        }
         self.writer.name_checkpoint(head.seq);
         self.checkpoint_unnamed = true;
         tracing::info!(seq = head.seq, name = names::checkpoint_index(self.objects.incarnation(), head.seq), "checkpoint stored");
@@ -326,9 +346,8 @@ async fn look_when_due(
     Ok(())
 }
 
-/// Goes on looking; ends only with the reason why nothing more is to be stored.
-async fn watch(objects: &Objects, progress: &Progress, writer: &mut Writer, looked: &mut Duration) -> Fault {
-    let since = objects.env().monotonic();
+/// Goes on looking, as something is dirty since then; ends only with the reason why nothing more is to be stored.
+async fn watch(objects: &Objects, progress: &Progress, writer: &mut Writer, looked: &mut Duration, since: Duration) -> Fault {
     loop {
         if let Err(fault) = look_when_due(objects, progress, writer, looked, since).await {
             return fault;

@@ -31,13 +31,15 @@ pub(super) struct Placed {
     pub(super) packs: Vec<rpc::ObjectRef>,
 }
 
-/// Puts what `seal` changed, with the extents that `stored` says, into `commit`, or into packs of its own when it is much.
+/// Puts what `seal` changed, with the extents that `stored` says, into `commit`, or into packs of its own when it is much. Ends early with
+/// what `stop` says, if it says anything.
 pub(super) async fn place(
     objects: &Objects,
     progress: &Progress,
     home: Home,
     (seal, stored): (&Arc<Seal>, &Arc<Stored>),
     commit: &mut rpc::Commit,
+    stop: impl Future<Output = Fault>,
 ) -> Result<Placed, Fault> {
     let (send, mut made) = mpsc::channel(1);
     let (rows, extents) = (Arc::clone(seal), Arc::clone(stored));
@@ -65,8 +67,11 @@ pub(super) async fn place(
         framing.close(commit).await?;
         placed.packs = framing.packs;
         Ok(placed)
-    }
-    .await;
+    };
+    let placed = tokio::select! {
+        placed = placed => placed,
+        fault = stop => Err(fault),
+    };
     drop(made);
     // The seal is read until it ends.
     let ended = producer.await.map_err(|error| Fault::with(FaultKind::Local, "reading what was sealed did not end", error))?;

@@ -208,7 +208,10 @@ impl Progress {
     }
 
     /// Waits for `future` unless cancelled first.
-    pub(super) async fn cancelled_or<F: Future>(&self, future: F) -> Result<F::Output, Fault> {
+    ///
+    /// # Errors
+    /// [`FaultKind::Unknown`]: cancelled.
+    pub async fn cancelled_or<F: Future>(&self, future: F) -> Result<F::Output, Fault> {
         let mut cancelled = self.cancelled.subscribe();
         tokio::select! {
             biased;

@@ -275,8 +275,10 @@ impl Loop {
                     let pause = plan::backoff(self.failures);
                     self.failures += 1;
                     self.handle.progress.store_failed(&self.handle.env, &fault, pause);
-                    if self.handle.progress.cancelled_or(self.handle.env.sleep(pause)).await.is_err() {
-                        break Ended::Cancelled;
+                    match self.pause(pause).await {
+                        Ok(()) => {}
+                        Err(_) if self.handle.progress.is_cancelled() => break Ended::Cancelled,
+                        Err(fault) => break Ended::Failed(fault),
                     }
                 }
                 Err(fault) => break Ended::Failed(fault),
@@ -302,6 +304,21 @@ impl Loop {
             self.branch().await;
         }
         ended
+    }
+
+    /// Leaves what fails alone for a while. With anything dirty it goes on looking for a successor meanwhile: the failure may be here, and last.
+    async fn pause(&mut self, pause: Duration) -> Result<(), Fault> {
+        let handle = &self.handle;
+        let over = handle.progress.cancelled_or(handle.env.sleep(pause));
+        if !handle.cache.changed() {
+            return over.await;
+        }
+        let since = handle.cache.oldest_dirty().unwrap_or_else(|| handle.env.monotonic());
+        tokio::select! {
+            biased;
+            over = over => over,
+            fault = self.committer.watch(since) => Err(fault),
+        }
     }
 
     /// Another writer has the volume: what was not committed goes beside the log, and once more when the mount ends, with what the kernel
@@ -363,7 +380,13 @@ impl Loop {
                     self.account();
                 }
                 let full = done.as_ref().is_ok_and(|done| done.full) && with_kernel;
+                let missed = done.as_ref().ok().and_then(|done| done.missed.clone());
                 self.answer(flushes, done, with_kernel)?;
+                match missed {
+                    Some(why) if wanted || drain => self.missed(&why).await,
+                    None if with_kernel => self.missed = 0,
+                    _ => {}
+                }
                 if drain && full {
                     return self.close().await.map(|()| false);
                 }
@@ -380,13 +403,7 @@ impl Loop {
                 for waiter in flushes {
                     let _ = waiter.send(Ok(head));
                 }
-                let missed = done.as_ref().ok().and_then(|done| done.missed.clone());
             }
-                match missed {
-                    Some(why) if wanted || drain => self.missed(&why).await,
-                    None if with_kernel => self.missed = 0,
-                    _ => {}
-                }
             Ok(done) => {
                 self.handle.inbox.lock().flushes.extend(flushes);
                 if done.again {
@@ -399,6 +416,23 @@ impl Loop {
             }
         }
         Ok(())
+    }
+
+    /// Somebody waits for a full commit, and what the kernel holds did not all come. It is asked again soon; who has waited through many
+    /// tries is told, as nothing here says when it will be better. A drain goes on: its mount is gone or ends with its last user.
+    async fn missed(&mut self, why: &str) {
+        self.missed += 1;
+        if self.missed >= plan::KERNEL_TRIES {
+            self.missed = 0;
+            let told = format!(
+                "not all that programs wrote is in a commit: what the kernel holds of files open for writing cannot be brought in ({why}); \
+                 close or fsync them, then flush again"
+            );
+            for waiter in self.handle.inbox.lock().flushes.drain(..) {
+                let _ = waiter.send(Err((FaultKind::Unknown, told.clone())));
+            }
+        }
+        self.rest(plan::KERNEL_AGAIN).await;
     }
 
     /// What the commit took widens the lag of those after it.
@@ -418,23 +452,6 @@ impl Loop {
         let lag = handle.lag().in_force;
         let now = handle.env.monotonic();
         let age = |at: Duration| now.saturating_sub(at);
-    /// Somebody waits for a full commit, and what the kernel holds did not all come. It is asked again soon; who has waited through many
-    /// tries is told, as nothing here says when it will be better. A drain goes on: its mount is gone or ends with its last user.
-    async fn missed(&mut self, why: &str) {
-        self.missed += 1;
-        if self.missed >= plan::KERNEL_TRIES {
-            self.missed = 0;
-            let told = format!(
-                "not all that programs wrote is in a commit: what the kernel holds of files open for writing cannot be brought in ({why}); \
-                 close or fsync them, then flush again"
-            );
-            for waiter in self.handle.inbox.lock().flushes.drain(..) {
-                let _ = waiter.send(Err((FaultKind::Unknown, told.clone())));
-            }
-        }
-        self.rest(plan::KERNEL_AGAIN).await;
-    }
-
         let kernel_may_hold = handle.kernel.lock().any().then(|| now.saturating_sub(self.kernel_seen));
         Situation {
             oldest_dirty: if handle.cache.changed() {
