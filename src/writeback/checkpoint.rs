@@ -19,7 +19,7 @@ use crate::store::Objects;
 use crate::types::{Epoch, Fault, FaultKind, Hash, Seq};
 use bytes::Bytes;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Plain bytes of a part before it is closed.
@@ -299,13 +299,16 @@ pub(super) struct PartWriter<'a> {
     pub(super) parts: Vec<rpc::PartRef>,
     items: Vec<Item>,
     bytes: usize,
+    /// The objects that they lie in: each stands once in the part's table.
+    named: HashSet<String>,
     /// The tree is one of another incarnation.
     pub(super) cloning: Option<Cloning>,
 }
 
 impl<'a> PartWriter<'a> {
     pub(super) fn new(objects: &'a Objects, progress: &'a Progress, (seq, epoch): (Seq, Epoch), cloning: Option<Cloning>) -> Self {
-        Self { objects, progress, seq, epoch, parts: Vec::new(), items: Vec::new(), bytes: 0, cloning }
+        let (parts, items, named) = (Vec::new(), Vec::new(), HashSet::new());
+        Self { objects, progress, seq, epoch, parts, items, bytes: 0, named, cloning }
     }
 
     fn relocated(&mut self, item: Item) -> Result<Item, Fault> {
@@ -316,13 +319,28 @@ impl<'a> PartWriter<'a> {
     }
 
     async fn push(&mut self, item: Item, gathered: &mut Gathered) -> Result<(), Fault> {
-        self.bytes += weight(&item);
+        self.bytes += weight(&item) + self.table_weight(&item);
         self.items.push(item);
         if self.bytes >= PART_PLAIN_TARGET || gathered.is_full() {
             self.settle(gathered).await?;
             self.close().await?;
         }
         Ok(())
+    }
+
+    /// What the objects of this item add to the part's table: about as much as two extents each, and there may be one for each extent.
+    fn table_weight(&mut self, item: &Item) -> usize {
+        let Item::Extents(_, map) = item else { return 0 };
+        let mut bytes = 0;
+        for located in map.iter() {
+            if let Place::Object(object) = &located.place
+                && !self.named.contains(&object.name)
+            {
+                bytes += object.name.len() + 100;
+                self.named.insert(object.name.clone());
+            }
+        }
+        bytes
     }
 
     /// Stores the gathered pack and points the waiting items to it.
@@ -358,6 +376,7 @@ impl<'a> PartWriter<'a> {
         let (Some(first), Some(last)) = (self.items.first().map(Item::key), self.items.last().map(Item::key)) else { return Ok(()) };
         let part = PlainPart { first_ino: first.ino, last_ino: last.ino, message: tree::part_of(std::mem::take(&mut self.items)) };
         self.bytes = 0;
+        self.named.clear();
         if let Some(cloning) = &mut self.cloning {
             cloning.delta(self.objects, self.progress, self.epoch, &part.message).await?;
         }

@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod parts;
 mod trouble;
 
 const LIFE: Incarnation = Incarnation([5; 16]);
