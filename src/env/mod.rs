@@ -1,13 +1,16 @@
-//! Clock, randomness, ids and failpoints: all that is not determined by the input, real and simulated.
+//! Clock, randomness, ids, failpoints and who runs when: all that is not determined by the input, real and simulated.
 //!
 //! Nothing else in the crate reads a clock, draws a random number or sleeps (clippy.toml bans it): an [`Env`] is passed in,
-//! so that a simulated world owns time and chance, and one seed is one world.
+//! so that a simulated world owns time and chance, and one seed is one world. The engine (log, cache, hydrate, write-back, volume) starts
+//! its tasks and threads by it too.
 
 mod failpoint;
 pub mod memory;
 mod real;
+mod tasks;
 
 pub use failpoint::Failpoints;
+pub use tasks::{Abort, NotEnded, Task, Tasks, Wait, Waiter};
 
 use crate::types::UnixNanos;
 use futures::future::BoxFuture;
@@ -37,6 +40,7 @@ pub struct Env {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     failpoints: Failpoints,
+    tasks: Arc<dyn Tasks>,
 }
 
 impl Env {
@@ -46,10 +50,16 @@ impl Env {
         Self::new(Arc::new(real::SystemClock::new()), Arc::new(real::SystemRandom), Failpoints::from_environment())
     }
 
-    /// A world made of given parts.
+    /// A world made of given parts, in which tokio runs the tasks.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>, failpoints: Failpoints) -> Self {
-        Self { clock, random, failpoints }
+        Self { clock, random, failpoints, tasks: Arc::new(tasks::Tokio) }
+    }
+
+    /// The same, in which somebody else runs the tasks.
+    #[must_use]
+    pub fn with_tasks(self, tasks: Arc<dyn Tasks>) -> Self {
+        Self { tasks, ..self }
     }
 
     /// See [`Clock::now`].
@@ -67,6 +77,22 @@ impl Env {
     /// See [`Clock::sleep`].
     pub fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         self.clock.sleep(duration)
+    }
+
+    /// Starts a task.
+    pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        Task::spawn(&*self.tasks, future)
+    }
+
+    /// Starts work on a thread where it may wait for the disk.
+    pub fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+        Task::block(&*self.tasks, work)
+    }
+
+    /// For threads that are to wait for what tasks do; called where tasks can be started.
+    #[must_use]
+    pub fn waiter(&self) -> Waiter {
+        Waiter(self.tasks.waiter())
     }
 
     /// Random bytes.

@@ -163,6 +163,7 @@ impl Fetcher {
         let sleep = self.objects.env().sleep(self.options.patience);
         let _waits = self.waiting.enter();
         let result = tokio::select! {
+            biased;
             result = self.fetch_now(ino, widened) => result,
             () = sleep => Err(Fault::new(
                 FaultKind::Unknown,

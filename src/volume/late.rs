@@ -2,16 +2,15 @@
 
 use super::ops::Fetch;
 use crate::cache::Cache;
-use crate::env::Env;
+use crate::env::{Env, Task, Waiter};
 use crate::hydrate::Fetcher;
 use crate::types::{ByteRange, Fault, FaultKind, Ino};
 use crate::writeback::{Ended, Progress, WriteBack};
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// The part of a volume that needs the store.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(super) struct Engine {
     pub(super) fetcher: Arc<Fetcher>,
     /// Absent for a reader.
     pub(super) writeback: Option<Arc<WriteBack>>,
-    pub(super) run: Mutex<Option<JoinHandle<Ended>>>,
+    pub(super) run: Mutex<Option<Task<Ended>>>,
 }
 
 impl Engine {
@@ -36,6 +35,9 @@ impl Engine {
 pub(super) struct Late {
     pub(super) engine: OnceLock<Engine>,
     ready: watch::Sender<bool>,
+    /// There is no write-back and will be none; what reads may come still.
+    failed: AtomicBool,
+    cancelled: AtomicBool,
 }
 
 impl Late {
@@ -54,9 +56,29 @@ impl Late {
         }
     }
 
-    /// There will be none.
+    /// Nothing will be committed from here.
     pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
         self.ready.send_replace(true);
+    }
+
+    /// What waits for the store is given up.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Waits for what reads, however long it takes: somebody who waits for bytes has nothing else to do.
+    async fn reader(&self) -> &Engine {
+        let mut ready = self.ready.subscribe();
+        loop {
+            if let Some(engine) = self.engine.get() {
+                return engine;
+            }
+            // Told again when there is one after all.
+            if ready.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Waits for it; `None`: there will be none.
@@ -84,15 +106,16 @@ pub(super) struct BlockingFetch {
     pub(super) cache: Arc<Cache>,
     pub(super) env: Env,
     pub(super) patience: Duration,
-    pub(super) runtime: Handle,
+    pub(super) waiter: Waiter,
 }
 
 impl Fetch for BlockingFetch {
     fn fetch(&self, ino: Ino, ranges: &[ByteRange]) -> Result<(), Fault> {
         let size = self.cache.view(|view| view.attr(ino))?.map_or(0, |attr| attr.size);
-        self.runtime.block_on(async {
+        self.waiter.wait(async {
             let engine = tokio::select! {
-                engine = self.late.get() => engine,
+                biased;
+                engine = self.late.reader() => Some(engine),
                 () = self.env.sleep(self.patience) => None,
             };
             let Some(engine) = engine else {
@@ -113,16 +136,13 @@ pub(super) struct LateProgress(pub(super) Arc<Late>);
 impl LateProgress {
     /// Whether what waits for the store is given up.
     pub(super) fn is_cancelled(&self) -> bool {
-        let writeback = self.0.engine.get().and_then(|engine| engine.writeback.as_ref());
-        writeback.is_some_and(|writeback| writeback.progress().is_cancelled())
+        self.0.cancelled.load(Ordering::Acquire)
     }
 
     /// Whether nothing that is written now will ever be committed from here.
     pub(super) fn is_over(&self) -> bool {
-        match self.0.engine.get() {
-            Some(engine) => engine.writeback.as_ref().is_some_and(|writeback| writeback.progress().is_over()),
-            None => *self.0.ready.borrow(),
-        }
+        let writeback = self.0.engine.get().and_then(|engine| engine.writeback.as_ref());
+        self.0.failed.load(Ordering::Acquire) || writeback.is_some_and(|writeback| writeback.progress().is_over())
     }
 }
 

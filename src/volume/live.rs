@@ -8,8 +8,8 @@ use super::late::{self, BlockingFetch, Engine, Late};
 use super::limits::{Limits, Sizes};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
 use super::ops::{Fetch, Gate, Options, Posix};
-use crate::cache::{Cache, CacheOptions};
-use crate::env::Env;
+use crate::cache::Cache;
+use crate::env::{Env, Task};
 use crate::hydrate::{self, FetchOptions, Fetcher};
 use crate::policy::Tier;
 use crate::telemetry::{Desc, Histogram, names};
@@ -21,9 +21,7 @@ use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 
 /// When data comes here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,17 +48,17 @@ pub struct Volume {
     pub(super) report: Mutex<Report>,
     pub(super) sizes: Sizes,
     pub(super) stop: watch::Sender<bool>,
-    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) tasks: Mutex<Vec<Task<()>>>,
     /// Something happened after a quiet time.
     pub(super) stirred: Arc<Notify>,
-    kernel: Mutex<Arc<dyn KernelPages>>,
-    branches: Arc<Branches>,
+    pub(super) kernel: Mutex<Arc<dyn KernelPages>>,
+    pub(super) branches: Arc<Branches>,
     /// Of the branches that are stored beside the work of the mount.
-    side: Arc<Progress>,
+    pub(super) side: Arc<Progress>,
     /// Stores the branches of caches that were set aside.
-    asides: Mutex<Option<JoinHandle<()>>>,
+    asides: Mutex<Option<Task<()>>>,
     /// Stores what a resumed mount had not committed that finds the volume taken.
-    orphan: tokio::sync::Mutex<Option<Brancher>>,
+    pub(super) orphan: tokio::sync::Mutex<Option<Brancher>>,
 }
 
 /// How a volume runs.
@@ -92,76 +90,6 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Takes over a live mount: serves from its cache at once, and opens the log beside it, as soon as `params` has reached the store.
-    ///
-    /// # Errors
-    /// The cache is not there or cannot be read.
-    pub async fn resume(
-        env: Env,
-        identity: &Identity,
-        cache: CacheOptions,
-        sizes: Sizes,
-        run: RunOptions,
-        params: impl Future<Output = Result<OpenParams, Fault>> + Send + 'static,
-    ) -> Result<Arc<Self>, Fault> {
-        let (world, dir) = (env.clone(), cache.dir.clone());
-        let (cache, recovered) = on_thread(move || Cache::open(world, cache)).await?;
-        tracing::info!(?recovered, "taking over a live mount");
-        let late = Arc::new(Late::default());
-        let gate = Limits::of(&cache, &late, sizes, run.quarantined);
-        let local = Arc::clone(&cache);
-        let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
-        let later = Arc::clone(&volume);
-        let task = tokio::spawn(async move {
-            match late::unless_cancelled(&later.side, params).await {
-                Ok(params) => match late::unless_cancelled(&later.side, later.open_late(&params, local)).await {
-                    Ok(opened) => later.start(&params, opened, run),
-                    Err(fault) => later.not_opened(Some(&params), &fault).await,
-                },
-                Err(fault) => later.not_opened(None, &fault).await,
-            }
-        });
-        volume.tasks.lock().push(task);
-        Ok(volume)
-    }
-
-    /// Opens the log of a live mount, as soon as the store answers.
-    async fn open_late(&self, params: &OpenParams, cache: Arc<Cache>) -> Result<Opened, Fault> {
-        loop {
-            match open::open_with(params, Arc::clone(&cache), &|_| {}).await {
-                Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) => {
-                    tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
-                    self.env.sleep(Duration::from_secs(5)).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    /// Nothing is committed from here; when another writer has the volume, what is dirty becomes a branch.
-    async fn not_opened(&self, params: Option<&OpenParams>, fault: &Fault) {
-        tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
-        let Some(params) = params.filter(|_| fault.kind == FaultKind::Fenced) else {
-            self.report.lock().failed = Some(fault.to_string());
-            self.engine.fail();
-            return;
-        };
-        self.report.lock().fenced = Some(fault.to_string());
-        let mut orphan = self.orphan.lock().await;
-        // Who closes the volume waits for this lock from here on.
-        self.engine.fail();
-        match late::unless_cancelled(&self.side, branch::objects_of(params, self.cache.origin().incarnation)).await {
-            Ok(objects) => {
-                let brancher = branch::brancher(params, objects, Arc::clone(&self.cache), &self.side, &self.branches);
-                let kernel = Arc::clone(&self.kernel.lock());
-                if let Err(fault) = orphan.insert(brancher).store(&kernel).await {
-                    tracing::error!(%fault, "what was not committed stays in this cache");
-                }
-            }
-            Err(fault) => tracing::error!(%fault, "what was not committed stays in this cache"),
-        }
-    }
-
     #[allow(clippy::too_many_arguments, reason = "one private constructor behind three public ones")]
     pub(super) fn build(
         env: &Env,
@@ -180,7 +108,7 @@ impl Volume {
             cache: Arc::clone(&cache),
             env: env.clone(),
             patience: run.fetch.patience,
-            runtime: Handle::current(),
+            waiter: env.waiter(),
         });
         let posix = Posix::new(Options {
             handles: dir.join("handles"),
@@ -214,7 +142,7 @@ impl Volume {
     }
 
     /// Starts what needs the store.
-    fn start(self: &Arc<Self>, params: &OpenParams, opened: Opened, run: RunOptions) {
+    pub(super) fn start(self: &Arc<Self>, params: &OpenParams, opened: Opened, run: RunOptions) {
         let Opened { objects, cache, writer, tail, last, report, requests, landed } = opened;
         // What is read is not counted as what writing costs.
         let reading = objects.with_store(Arc::clone(&params.books.store));
@@ -227,19 +155,21 @@ impl Volume {
         let aside = (params.clone(), objects.with_store(Arc::clone(&params.books.store)));
         let parts = Parts { objects, cache, writer, tail, classifier, landed, lag, budget, requests, dirty_max, branches, host };
         let (writeback, run_loop) = WriteBack::new(parts);
+        // The first commit of a mount that was taken over asks its kernel too.
+        writeback.mounted(Arc::clone(&self.kernel.lock()));
         if let Some(last) = last {
             writeback.progress().set_last_commit(last);
         }
         *self.report.lock() = report;
-        let task = tokio::spawn(run_loop.run());
+        let task = self.env.spawn(run_loop.run());
         self.engine.set(Engine { fetcher, writeback: Some(writeback), run: Mutex::new(Some(task)) });
         self.engine.follow(&self.side);
         let (side, branches) = (Arc::clone(&self.side), Arc::clone(&self.branches));
-        let task = tokio::spawn(async move { branch::store_asides(&aside.0, &aside.1, &side, &branches).await });
+        let task = self.env.spawn(async move { branch::store_asides(&aside.0, &aside.1, &side, &branches).await });
         *self.asides.lock() = Some(task);
         if run.hydrate == HydrateMode::Lazy {
             let volume = Arc::clone(self);
-            let task = tokio::spawn(async move {
+            let task = self.env.spawn(async move {
                 if let Err(fault) = volume.hydrate_all().await {
                     tracing::info!(%fault, "prefetch ended early; reads fetch what they need");
                 }
@@ -365,14 +295,17 @@ impl Volume {
     /// Everything written before the call is in a full commit when this returns; that commit.
     ///
     /// # Errors
-    /// Write-back has ended.
+    /// Write-back has ended, or never began on a mount that was taken over.
     pub async fn flush(&self) -> Result<Option<LastCommit>, Fault> {
-        match self.writeback().await {
-            Some(writeback) => {
-                writeback.flush().await?;
-                Ok(writeback.progress().state().last_commit)
-            }
-            None => Ok(None),
+        if let Some(writeback) = self.writeback().await {
+            writeback.flush().await?;
+            return Ok(writeback.progress().state().last_commit);
+        }
+        let Report { failed, fenced, .. } = self.report();
+        match (fenced, failed) {
+            (Some(why), _) => Err(self.with_branch(Fault::new(FaultKind::Fenced, why))),
+            (None, Some(why)) => Err(Fault::new(FaultKind::Unknown, why)),
+            (None, None) => Ok(None),
         }
     }
 
@@ -418,13 +351,14 @@ impl Volume {
             let _ = task.await;
         }
         let cache = Arc::clone(&self.cache);
-        on_thread(move || cache.close()).await?;
+        on_thread(&self.env, move || cache.close()).await?;
         result
     }
 
     /// Gives up what waits for the store, so that [`Self::close`] ends at once; the cache stays to be resumed.
     pub fn cancel(&self) {
         self.side.cancel();
+        self.engine.cancel();
         if let Some(engine) = self.engine.engine.get() {
             engine.cancel();
         }

@@ -4,6 +4,7 @@
 //! ops      one method per operation over the cache, without the kernel
 //! open     whose volume it is; whether the cache goes on; what a fresh one is filled with
 //! live     the tasks of a volume: write-back, prefetch, upkeep; flush and close
+//! resume   a live mount is taken over: its cache first, the log later
 //! late     the part that needs the store, which a resumed mount has only later
 //! holder   who else may have the volume, and how long he is waited for
 //! limits   what is refused or slowed, and when
@@ -23,6 +24,7 @@ mod open;
 mod ops;
 mod reader;
 mod restore;
+mod resume;
 mod source;
 mod upkeep;
 

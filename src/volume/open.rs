@@ -271,7 +271,7 @@ async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &
     let env = params.books.env.clone();
     let mut options = params.cache.clone();
     options.check = true;
-    let (cache, recovered) = match on_thread(move || Cache::open(env, options)).await {
+    let (cache, recovered) = match on_thread(&params.books.env, move || Cache::open(env, options)).await {
         Err(fault) if fault.kind == FaultKind::Damaged => return damaged_cache(params, incarnation, &fault, report),
         opened => opened?,
     };
@@ -323,7 +323,7 @@ async fn new_cache(params: &OpenParams, objects: &Objects) -> Result<Arc<Cache>,
         cache_id: CacheId(params.books.env.random()),
     };
     let (env, options) = (params.books.env.clone(), params.cache.clone());
-    on_thread(move || Cache::create(env, options, &origin)).await
+    on_thread(objects.env(), move || Cache::create(env, options, &origin)).await
 }
 
 fn writer_params(params: &OpenParams, tip: &Tip, cache: &Cache) -> Result<WriterParams, Fault> {
@@ -354,7 +354,7 @@ async fn go_on(place: Place, cache: Arc<Cache>, writer: Writer, opened: log::Ope
         tracing::info!("the commit that was under way when the last driver ended is in the log");
     }
     let local = Arc::clone(&cache);
-    on_thread(move || {
+    on_thread(objects.env(), move || {
         local.set_epoch(head.epoch)?;
         local.set_head(head)?;
         local.set_intent(None)
@@ -382,7 +382,7 @@ async fn fill(place: Place, cache: Arc<Cache>, writer: Writer, before: Tip, mut 
         hydrate::load(&objects, &cache, hydrate::Source { head: Some(head), ..source }).await?;
     }
     let local = Arc::clone(&cache);
-    on_thread(move || {
+    on_thread(objects.env(), move || {
         local.set_epoch(head.epoch)?;
         local.set_head(head)
     })
@@ -409,12 +409,12 @@ fn move_aside(dir: &Path, env: &Env, what: &str) -> Result<PathBuf, Fault> {
     Ok(aside)
 }
 
-pub(super) async fn on_thread<T: Send + 'static, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fault>
+pub(super) async fn on_thread<T: Send + 'static, E>(env: &Env, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fault>
 where
     E: Send + 'static,
     Fault: From<E>,
 {
-    match tokio::task::spawn_blocking(work).await {
+    match env.block(work).await {
         Ok(done) => done.map_err(Fault::from),
         Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
     }

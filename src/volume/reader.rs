@@ -63,7 +63,7 @@ impl Volume {
             cache_id: CacheId(books.env.random()),
         };
         let (env, dir) = (books.env.clone(), cache.dir.clone());
-        let cache = on_thread(move || Cache::create(env, cache, &origin)).await?;
+        let cache = on_thread(objects.env(), move || Cache::create(env, cache, &origin)).await?;
         if shown.last.is_some() {
             hydrate::load(&objects, &cache, shown.source).await?;
         }

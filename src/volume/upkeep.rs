@@ -25,17 +25,19 @@ impl Volume {
             }
         });
         let (env, stirred) = (self.env.clone(), Arc::clone(&self.stirred));
-        let task = tokio::spawn(async move {
+        let task = self.env.spawn(async move {
             loop {
                 tokio::select! {
+                    biased;
                     _ = stop.wait_for(|stop| *stop) => return,
                     () = env.sleep(Duration::from_secs(1)) => {}
                 }
                 let Some(volume) = volume.upgrade() else { return };
-                let done = on_thread(move || volume.upkeep().map(|()| volume.cache.is_quiet())).await;
+                let done = on_thread(&env, move || volume.upkeep().map(|()| volume.cache.is_quiet())).await;
                 let tell = |fault: &Fault| tracing::error!(%fault, "the cache's background work failed; it is tried again");
                 if done.inspect_err(tell).unwrap_or(false) {
                     tokio::select! {
+                        biased;
                         _ = stop.wait_for(|stop| *stop) => return,
                         () = stirred.notified() => {}
                         () = env.sleep(writeback::QUIET_MAX) => {}

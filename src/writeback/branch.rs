@@ -195,7 +195,7 @@ impl Brancher {
     async fn attempt(&mut self, kernel: &Arc<dyn KernelPages>) -> Result<Kept, Fault> {
         let Some(head) = self.cache.head() else { return Ok(Kept::Nothing) };
         let pages = Arc::clone(kernel);
-        let brought = blocking(move || Ok(pages.bring_in())).await?;
+        let brought = blocking(self.env(), move || Ok(pages.bring_in())).await?;
         self.cache.flush_points(&brought.sizes);
         if !self.cache.changed() {
             return Ok(Kept::Nothing);
@@ -233,7 +233,7 @@ impl Brancher {
         let state = self.upload(seal, head.epoch).await?;
         self.env().failpoint("writeback.branch_after_packs");
         let (cache, sealed) = (Arc::clone(&self.cache), Arc::clone(seal));
-        blocking(move || cache.make_durable(&sealed)).await?;
+        blocking(self.env(), move || cache.make_durable(&sealed)).await?;
         let made = rpc::Branch {
             epoch: head.epoch,
             base_seq: base.seq,
@@ -308,7 +308,7 @@ impl Brancher {
             }
         }
         let cache = Arc::clone(&self.cache);
-        blocking(move || Reuse::load(&cache, &allowed)).await
+        blocking(self.env(), move || Reuse::load(&cache, &allowed)).await
     }
 
     /// The next head, unless the newest one says the same.
@@ -328,7 +328,7 @@ impl Brancher {
     async fn seal(&mut self) -> Result<Arc<Seal>, Fault> {
         loop {
             let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
-            let (classifier, sealed) = blocking(move || {
+            let (classifier, sealed) = blocking(self.env(), move || {
                 classifier.begin();
                 let seal = cache.seal(&mut |view, change| classifier.classify(view, change));
                 let again = classifier.read_tags(&cache);
@@ -346,7 +346,7 @@ impl Brancher {
 
     async fn abandon(&self, seal: Arc<Seal>) -> Result<(), Fault> {
         let (cache, seal) = (Arc::clone(&self.cache), unshared(seal)?);
-        blocking(move || cache.abandon(seal)).await
+        blocking(self.env(), move || cache.abandon(seal)).await
     }
 }
 

@@ -9,7 +9,7 @@ use super::reuse::Reuse;
 use super::upload::{self, Home, Origin, Stored, Uploading};
 use super::{KernelPages, plan};
 use crate::cache::{Cache, CacheError, Seal};
-use crate::env::memory;
+use crate::env::{Env, memory};
 use crate::format::names;
 use crate::log::{Framed, LogError, Prepared, Writer};
 use crate::rpc;
@@ -65,7 +65,7 @@ impl Committer {
         let mut missed = None;
         if with_kernel {
             let kernel = Arc::clone(&self.kernel);
-            let brought = blocking(move || Ok(kernel.bring_in())).await?;
+            let brought = blocking(&env, move || Ok(kernel.bring_in())).await?;
             self.cache.flush_points(&brought.sizes);
             missed = brought.missed;
         }
@@ -76,7 +76,7 @@ impl Committer {
         let sealed = env.monotonic();
         self.progress.seals().record(sealed.saturating_sub(began));
         env.failpoint("writeback.after_seal");
-        let full = seal.is_full();
+        let full = self.is_full(&seal);
         if seal.is_empty() && !self.checkpoint_unnamed {
             self.abandon(seal).await?;
         } else {
@@ -84,7 +84,7 @@ impl Committer {
             self.progress.commits().record(env.monotonic().saturating_sub(sealed));
         }
         let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
-        let (classifier, again) = blocking(move || {
+        let (classifier, again) = blocking(&env, move || {
             let again = classifier.read_tags(&cache);
             Ok((classifier, again))
         })
@@ -122,7 +122,7 @@ impl Committer {
         // What is frozen is no longer among the changed: its age must not be forgotten while the store does not take it.
         self.progress.set_sealed(self.cache.oldest_dirty());
         let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
-        let (classifier, seal) = blocking(move || {
+        let (classifier, seal) = blocking(self.objects.env(), move || {
             classifier.begin();
             let seal = cache.seal(&mut |view, change| classifier.classify(view, change));
             Ok((classifier, seal))
@@ -130,6 +130,12 @@ impl Committer {
         .await?;
         self.classifier = classifier;
         Ok(Arc::new(seal?))
+    }
+
+    /// Whether everything that was dirty at the cut is in the seal: nothing of another tier is held, nor left behind a gap in a file that
+    /// was opened for writing after the kernel had been asked.
+    fn is_full(&self, seal: &Seal) -> bool {
+        seal.is_full() && !self.cache.left_behind()
     }
 
     /// Uploads, then commits; on any failure the seal is given up and everything in it is dirty again.
@@ -206,7 +212,7 @@ impl Committer {
         self.landed = landed;
         let approved = approved?;
         let (cache, sealed) = (Arc::clone(&self.cache), Arc::clone(seal));
-        blocking(move || cache.make_durable(&sealed)).await?;
+        blocking(self.objects.env(), move || cache.make_durable(&sealed)).await?;
         self.objects.env().failpoint("writeback.after_durable_before_intent");
         let prepared = self.writer.prepare(approved)?;
         let head = self.put(&prepared).await?;
@@ -221,14 +227,14 @@ impl Committer {
         let unnamed = self.writer.nameable().unnamed().map(|object| object.name.clone());
         let allowed: HashSet<String> = unnamed.chain(self.landed.iter().cloned()).collect();
         let cache = Arc::clone(&self.cache);
-        blocking(move || Reuse::load(&cache, &allowed)).await
+        blocking(self.objects.env(), move || Reuse::load(&cache, &allowed)).await
     }
 
     /// Makes the intent durable, then puts the same bytes until the outcome is known.
     pub(super) async fn put(&mut self, prepared: &Prepared) -> Result<Head, Fault> {
         let intent = prepared.intent().clone();
         let cache = Arc::clone(&self.cache);
-        if let Err(fault) = blocking(move || cache.set_intent(Some(&intent))).await {
+        if let Err(fault) = blocking(self.objects.env(), move || cache.set_intent(Some(&intent))).await {
             // Never put: the number is free for the next attempt.
             self.writer.abandon(prepared)?;
             return Err(fault);
@@ -260,7 +266,7 @@ impl Committer {
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
         // The commit is in the log and this cache does not know it: only a successor, which reads both, can tell what is clean.
-        blocking(move || cache.resolve(seal, head, &stored.objects)).await.map_err(|fault| {
+        blocking(self.objects.env(), move || cache.resolve(seal, head, &stored.objects)).await.map_err(|fault| {
             Fault::with(
                 FaultKind::Damaged,
                 format!("commit {} is stored and the cache could not take it over; mount again", head.seq),
@@ -272,7 +278,7 @@ impl Committer {
     async fn abandon(&self, seal: Arc<Seal>) -> Result<(), Fault> {
         let seal = unshared(seal)?;
         let cache = Arc::clone(&self.cache);
-        let abandoned = blocking(move || cache.abandon(seal)).await;
+        let abandoned = blocking(self.objects.env(), move || cache.abandon(seal)).await;
         self.progress.set_sealed(None);
         abandoned
     }
@@ -281,7 +287,7 @@ impl Committer {
         let (cut, totals) = (seal.cut(), seal.totals());
         rpc::Commit {
             cut_time: cut.time,
-            full: seal.is_full(),
+            full: self.is_full(seal),
             domains: vec![rpc::DomainInstant { domain: rpc::Domain::Continuous.into(), seq, cut_time: cut.time }],
             policy: if self.policy_recorded { String::new() } else { self.classifier.policy().text().to_owned() },
             totals: Some(rpc::Totals { inodes: totals.inodes, bytes: totals.bytes, uploaded: 0 }),
@@ -361,8 +367,11 @@ pub(super) fn unshared(seal: Arc<Seal>) -> Result<Seal, Fault> {
 }
 
 /// Runs work that may wait for the disk on a thread where it may.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, CacheError> + Send + 'static) -> Result<T, Fault> {
-    match tokio::task::spawn_blocking(work).await {
+pub(super) async fn blocking<T: Send + 'static>(
+    env: &Env,
+    work: impl FnOnce() -> Result<T, CacheError> + Send + 'static,
+) -> Result<T, Fault> {
+    match env.block(work).await {
         Ok(done) => done.map_err(Fault::from),
         Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
     }

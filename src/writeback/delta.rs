@@ -4,7 +4,7 @@
 use super::changes::PackedDelta;
 use super::plan;
 use super::progress::Progress;
-use super::upload::{self, Home, Stored};
+use super::upload::{self, Feed, Home, Stored};
 use crate::cache::{CacheError, Seal};
 use crate::format::delta::Builder as Deltas;
 use crate::format::pack::Builder;
@@ -13,7 +13,6 @@ use crate::store::Objects;
 use crate::types::{Fault, FaultKind};
 use prost::Message;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 
 /// A delta of at most so many plain bytes stands in the commit itself, whose object may have 4 MiB.
 const INLINE_MAX: usize = 2 << 20;
@@ -41,9 +40,9 @@ pub(super) async fn place(
     commit: &mut rpc::Commit,
     stop: impl Future<Output = Fault>,
 ) -> Result<Placed, Fault> {
-    let (send, mut made) = mpsc::channel(1);
+    let (send, mut made) = Feed::new(objects.env());
     let (rows, extents) = (Arc::clone(seal), Arc::clone(stored));
-    let producer = tokio::task::spawn_blocking(move || make(&rows, &extents, &send));
+    let producer = objects.env().block(move || make(&rows, &extents, &send));
     let placed = async {
         let mut placed = Placed::default();
         let mut framing = Framing { objects, progress, home, builder: Builder::default(), packs: Vec::new() };
@@ -107,7 +106,7 @@ impl Framing<'_> {
 }
 
 /// Makes the deltas in the order of their application; runs on a blocking thread.
-fn make(seal: &Seal, stored: &Stored, send: &mpsc::Sender<rpc::Delta>) -> Result<(), Fault> {
+fn make(seal: &Seal, stored: &Stored, send: &Feed<rpc::Delta>) -> Result<(), Fault> {
     let mut maker = Maker { deltas: Deltas::new(FRAME), send };
     maker.rows(|cursor| seal.removed_names(cursor, ROWS), Deltas::removed_name)?;
     maker.rows(|cursor| seal.removed_inodes(cursor, ROWS), Deltas::removed_inode)?;
@@ -126,12 +125,12 @@ fn make(seal: &Seal, stored: &Stored, send: &mpsc::Sender<rpc::Delta>) -> Result
         },
     )?;
     let Maker { deltas, send } = maker;
-    deltas.finish(seal.next_inode(), seal.next_cookie()).into_iter().try_for_each(|delta| hand_on(send, delta))
+    deltas.finish(seal.next_inode(), seal.next_cookie()).into_iter().try_for_each(|delta| send.hand_on(delta))
 }
 
 struct Maker<'a> {
     deltas: Deltas,
-    send: &'a mpsc::Sender<rpc::Delta>,
+    send: &'a Feed<rpc::Delta>,
 }
 
 impl Maker<'_> {
@@ -149,12 +148,8 @@ impl Maker<'_> {
 
     fn send(&mut self) -> Result<(), Fault> {
         while let Some(delta) = self.deltas.ready() {
-            hand_on(self.send, delta)?;
+            self.send.hand_on(delta)?;
         }
         Ok(())
     }
-}
-
-fn hand_on(send: &mpsc::Sender<rpc::Delta>, delta: rpc::Delta) -> Result<(), Fault> {
-    send.blocking_send(delta).map_err(|_| Fault::new(FaultKind::Unknown, "the upload was given up"))
 }

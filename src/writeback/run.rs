@@ -472,8 +472,9 @@ impl Loop {
     async fn rest(&self, at_most: Duration) {
         let sleep = self.handle.env.sleep(at_most.max(Duration::from_millis(10)));
         tokio::select! {
-            () = sleep => {}
+            biased;
             () = self.handle.wake.notified() => {}
+            () = sleep => {}
         }
     }
 
@@ -481,7 +482,7 @@ impl Loop {
         let prepared = self.committer.writer.prepare_close()?;
         let head = self.committer.put(&prepared).await?;
         let cache = Arc::clone(&self.handle.cache);
-        blocking(move || {
+        blocking(&self.handle.env, move || {
             cache.set_head(head)?;
             cache.set_intent(None)
         })

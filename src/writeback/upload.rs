@@ -5,6 +5,7 @@ use super::plan;
 use super::progress::Progress;
 use super::reuse::Reuse;
 use crate::cache::{Cache, LocalExtent, ObjectId, Seal, SealedFile, Upload, UploadedFrame};
+use crate::env::{Env, Waiter};
 use crate::format::codec;
 use crate::format::limits::INLINE_FRAMES_MAX;
 use crate::format::pack::{Builder, PackBytes};
@@ -105,6 +106,24 @@ impl Home {
     }
 }
 
+/// From work on a thread to the task that stores what it makes, one at a time.
+pub(super) struct Feed<T> {
+    waiter: Waiter,
+    send: mpsc::Sender<T>,
+}
+
+impl<T: Send> Feed<T> {
+    pub(super) fn new(env: &Env) -> (Self, mpsc::Receiver<T>) {
+        let (send, receive) = mpsc::channel(1);
+        (Self { waiter: env.waiter(), send }, receive)
+    }
+
+    /// Waits until the one before is taken.
+    pub(super) fn hand_on(&self, made: T) -> Result<(), Fault> {
+        self.waiter.wait(self.send.send(made)).map_err(|_| Fault::new(FaultKind::Unknown, "the upload was given up"))
+    }
+}
+
 /// What an upload works with.
 pub(super) struct Uploading<'a> {
     pub(super) objects: &'a Objects,
@@ -120,12 +139,13 @@ pub(super) struct Uploading<'a> {
 /// Uploads the contents of `seal`; every pack is stored when this returns. Ends early with what `stop` says, if it says anything.
 pub(super) async fn upload(with: Uploading<'_>, seal: &Arc<Seal>, stop: impl Future<Output = Fault>) -> Result<Stored, Fault> {
     let Uploading { objects, cache, home, progress, reuse, arrived } = with;
-    let (send, packs) = mpsc::channel::<PackBytes>(1);
+    let (send, packs) = Feed::<PackBytes>::new(objects.env());
     let producer = {
-        let (objects, cache, seal) = (objects.clone(), cache.clone(), seal.clone());
-        tokio::task::spawn_blocking(move || Cutter::new((&objects, &cache, &seal), &reuse, home, send).run())
+        let (objects, cache, seal, env) = (objects.clone(), cache.clone(), seal.clone(), objects.env());
+        env.block(move || Cutter::new((&objects, &cache, &seal), &reuse, home, send).run())
     };
     let uploaded = tokio::select! {
+        biased;
         uploaded = put_packs(objects, progress, packs, arrived) => uploaded,
         fault = stop => Err(fault),
     };
@@ -145,6 +165,7 @@ async fn put_packs(
     let mut open = true;
     while open || !flying.is_empty() {
         tokio::select! {
+            biased;
             pack = packs.recv(), if open && flying.len() < PACKS_IN_FLIGHT => match pack {
                 Some(pack) => flying.push(async move {
                     put_pack(objects, progress, &pack).await?;
@@ -177,7 +198,7 @@ struct Cutter<'a> {
     seal: &'a Seal,
     reuse: &'a Reuse,
     home: Home,
-    send: mpsc::Sender<PackBytes>,
+    send: Feed<PackBytes>,
     builder: Builder,
     /// Files with extents whose place is not known yet, and the one being cut.
     files: Vec<rpc::ExtentChange>,
@@ -191,12 +212,7 @@ struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(
-        (objects, cache, seal): (&'a Objects, &'a Cache, &'a Seal),
-        reuse: &'a Reuse,
-        home: Home,
-        send: mpsc::Sender<PackBytes>,
-    ) -> Self {
+    fn new((objects, cache, seal): (&'a Objects, &'a Cache, &'a Seal), reuse: &'a Reuse, home: Home, send: Feed<PackBytes>) -> Self {
         let (builder, out) = (Builder::default(), Stored::default());
         let (files, open, found, shared) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
         Self { objects, cache, seal, reuse, home, send, builder, files, open, found, shared, out, inline: false }
@@ -319,7 +335,7 @@ impl<'a> Cutter<'a> {
         }
         // Before its first byte is sent: whoever comes after this process asks the store whether it arrived.
         self.cache.note_upload(&upload)?;
-        self.send.blocking_send(pack).map_err(|_| Fault::new(FaultKind::Unknown, "the upload was given up"))
+        self.send.hand_on(pack)
     }
 
     /// The number of a pack uploaded before.
