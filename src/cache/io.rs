@@ -148,7 +148,8 @@ impl Cache {
         if zero {
             let size = content.size;
             let inside = range.start.min(size)..range.end.min(size);
-            if let Some(needed) = self.zero(&file, &mut content, &inside, &mut effects)? {
+            let grows = !keep && range.end > size;
+            if let Some(needed) = self.zero(&file, &mut content, &inside, grows, &mut effects)? {
                 return Ok(WriteOutcome::Absent(needed));
             }
         }
@@ -173,10 +174,13 @@ impl Cache {
         file: &Arc<DataFile>,
         content: &mut Content,
         inside: &ByteRange,
+        grows: bool,
         effects: &mut Vec<Effect>,
     ) -> Result<Option<Vec<ByteRange>>, CacheError> {
-        // The tail page's rest above the size has no meaning: it goes with the page.
-        let whole = if inside.end == content.size { inward(&(inside.start..super::pages::ceil(inside.end))) } else { inward(inside) };
+        // The tail page's rest above the size has no meaning: it goes with the page. Not when the file grows: then zeros are written there,
+        // and they would bring what is below them back.
+        let whole =
+            if inside.end == content.size && !grows { inward(&(inside.start..super::pages::ceil(inside.end))) } else { inward(inside) };
         let edges: Vec<ByteRange> =
             if whole.is_empty() { vec![inside.clone()] } else { vec![inside.start..whole.start, whole.end.min(inside.end)..inside.end] };
         let edges: Vec<ByteRange> = edges.into_iter().filter(|edge| !edge.is_empty()).collect();
