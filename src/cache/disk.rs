@@ -1,46 +1,68 @@
 //! Waiting for the disk: the one place, so that tests can see what is durable, and lose the rest.
 
+use super::slots;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Synced {
+pub enum Synced {
+    /// The ring log.
     Log,
+    /// The data file of a slot.
     Slot(u64),
+    /// All data files.
     DataFiles,
+    /// The write-ahead log of `meta.db`.
     Wal,
+}
+
+impl Synced {
+    /// The file or directory, below that of the cache.
+    #[must_use]
+    pub fn path(self) -> PathBuf {
+        match self {
+            Self::Log => "log".into(),
+            Self::Slot(slot) => Path::new("data").join(slots::path_of(slot)),
+            Self::DataFiles => "data".into(),
+            Self::Wal => "meta.db-wal".into(),
+        }
+    }
+}
+
+type OnSync = Arc<dyn Fn(Synced) -> io::Result<()> + Send + Sync>;
+
+/// Called before each wait for the disk, which fails when it does. For tests.
+#[derive(Clone, Default)]
+pub struct Hook(Option<OnSync>);
+
+impl Hook {
+    /// Calls `on_sync`.
+    #[must_use]
+    pub fn new(on_sync: impl Fn(Synced) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(on_sync)))
+    }
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 /// See the module's head.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     pub(super) no_sync: bool,
-    #[cfg(test)]
     pub(super) hook: Hook,
 }
 
 impl Disk {
     pub(super) fn sync(&self, what: Synced, f: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        #[cfg(test)]
         if let Some(hook) = &self.hook.0 {
             hook(what)?;
         }
-        let _ = what;
         if self.no_sync { Ok(()) } else { f() }
-    }
-}
-
-#[cfg(test)]
-type OnSync = std::sync::Arc<dyn Fn(Synced) -> io::Result<()> + Send + Sync>;
-
-/// Called before each wait, which fails when it does.
-#[cfg(test)]
-#[derive(Clone, Default)]
-pub(super) struct Hook(pub(super) Option<OnSync>);
-
-#[cfg(test)]
-impl std::fmt::Debug for Hook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hook")
     }
 }

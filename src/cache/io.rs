@@ -154,11 +154,7 @@ impl Cache {
             }
         }
         if !keep && range.end > content.size {
-            // A tail page that becomes a hole has no rest to be filled: zeros there would bring the page back, with its old bytes.
-            let tail = super::pages::floor(content.size);
-            if !effects.iter().any(|effect| matches!(effect, Effect::Punched { range, .. } if range.contains(&tail))) {
-                self.fill_gap(&file, &mut content, range.end, &mut effects)?;
-            }
+            self.fill_gap(&file, &mut content, range.end, &mut effects)?;
             effects.push(Effect::Size { ino, size: range.end });
         }
         if !effects.is_empty() || request.is_some() {

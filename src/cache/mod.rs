@@ -47,6 +47,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use disk::{Hook, Synced};
 pub use load::Loader;
 pub use options::CacheOptions;
 pub use seal::Seal;

@@ -1,5 +1,6 @@
 //! How a cache is made and opened.
 
+use super::disk::{Disk, Hook};
 use std::path::PathBuf;
 
 /// How a cache is made and opened.
@@ -25,8 +26,8 @@ pub struct CacheOptions {
     pub no_sync: bool,
     /// Look at `meta.db` before it is used: not by a driver that takes a live mount over, for which applications wait.
     pub check: bool,
-    #[cfg(test)]
-    pub(super) hook: super::disk::Hook,
+    /// Sees what is made durable. For tests that lose power.
+    pub on_sync: Hook,
 }
 
 impl CacheOptions {
@@ -44,16 +45,11 @@ impl CacheOptions {
             any_file_system: false,
             no_sync: false,
             check: false,
-            #[cfg(test)]
-            hook: super::disk::Hook::default(),
+            on_sync: Hook::default(),
         }
     }
 
-    pub(super) fn disk(&self) -> super::disk::Disk {
-        super::disk::Disk {
-            no_sync: self.no_sync,
-            #[cfg(test)]
-            hook: self.hook.clone(),
-        }
+    pub(super) fn disk(&self) -> Disk {
+        Disk { no_sync: self.no_sync, hook: self.on_sync.clone() }
     }
 }

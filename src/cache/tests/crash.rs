@@ -1,6 +1,7 @@
 //! `kill -9` in each window: the directory is copied as it is at the failpoint, and opened.
 
-use super::lab::{Lab, copy_dir, options};
+use super::cut::copy_dir;
+use super::lab::{Lab, options};
 use crate::cache::{Cache, Recovered};
 use crate::env::Env;
 use crate::types::ROOT;

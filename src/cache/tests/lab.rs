@@ -1,8 +1,8 @@
 //! A cache, the model of what it must hold, and a store in memory with what was committed.
 
-use crate::cache::disk::Hook;
+use super::cut::copy_dir;
 use crate::cache::{
-    Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Missing, NewInode, ReadOutcome, Recovered, SavedReply, Seal, Update,
+    Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Hook, Missing, NewInode, ReadOutcome, Recovered, SavedReply, Seal, Update,
 };
 use crate::env::{Env, Failpoints};
 use crate::rpc;
@@ -75,20 +75,6 @@ pub(super) fn origin() -> CacheOrigin {
     }
 }
 
-/// What a `kill -9` at this moment would leave.
-pub(super) fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else if !entry.file_name().to_string_lossy().ends_with("-shm") {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 pub(super) fn everything(_: &mut crate::cache::View<'_>, _: &Change) -> Domain {
     Domain::Continuous
 }
@@ -135,7 +121,7 @@ impl Lab {
     pub(super) fn reopen(&mut self, dir: PathBuf) -> Recovered {
         let mut options = options(&dir, self.boot);
         (self.tweak)(&mut options);
-        options.hook = self.hook.clone();
+        options.on_sync = self.hook.clone();
         let (cache, recovered) = Cache::open(self.env.clone(), options).unwrap();
         self.cache = cache;
         self.dir = dir;

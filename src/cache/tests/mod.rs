@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests")]
 
 mod crash;
+#[path = "../../../tests/common/cut.rs"]
+mod cut;
 mod health;
 mod lab;
 mod load;

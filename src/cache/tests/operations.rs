@@ -1,5 +1,6 @@
 //! Single operations.
 
+use super::cut::copy_dir;
 use super::lab::Lab;
 use crate::cache::disk::{Disk, Hook, Synced};
 use crate::cache::ring::{Place, Ring, Scan};
@@ -64,10 +65,10 @@ fn a_failed_flush_is_not_believed_later() {
     let failing = Arc::new(AtomicBool::new(false));
     let mut lab = Lab::new();
     let fail = Arc::clone(&failing);
-    lab.hook = Hook(Some(Arc::new(move |what| match what {
+    lab.hook = Hook::new(move |what| match what {
         Synced::Slot(_) | Synced::DataFiles if fail.swap(false, Ordering::SeqCst) => Err(std::io::Error::from_raw_os_error(libc::EIO)),
         _ => Ok(()),
-    })));
+    });
     lab.crash();
     let ino = lab.file(b"f");
     let data = |lab: &Lab| std::fs::metadata(lab.dir.join("data/01/1")).unwrap().modified().unwrap();
@@ -318,24 +319,6 @@ fn files_that_are_only_read_leave_memory_too() {
 }
 
 #[test]
-fn zeros_over_the_end_leave_no_old_bytes() {
-    let mut lab = Lab::new();
-    for (size, at, len) in [(5000, 0, 10_000), (5000, 4500, 5000), (8192, 0, 9000), (100, 50, 100), (9000, 8192, 4096)] {
-        let ino = lab.file(format!("{size} {at}").as_bytes());
-        lab.write(ino, 0, &vec![1; size]);
-        lab.cache.fallocate(None, ino, libc::FALLOC_FL_ZERO_RANGE, at, len).unwrap();
-        let bytes = lab.bytes(ino);
-        bytes.resize(size.max((at + len) as usize), 0);
-        bytes[at as usize..(at + len) as usize].fill(0);
-        lab.check();
-    }
-    lab.crash();
-    lab.check();
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
-}
-
-#[test]
 fn a_slot_taken_and_freed_within_a_batch_is_free_afterwards() {
     let mut lab = Lab::new();
     for name in [b"a", b"b"] {
@@ -349,7 +332,7 @@ fn a_slot_taken_and_freed_within_a_batch_is_free_afterwards() {
     }
     lab.cache.close().unwrap();
     let to = lab.fresh_dir();
-    super::lab::copy_dir(&lab.dir, &to);
+    copy_dir(&lab.dir, &to);
     lab.reopen(to);
     lab.cache.apply_batch().unwrap();
     lab.cache.tick().unwrap();
@@ -375,7 +358,7 @@ fn nothing_is_shared_while_a_commit_is_taken_over() {
         outcome.set(cache.copy_range(None, from, 0, to, 0, 8192).unwrap()).unwrap();
     });
     let dir = lab.fresh_dir();
-    super::lab::copy_dir(&lab.dir, &dir);
+    copy_dir(&lab.dir, &dir);
     lab.reopen(dir);
     cache.set(Arc::downgrade(&lab.cache)).unwrap();
     let sealing = lab.begin_seal();
@@ -408,4 +391,24 @@ fn nothing_is_evicted_after_the_end() {
     lab.commit(sealing);
     lab.cache.close().unwrap();
     assert_eq!(lab.cache.evict(u64::MAX).unwrap(), 0);
+}
+
+// The page in which the file ended is zeroed below its end and written above it, in one record.
+#[test]
+fn zeroing_beyond_the_end_leaves_nothing_of_what_was_there() {
+    for (start, size) in [(0, 15_000), (12_288, 15_000), (13_000, 15_000), (0, 100)] {
+        let mut lab = Lab::new();
+        let ino = lab.file(b"f");
+        lab.write(ino, 0, &vec![7; size]);
+        let outcome = lab.cache.fallocate(None, ino, libc::FALLOC_FL_ZERO_RANGE, start, 30_000).unwrap();
+        assert_eq!(outcome, crate::cache::WriteOutcome::Done);
+        let bytes = lab.bytes(ino);
+        bytes[start as usize..].fill(0);
+        bytes.resize(start as usize + 30_000, 0);
+        lab.check();
+        let seal = lab.begin_seal();
+        lab.commit(seal);
+        lab.crash();
+        lab.check();
+    }
 }

@@ -1,9 +1,9 @@
 //! Losses of power: of what was not flushed any part may be on the disk, page by page.
 
-use super::lab::{Body, Lab, Node, Sealing, Tree, copy_dir};
+use super::cut::{self, copy_dir};
+use super::lab::{Body, Lab, Node, Sealing, Tree};
 use super::model::{Op, op, run};
-use crate::cache::disk::{Hook, Synced};
-use crate::cache::slots::path_of;
+use crate::cache::Hook;
 use crate::types::Ino;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -16,20 +16,10 @@ const PAGE: usize = 4096;
 /// What is on the disk for certain: copies of the files as they were when last flushed.
 fn attach(lab: &mut Lab, durable: &Path) {
     let (live, durable) = (lab.dir.clone(), durable.to_owned());
-    lab.hook = Hook(Some(Arc::new(move |what| {
-        let copy = |name: &Path| {
-            let target = durable.join(name);
-            fs::create_dir_all(target.parent().unwrap()).unwrap();
-            let _ = fs::copy(live.join(name), target);
-        };
-        match what {
-            Synced::Log => copy(Path::new("log")),
-            Synced::Wal => copy(Path::new("meta.db-wal")),
-            Synced::Slot(slot) => copy(&Path::new("data").join(path_of(slot))),
-            Synced::DataFiles => copy_dir(&live.join("data"), &durable.join("data")),
-        }
+    lab.hook = Hook::new(move |what| {
+        cut::keep(&live, &durable, &what.path());
         Ok(())
-    })));
+    });
 }
 
 struct Chance(u64);
@@ -41,49 +31,9 @@ impl Chance {
     }
 }
 
-/// Any mixture of the flushed and the present pages, of any length between.
-fn mix(durable: &[u8], live: &[u8], chance: &mut Chance) -> Vec<u8> {
-    let style = chance.next(4);
-    let mut mixed = Vec::new();
-    let mut at = 0;
-    while at < durable.len().max(live.len()) {
-        let part = |bytes: &[u8]| bytes.get(at..(at + PAGE).min(bytes.len())).map(<[u8]>::to_vec);
-        let newer = match style {
-            0 => false,
-            1 => true,
-            _ => chance.next(2) == 0,
-        };
-        let (old, new) = (part(durable), part(live));
-        let chosen = if newer { new } else { old };
-        mixed.resize(at, 0);
-        mixed.extend(chosen.unwrap_or_default());
-        at += PAGE;
-    }
-    mixed
-}
-
 fn lose_power(lab: &mut Lab, durable: &Path, chance: &mut Chance) -> u64 {
     let to = lab.fresh_dir();
-    fs::create_dir_all(to.join("copies")).unwrap();
-    let read = |root: &Path, name: &Path| fs::read(root.join(name)).unwrap_or_default();
-    let mut names: Vec<PathBuf> = vec!["log".into()];
-    for shard in fs::read_dir(lab.dir.join("data")).unwrap().flatten() {
-        for slot in fs::read_dir(shard.path()).unwrap().flatten() {
-            names.push(PathBuf::from("data").join(shard.file_name()).join(slot.file_name()));
-        }
-    }
-    fs::create_dir_all(to.join("data")).unwrap();
-    for name in names {
-        let mixed = mix(&read(durable, &name), &read(&lab.dir, &name), chance);
-        fs::create_dir_all(to.join(&name).parent().unwrap()).unwrap();
-        fs::write(to.join(&name), mixed).unwrap();
-    }
-    fs::copy(lab.dir.join("meta.db"), to.join("meta.db")).unwrap();
-    // The write-ahead log only grows here; what was not flushed of it may be there in part.
-    let (old, new) = (read(durable, Path::new("meta.db-wal")), read(&lab.dir, Path::new("meta.db-wal")));
-    let kept = old.len() as u64 + chance.next(new.len() as u64 - old.len() as u64 + 1);
-    let kept = if chance.next(2) == 0 { old.len() as u64 } else { kept };
-    fs::write(to.join("meta.db-wal"), &new[..kept as usize]).unwrap();
+    cut::lose_power(&lab.dir, durable, &to, &mut |below| chance.next(below));
     lab.boot += 1;
     let _ = fs::remove_dir_all(durable);
     copy_dir(&to, durable);
