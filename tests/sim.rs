@@ -111,3 +111,117 @@ fn replay() {
     println!("{} steps, digest {:016x}, {:?}", report.steps, report.digest, report.seen);
     assert!(report.violation.is_none(), "{}", finding(&report, bug));
 }
+
+/// The whole engine: docs/testing.md says what its worlds are. Seeds that failed once are in `tests/sim/worlds.txt` for ever.
+mod whole {
+    use super::sim::whole::bugs::Bug;
+    use super::sim::whole::life::FAILPOINTS;
+    use super::sim::whole::world::run;
+    use super::{BTreeMap, Report, scale};
+    use std::io::Write;
+
+    const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sim/worlds.txt");
+    const WORLDS: u64 = 400;
+    /// What a run must have had.
+    const NEEDED: &[&str] = &[
+        "request lost",
+        "reply lost",
+        "late",
+        "twice",
+        "throttled",
+        "stale listing",
+        "stall before a record",
+        "partition",
+        "pause",
+        "crashes",
+        "losses of power",
+        "disks lost",
+        "mounts taken over",
+        "requests sent again",
+        "answered again",
+        "fenced while mounted",
+        "branches",
+        "opens that adopt",
+        "closes",
+        "flushes",
+        "refusals",
+    ];
+
+    fn variable(name: &str) -> Option<u64> {
+        std::env::var(name).ok().and_then(|text| text.parse().ok())
+    }
+
+    fn finding(report: &Report, bug: Bug) -> String {
+        let what = report.violation.as_deref().unwrap_or_default();
+        let planted = if bug == Bug::None { String::new() } else { format!("SIM_BUG={bug:?} ") };
+        format!(
+            "world {}: {what}\nreplay: {planted}HOLDFAST_WORLD={} cargo test --test sim whole_world -- --nocapture",
+            report.seed, report.seed
+        )
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the speed is told to a person")]
+    fn whole_worlds() {
+        if variable("HOLDFAST_WORLD").is_some() {
+            return;
+        }
+        let began = std::time::Instant::now();
+        let kept = std::fs::read_to_string(SEEDS).unwrap_or_default();
+        let kept: Vec<u64> = kept.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+        let first = variable("SIM_FIRST").unwrap_or(1);
+        let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let (mut count, mut steps, mut found) = (0u64, 0u64, Vec::new());
+        for seed in kept.iter().copied().chain(first..first + WORLDS * scale()) {
+            let report = run(seed, Bug::None, false);
+            if report.violation.is_some() {
+                println!("{}", finding(&report, Bug::None));
+                found.push(finding(&report, Bug::None));
+                if !kept.contains(&seed) {
+                    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(SEEDS).unwrap();
+                    writeln!(file, "{seed} {}", report.violation.as_deref().unwrap_or_default()).unwrap();
+                }
+            }
+            // I20: same seed, same digest.
+            if seed % 16 == 0 {
+                assert_eq!(run(seed, Bug::None, false).digest, report.digest, "world {seed} is two worlds");
+            }
+            count += 1;
+            steps += report.steps;
+            for (what, times) in report.seen {
+                *seen.entry(what).or_default() += times;
+            }
+        }
+        assert!(found.is_empty(), "{} of {count} worlds broke an invariant:\n{}", found.len(), found.join("\n"));
+        let minutes = began.elapsed().as_secs_f64() / 60.0;
+        println!("{count} worlds, {:.0} a minute, {steps} steps: {seen:?}", count as f64 / minutes);
+        for needed in NEEDED.iter().chain(FAILPOINTS) {
+            assert!(seen.get(needed).is_some_and(|times| *times > 0), "no world had: {needed}");
+        }
+    }
+
+    #[test]
+    fn planted_bugs_of_the_engine_are_found() {
+        let only = std::env::var("SIM_BUG").ok().and_then(|name| Bug::by_name(&name));
+        let mut missed = Vec::new();
+        for (bug, within) in Bug::ALL.iter().filter(|(bug, _)| only.is_none_or(|only| only == *bug)) {
+            match (1..=*within).map(|seed| run(seed, *bug, false)).find(|report| report.violation.is_some()) {
+                Some(report) => println!("{bug:?}: world {}: {}", report.seed, report.violation.unwrap_or_default()),
+                None => missed.push(format!("{bug:?} within {within}")),
+            }
+        }
+        assert!(missed.is_empty(), "not found: {missed:?}");
+    }
+
+    #[test]
+    fn whole_world() {
+        let Some(seed) = variable("HOLDFAST_WORLD") else { return };
+        let bug = std::env::var("SIM_BUG").ok().and_then(|name| Bug::by_name(&name)).unwrap_or(Bug::None);
+        let report = run(seed, bug, true);
+        for line in &report.trace {
+            println!("{line}");
+        }
+        println!("{} steps, digest {:016x}, {:?}", report.steps, report.digest, report.seen);
+        assert!(report.violation.is_none(), "{}", finding(&report, bug));
+    }
+}

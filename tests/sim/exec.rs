@@ -1,8 +1,10 @@
-//! The world's executor: one thread, virtual time, every choice from one seed. A poll is a step; any step of a node may be its last.
+//! The world's executor: one thread at a time, virtual time, every choice from one seed. A poll is a step; any step of a node may be its
+//! last. Work that may wait has a thread of its own (`strand`), which runs only while its task is polled.
 
+use super::strand::{self, Strand};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use holdfast::env::{Clock, Env, Failpoints, Random};
+use holdfast::env::{Abort, Clock, Env, Failpoints, Random, Tasks, Wait};
 use holdfast::types::UnixNanos;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -60,6 +62,9 @@ struct Node {
     crashed: bool,
     awake_since: u64,
     waiting: Vec<Waker>,
+    // Called with its last breath, before anything of it is dropped.
+    last: Option<Arc<dyn Fn() + Send + Sync>>,
+    doomed: bool,
 }
 
 struct State {
@@ -199,12 +204,54 @@ impl Sim {
 
     /// A task of a node; 0 is the world itself, which neither crashes nor sleeps.
     pub fn spawn(&self, node: usize, future: impl Future<Output = ()> + Send + 'static) {
+        self.start(node, future.boxed());
+    }
+
+    fn start(&self, node: usize, future: Task) -> usize {
         let mut state = self.state.lock();
         state.task_ids += 1;
         let id = state.task_ids;
-        state.tasks.insert(id, Slot { node, future: Some(future.boxed()) });
+        state.tasks.insert(id, Slot { node, future: Some(future) });
         state.nodes.entry(node).or_default();
         self.woken.lock().push(id);
+        id
+    }
+
+    fn abort(&self, id: usize) {
+        let slot = {
+            let mut state = self.state.lock();
+            let slot = state.tasks.remove(&id);
+            if let Some(slot) = &slot {
+                state.nodes.entry(slot.node).or_default().waiting.drain(..).for_each(Waker::wake);
+            }
+            slot
+        };
+        drop(slot);
+    }
+
+    /// What is to be done when a node is killed, before anything of it is dropped.
+    pub fn at_last(&self, node: usize, last: Arc<dyn Fn() + Send + Sync>) {
+        let mut state = self.state.lock();
+        let entry = state.nodes.entry(node).or_default();
+        (entry.last, entry.doomed) = (Some(last), false);
+    }
+
+    /// Kills a node from within: this step is its last, and nothing that it does in it from here on has happened.
+    pub fn doom(&self, node: usize) {
+        let last = {
+            let mut state = self.state.lock();
+            let entry = state.nodes.entry(node).or_default();
+            entry.doomed = true;
+            entry.last.take()
+        };
+        if let Some(last) = last {
+            last();
+        }
+    }
+
+    /// Whether this step is the node's last.
+    pub fn is_doomed(&self, node: usize) -> bool {
+        self.state.lock().nodes.get(&node).is_some_and(|node| node.doomed)
     }
 
     /// Permille of a node's polls that end it.
@@ -214,11 +261,15 @@ impl Sim {
 
     /// Ends all tasks of a node; requests on their way stay on their way.
     pub fn kill(&self, node: usize) {
+        let last = self.state.lock().nodes.entry(node).or_default().last.take();
+        if let Some(last) = last {
+            last();
+        }
         let dead: Vec<Slot> = {
             let mut state = self.state.lock();
             let ids: Vec<usize> = state.tasks.iter().filter(|(_, slot)| slot.node == node).map(|(id, _)| *id).collect();
             let entry = state.nodes.entry(node).or_default();
-            entry.crashed = true;
+            (entry.crashed, entry.doomed) = (true, false);
             entry.parked.clear();
             entry.waiting.drain(..).for_each(Waker::wake);
             ids.iter().filter_map(|id| state.tasks.remove(id)).collect()
@@ -340,24 +391,67 @@ impl Sim {
         };
         let waker = Waker::from(Arc::new(TaskWaker { id, woken: Arc::clone(&self.woken) }));
         let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-        let mut state = self.state.lock();
-        if done {
+        let (dropped, doomed) = {
+            let mut state = self.state.lock();
             let State { tasks, nodes, .. } = &mut *state;
-            if let Some(slot) = tasks.remove(&id) {
-                nodes.entry(slot.node).or_default().waiting.drain(..).for_each(Waker::wake);
-            }
-        } else if let Some(slot) = state.tasks.get_mut(&id) {
-            slot.future = Some(future);
-            return;
+            let doomed = tasks.get(&id).map(|slot| slot.node).filter(|node| nodes.get(node).is_some_and(|node| node.doomed));
+            let dropped = if done {
+                if let Some(slot) = tasks.remove(&id) {
+                    nodes.entry(slot.node).or_default().waiting.drain(..).for_each(Waker::wake);
+                }
+                Some(future)
+            } else if let Some(slot) = tasks.get_mut(&id) {
+                slot.future = Some(future);
+                None
+            } else {
+                // Aborted meanwhile.
+                Some(future)
+            };
+            (dropped, doomed)
+        };
+        drop(dropped);
+        if let Some(node) = doomed {
+            self.kill(node);
         }
-        drop(state);
-        drop(future);
     }
 
     /// A node's environment: its own wrong clock, the world's chance.
     pub fn env(&self, skew: i64) -> Env {
         let part = Arc::new(Part { sim: self.clone(), skew });
         Env::new(Arc::clone(&part) as Arc<dyn Clock>, part, Failpoints::none())
+    }
+
+    /// The same for a process of the engine: its tasks and threads are the node's.
+    pub fn env_of(&self, node: usize, skew: i64, failpoints: Failpoints) -> Env {
+        let part = Arc::new(Part { sim: self.clone(), skew });
+        let tasks = OfNode { sim: self.clone(), node };
+        Env::new(Arc::clone(&part) as Arc<dyn Clock>, part, failpoints).with_tasks(Arc::new(tasks))
+    }
+}
+
+/// A node's tasks and threads.
+struct OfNode {
+    sim: Sim,
+    node: usize,
+}
+
+impl Tasks for OfNode {
+    fn spawn(&self, task: BoxFuture<'static, ()>) -> Abort {
+        let (sim, id) = (self.sim.clone(), self.sim.start(self.node, task));
+        Box::new(move || sim.abort(id))
+    }
+
+    fn block(&self, work: Box<dyn FnOnce() + Send>) {
+        let sim = self.sim.clone();
+        self.sim.spawn(self.node, async move {
+            if let Some(panicked) = Strand::new(work).await {
+                sim.violate(panicked);
+            }
+        });
+    }
+
+    fn waiter(&self) -> Arc<dyn Wait> {
+        Arc::new(strand::OnStrand)
     }
 }
 

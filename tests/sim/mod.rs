@@ -2,6 +2,8 @@
 
 mod bounds;
 pub mod bugs;
+#[path = "../common/cut.rs"]
+mod cut;
 pub mod engine;
 pub mod exec;
 mod fenced;
@@ -11,6 +13,8 @@ pub mod node;
 pub mod oracle;
 pub mod reading;
 pub mod store;
+mod strand;
 pub mod tree;
+pub mod whole;
 pub mod world;
 pub mod writing;

@@ -3,6 +3,7 @@
 use super::engine::lay;
 use super::exec::BEGINNING;
 use super::life::{Exists, Get, Life, Next, Truth};
+use super::store::Judge;
 use super::tree::{Tree, same};
 use bytes::Bytes;
 use holdfast::format::seal::{Cipher, Sealer, hash};
@@ -26,6 +27,16 @@ pub struct Oracle {
     salts: BTreeMap<(String, [u8; 32]), Hash>,
     /// How often something worth having in a world happened.
     pub seen: BTreeMap<&'static str, u64>,
+}
+
+impl Judge for Oracle {
+    fn stored(&mut self, now: u64, name: &str, bytes: &Bytes, exists: Exists<'_>, get: Get<'_>) -> Result<(), String> {
+        self.take_in(now, name, bytes, exists, get)
+    }
+
+    fn deleted(&mut self, name: &str) -> Result<(), String> {
+        self.let_out(name)
+    }
 }
 
 impl Oracle {
@@ -63,7 +74,7 @@ impl Oracle {
     }
 
     /// An object was stored.
-    pub fn stored(&mut self, now: u64, name: &str, bytes: &Bytes, exists: Exists<'_>, get: Get<'_>) -> Result<(), String> {
+    fn take_in(&mut self, now: u64, name: &str, bytes: &Bytes, exists: Exists<'_>, get: Get<'_>) -> Result<(), String> {
         let digest = hash(bytes);
         if names::parse_pack(name).is_none() && bytes.len() > 52 && bytes.starts_with(b"HFO1") {
             let salt: [u8; 32] = bytes[20..52].try_into().unwrap();
@@ -262,7 +273,7 @@ impl Oracle {
     }
 
     /// An object was deleted.
-    pub fn deleted(&mut self, name: &str) -> Result<(), String> {
+    fn let_out(&mut self, name: &str) -> Result<(), String> {
         if let Some(count) = self.refs.get(name) {
             return Err(format!("I5: {name} was deleted and {count} kept commits, claims or adoptions need it"));
         }

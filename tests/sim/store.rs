@@ -2,6 +2,7 @@
 //! month later or twice, be throttled; a listing may be stale; a node may be cut off. What was sent stays sent when its sender dies.
 
 use super::exec::{MILLI, SECOND, Sim};
+use super::life::{Exists, Get};
 use super::oracle::Oracle;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +38,12 @@ struct Object {
     modified: i64,
 }
 
+/// Is told of everything that the store applies, in its order; `Err`: an invariant does not hold.
+pub trait Judge: Send + 'static {
+    fn stored(&mut self, now: u64, name: &str, bytes: &Bytes, exists: Exists<'_>, get: Get<'_>) -> Result<(), String>;
+    fn deleted(&mut self, name: &str) -> Result<(), String>;
+}
+
 /// Requests by verb.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -60,31 +67,48 @@ struct State {
     cut_off: BTreeMap<usize, u64>,
     trouble: BTreeMap<usize, u64>,
     counts: BTreeMap<usize, Counts>,
+    injected: BTreeMap<&'static str, u64>,
 }
 
 /// All nodes' store.
-#[derive(Clone)]
-pub struct World {
+pub struct World<J = Oracle> {
     pub sim: Sim,
     pub faults: Faults,
-    pub oracle: Arc<Mutex<Oracle>>,
+    pub oracle: Arc<Mutex<J>>,
     state: Arc<Mutex<State>>,
 }
 
-impl World {
-    pub fn new(sim: Sim, faults: Faults, oracle: Arc<Mutex<Oracle>>) -> Self {
+impl<J> Clone for World<J> {
+    fn clone(&self) -> Self {
+        Self { sim: self.sim.clone(), faults: self.faults.clone(), oracle: Arc::clone(&self.oracle), state: Arc::clone(&self.state) }
+    }
+}
+
+impl<J: Judge> World<J> {
+    pub fn new(sim: Sim, faults: Faults, oracle: Arc<Mutex<J>>) -> Self {
         Self { sim, faults, oracle, state: Arc::default() }
     }
 
     /// One node's access.
-    pub fn node(&self, node: usize) -> Arc<NodeStore> {
+    pub fn node(&self, node: usize) -> Arc<NodeStore<J>> {
         Arc::new(NodeStore { world: self.clone(), node })
+    }
+
+    /// Counts a fault that happened.
+    pub fn inject(&self, what: &'static str) {
+        *self.state.lock().injected.entry(what).or_default() += 1;
+    }
+
+    /// Faults that happened.
+    pub fn injected(&self) -> BTreeMap<&'static str, u64> {
+        self.state.lock().injected.clone()
     }
 
     pub fn cut_off(&self, node: usize, nanos: u64) {
         let until = self.sim.now() + nanos;
         self.sim.note(|| format!("cut off {node} for {}s", nanos / SECOND));
         self.state.lock().cut_off.insert(node, until);
+        self.inject("partition");
     }
 
     /// When a request of the node last failed.
@@ -106,6 +130,11 @@ impl World {
         self.state.lock().objects.insert(name.to_owned(), object);
     }
 
+    /// Something that was sent arrives.
+    pub fn land(&self, node: usize, name: &str, bytes: &Bytes) {
+        self.apply_put(node, name, bytes);
+    }
+
     fn apply_put(&self, node: usize, name: &str, bytes: &Bytes) -> Put {
         let stored = {
             let mut state = self.state.lock();
@@ -116,7 +145,8 @@ impl World {
             }
             absent
         };
-        self.sim.note(|| format!("{node} put {name} {}", if stored { "stored" } else { "exists" }));
+        let sum = crc32fast::hash(bytes);
+        self.sim.note(|| format!("{node} put {name} {sum:08x} {}", if stored { "stored" } else { "exists" }));
         if stored {
             let exists = |name: &str| self.state.lock().objects.contains_key(name);
             let get = |name: &str| self.bytes(name);
@@ -154,19 +184,18 @@ impl World {
 }
 
 /// One node's access to the store.
-#[derive(Clone)]
-pub struct NodeStore {
-    world: World,
+pub struct NodeStore<J = Oracle> {
+    world: World<J>,
     node: usize,
 }
 
-impl fmt::Debug for NodeStore {
+impl<J> fmt::Debug for NodeStore<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NodeStore({})", self.node)
     }
 }
 
-impl NodeStore {
+impl<J: Judge> NodeStore<J> {
     fn latency(&self) -> u64 {
         self.world.sim.between(MILLI, self.world.faults.latency_max.max(2 * MILLI))
     }
@@ -182,14 +211,17 @@ impl NodeStore {
     async fn send(&self, verb: &'static str, name: &str) -> Result<(), StoreError> {
         let World { sim, faults, .. } = &self.world;
         if verb == "PUT" && name.contains("/commits/") && sim.permille(faults.stall) {
+            self.world.inject("stall before a record");
             sim.freeze(self.node, sim.between(SECOND, faults.stall_for));
             sim.sleep(MILLI).await;
         }
         if self.world.is_cut_off(self.node) || sim.permille(faults.lost_request) {
+            self.world.inject("request lost");
             return Err(self.fail(verb, name).await);
         }
         sim.sleep(self.latency()).await;
         if sim.permille(faults.throttled) {
+            self.world.inject("throttled");
             self.world.state.lock().trouble.insert(self.node, sim.now());
             return Err(StoreError::Throttled { verb, name: name.to_owned(), retry_after: None });
         }
@@ -200,6 +232,7 @@ impl NodeStore {
     async fn reply(&self, verb: &'static str, name: &str) -> Result<(), StoreError> {
         let World { sim, faults, .. } = &self.world;
         if self.world.is_cut_off(self.node) || sim.permille(faults.lost_reply) {
+            self.world.inject("reply lost");
             return Err(self.fail(verb, name).await);
         }
         sim.sleep(self.latency()).await;
@@ -213,10 +246,11 @@ impl NodeStore {
         name: &str,
         apply: impl Fn() -> T + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
-        let World { sim, faults, .. } = self.world.clone();
+        let (sim, faults) = (self.world.sim.clone(), self.world.faults.clone());
         self.send(verb, name).await?;
         let apply = Arc::new(apply);
         if sim.permille(faults.late) {
+            self.world.inject("late");
             let delay = sim.between(SECOND, faults.late_max.max(2 * SECOND));
             sim.after(delay, move || {
                 apply();
@@ -224,6 +258,7 @@ impl NodeStore {
             return Err(self.fail(verb, name).await);
         }
         if sim.permille(faults.twice) {
+            self.world.inject("twice");
             let again = Arc::clone(&apply);
             sim.after(sim.between(SECOND, faults.late_max.max(2 * SECOND)), move || {
                 again();
@@ -244,7 +279,7 @@ impl NodeStore {
 }
 
 #[async_trait]
-impl Store for NodeStore {
+impl<J: Judge> Store for NodeStore<J> {
     async fn put_if_absent(&self, name: &str, body: Bytes) -> Result<Put, StoreError> {
         self.count(|counts| counts.put += 1);
         let (world, node, owned) = (self.world.clone(), self.node, name.to_owned());
@@ -299,6 +334,9 @@ impl Store for NodeStore {
             }
         }
         hidden.retain(|_| sim.permille(700));
+        if !hidden.is_empty() {
+            self.world.inject("stale listing");
+        }
         found.retain(|name, _| !hidden.contains(name) && start_after.is_none_or(|after| name.as_str() > after));
         self.reply("LIST", prefix).await?;
         Ok(found.into_values().take(limit).collect())

@@ -23,7 +23,7 @@ pub struct Report {
     pub trace: Vec<String>,
 }
 
-fn pick(sim: &Sim, of: &[u64]) -> u64 {
+pub fn pick(sim: &Sim, of: &[u64]) -> u64 {
     of[sim.below(of.len() as u64) as usize]
 }
 

@@ -1,0 +1,242 @@
+//! What the log says, in the order in which the store applied it, held against the rules and against what applications have seen.
+
+use super::super::life::{Exists, Get};
+use super::super::store::Judge;
+use super::history::History;
+use super::shown::{Shown, Source};
+use super::tree::Tree;
+use bytes::Bytes;
+use holdfast::format::seal::{Cipher, Sealer, hash};
+use holdfast::format::{branch, names, record, volume};
+use holdfast::rpc::log_record::Kind;
+use holdfast::rpc::{Commit, LogRecord};
+use holdfast::types::{Epoch, Hash, Incarnation, Seq};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A record that is in the log.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    pub hash: Hash,
+    pub epoch: Epoch,
+    pub shown: Arc<Shown>,
+}
+
+struct Life {
+    sealer: Sealer,
+    records: BTreeMap<Seq, Truth>,
+    writer: Bytes,
+    closed: bool,
+    /// By epoch, the machine that opened it.
+    hosts: BTreeMap<Epoch, String>,
+    adopted: BTreeSet<String>,
+    /// Objects that a commit has named.
+    named: BTreeSet<String>,
+}
+
+/// Judges one volume of one store.
+pub struct Log {
+    store_sealer: Sealer,
+    lives: BTreeMap<Incarnation, Life>,
+    ever: BTreeMap<String, Hash>,
+    /// By machine, what its applications have seen since the volume was opened there on the cache that it has now, and before.
+    histories: BTreeMap<String, Vec<Arc<Mutex<History>>>>,
+    /// How often something worth having in a world happened.
+    pub seen: BTreeMap<&'static str, u64>,
+}
+
+impl Log {
+    pub fn new(store_sealer: Sealer) -> Self {
+        Self { store_sealer, lives: BTreeMap::new(), ever: BTreeMap::new(), histories: BTreeMap::new(), seen: BTreeMap::new() }
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    /// A machine has opened the volume on a new cache.
+    pub fn begins(&mut self, host: &str, history: &Arc<Mutex<History>>) {
+        self.histories.entry(host.to_owned()).or_default().push(Arc::clone(history));
+    }
+
+    /// What the log shows as of a record.
+    pub fn at(&self, incarnation: Incarnation, seq: Seq) -> Option<Truth> {
+        self.lives.get(&incarnation)?.records.get(&seq).cloned()
+    }
+
+    /// The newest record.
+    pub fn head(&self) -> Option<(Incarnation, Seq, Truth)> {
+        let (incarnation, life) = self.lives.first_key_value()?;
+        life.records.last_key_value().map(|(seq, truth)| (*incarnation, *seq, truth.clone()))
+    }
+
+    fn record(&mut self, incarnation: Incarnation, seq: Seq, bytes: &Bytes, get: Get<'_>) -> Result<(), String> {
+        let Self { lives, histories, .. } = self;
+        let life = lives.get_mut(&incarnation).ok_or("a record of nothing")?;
+        let name = names::commit(incarnation, seq);
+        let message = record::decode(bytes, &life.sealer, &name).map_err(|error| error.to_string())?;
+        let parent = life.records.last_key_value().map(|(seq, truth)| (*seq, truth.clone()));
+        life.check_place(seq, &message, parent.as_ref())?;
+        let before = parent.map(|(_, truth)| truth.shown).unwrap_or_default();
+        let (shown, what) = match message.kind.as_ref() {
+            Some(Kind::Commit(commit)) => {
+                let own = (name.clone(), bytes.clone());
+                let get = |name: &str| if name == own.0 { Some(own.1.clone()) } else { get(name) };
+                let shown = life.commit(incarnation, seq, commit, &before, &get)?;
+                let host = &life.hosts[&message.epoch];
+                let history = histories
+                    .get(host)
+                    .and_then(|all| all.last())
+                    .ok_or_else(|| format!("commit {seq} by {host}, where nothing was ever written"))?;
+                history.lock().commit(&shown.tree, commit.full).map_err(|why| format!("I3: commit {seq} of {host} {why}"))?;
+                (Arc::new(shown), "commits")
+            }
+            Some(Kind::Open(open)) => {
+                let holder = open.holder.clone().unwrap_or_default();
+                let history = histories.get(&holder.host).and_then(|all| all.last()).map(|history| history.lock());
+                if let Some(history) = history.filter(|history| history.cache.as_bytes()[..] == holder.cache_id[..]) {
+                    let shown = &history.logged;
+                    if *shown != before.tree && !is_bare(&before.tree) {
+                        let why = before.tree.differs(shown);
+                        return Err(format!("protocol.md 7.3: {} goes on with a cache that the log has left behind: {why}", holder.host));
+                    }
+                }
+                life.hosts.insert(message.epoch, holder.host);
+                life.writer = message.writer.clone();
+                life.adopted =
+                    open.adopted.iter().filter_map(|object| names::absolute(incarnation, &object.name)).map(|(_, name)| name).collect();
+                if let Some(missing) = life.adopted.iter().find(|name| get(name).is_none()) {
+                    return Err(format!("I5: `open` {seq} adopts {missing}, which is not there"));
+                }
+                if let Some(named) = life.adopted.iter().find(|name| life.named.contains(*name)) {
+                    return Err(format!("protocol.md 3: `open` {seq} adopts {named}, which a commit has named"));
+                }
+                (before, if life.adopted.is_empty() { "opens" } else { "opens that adopt" })
+            }
+            Some(Kind::Close(_)) => {
+                let host = &life.hosts[&message.epoch];
+                let history = histories.get(host).and_then(|all| all.last()).ok_or("a close of nobody")?.lock();
+                if *history.now() != before.tree {
+                    return Err(format!("I2: `close` {seq} of {host}, and not all is committed: {}", before.tree.differs(history.now())));
+                }
+                (before, "closes")
+            }
+            _ => (before, "other records"),
+        };
+        life.closed = what == "closes";
+        life.records.insert(seq, Truth { hash: hash(bytes), epoch: message.epoch, shown });
+        self.count(what);
+        Ok(())
+    }
+
+    /// The head of a branch was stored: it must show a state of the fenced machine, not older than its last commit.
+    fn branch(&mut self, incarnation: Incarnation, epoch: Epoch, name: &str, bytes: &Bytes, get: Get<'_>) -> Result<(), String> {
+        let life = self.lives.get(&incarnation).ok_or("a branch of nothing")?;
+        let made = branch::decode(bytes, &life.sealer, name).map_err(|error| error.to_string())?;
+        let base = match made.base_seq {
+            0 => Arc::default(),
+            seq => Arc::clone(&life.records.get(&seq).ok_or_else(|| format!("branch {epoch} stands on {seq}, which is not there"))?.shown),
+        };
+        let source = Source { incarnation, sealer: &life.sealer, get };
+        let state = made.state.clone().unwrap_or_default();
+        let shown = base.next(&source, made.base_seq + 1, &source.deltas(&state)?)?;
+        let histories = self.histories.get(&made.host).ok_or("a branch of nobody")?;
+        if !histories.iter().any(|history| history.lock().may_show(&shown.tree)) {
+            let told = histories.iter().map(|history| shown.tree.differs(history.lock().now()));
+            let last = told.collect::<Vec<_>>().join(" || ");
+            return Err(format!("I16: branch {epoch} shows no state of {}: {last}", made.host));
+        }
+        self.count("branches");
+        Ok(())
+    }
+}
+
+impl Life {
+    fn check_place(&self, seq: Seq, message: &LogRecord, parent: Option<&(Seq, Truth)>) -> Result<(), String> {
+        let (head, epoch) = parent.map_or((0, 0), |(seq, truth)| (*seq, truth.epoch));
+        if seq != head + 1 {
+            return Err(format!("I1: record {seq} was stored while the log ends at {head}"));
+        }
+        if parent.is_some_and(|(_, truth)| message.parent_hash != truth.hash.as_bytes()) {
+            return Err(format!("I1: record {seq} is not the child of record {head}"));
+        }
+        let fits = match message.kind {
+            Some(Kind::Open(_)) => message.epoch == epoch + 1,
+            _ => message.epoch == epoch && message.writer == self.writer && !self.closed,
+        };
+        if fits { Ok(()) } else { Err(format!("I1: record {seq} of epoch {} while epoch {epoch} is in force", message.epoch)) }
+    }
+
+    fn commit(&mut self, incarnation: Incarnation, seq: Seq, commit: &Commit, before: &Shown, get: Get<'_>) -> Result<Shown, String> {
+        let source = Source { incarnation, sealer: &self.sealer, get };
+        let deltas = source.deltas(commit)?;
+        let parent = before.objects(incarnation);
+        let mut names: BTreeSet<String> = commit
+            .delta_frames
+            .iter()
+            .filter_map(|frame| frame.object.as_ref())
+            .chain(deltas.iter().flat_map(|delta| &delta.objects))
+            .filter_map(|object| names::absolute(incarnation, &object.name))
+            .map(|(_, name)| name)
+            .collect();
+        if let Some(missing) = names.iter().find(|name| get(name).is_none()) {
+            return Err(format!("I5: commit {seq} names {missing}, which is not there"));
+        }
+        names.retain(|name| !parent.contains(name));
+        if let Some(dropped) = names.iter().find(|name| self.named.contains(*name)) {
+            return Err(format!("protocol.md 3: commit {seq} names {dropped}, which was named before and dropped"));
+        }
+        let epoch = self.records.last_key_value().map_or(0, |(_, truth)| truth.epoch);
+        let foreign = |name: &&String| names::parse_pack(name).is_none_or(|(_, of, _)| of != epoch) && !self.adopted.contains(*name);
+        if let Some(foreign) = names.iter().find(foreign) {
+            return Err(format!("protocol.md 3: commit {seq} of epoch {epoch} names {foreign}, which it did not adopt"));
+        }
+        self.named.extend(names);
+        before.next(&source, seq, &deltas)
+    }
+}
+
+impl Judge for Log {
+    fn stored(&mut self, _now: u64, name: &str, bytes: &Bytes, _exists: Exists<'_>, get: Get<'_>) -> Result<(), String> {
+        let digest = hash(bytes);
+        if *self.ever.entry(name.to_owned()).or_insert(digest) != digest {
+            return Err(format!("I6: {name} was stored with two contents"));
+        }
+        if let Some((incarnation, seq)) = names::parse_commit(name) {
+            return self.record(incarnation, seq, bytes, get);
+        }
+        if let Some((incarnation, epoch, _)) = names::parse_branch_head(name) {
+            return self.branch(incarnation, epoch, name, bytes, get);
+        }
+        if let Some((incarnation, "volume")) = names::parse_volume(name) {
+            let volume = volume::decode(bytes, &self.store_sealer, name).map_err(|error| error.to_string())?;
+            let key: [u8; 32] = volume.data_key.as_ref().try_into().map_err(|_| "a key of another length")?;
+            let sealer = Sealer::new(Cipher::None, &key, self.store_sealer.store(), Some(incarnation));
+            let life = Life {
+                sealer,
+                records: BTreeMap::new(),
+                writer: Bytes::new(),
+                closed: false,
+                hosts: BTreeMap::new(),
+                adopted: BTreeSet::new(),
+                named: BTreeSet::new(),
+            };
+            self.lives.insert(incarnation, life);
+        }
+        let what = [("/packs/", "packs"), ("/checkpoints/", "objects of checkpoints"), ("/control/", "control records")];
+        if let Some((_, what)) = what.iter().find(|(part, _)| name.contains(part)) {
+            self.count(what);
+        }
+        Ok(())
+    }
+
+    fn deleted(&mut self, name: &str) -> Result<(), String> {
+        if name.starts_with("probe/") { Ok(()) } else { Err(format!("{name} was deleted")) }
+    }
+}
+
+/// An empty tree, but for what a new cache begins with: nothing is committed that nobody wrote.
+pub fn is_bare(tree: &Tree) -> bool {
+    tree.0.len() <= 1 && tree.0.values().all(|node| node.entries.is_empty())
+}

@@ -1,0 +1,98 @@
+//! One seed is one world: which faults the store has, how many machines fight for the volume, how they behave; then what happens.
+
+use super::super::engine::Kit;
+use super::super::exec::{MILLI, MINUTE, SECOND, Sim};
+use super::super::store::{Faults, World};
+use super::super::world::{Report, pick};
+use super::bugs::Bug;
+use super::judge::Log;
+use super::life;
+use super::machine::{Habits, Machine};
+use holdfast::format::{marker::Marker, names};
+use holdfast::volume::Sizes;
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Memory, where there is some: nothing here waits for a disk.
+fn scratch() -> tempfile::TempDir {
+    let memory = PathBuf::from("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a directory for a world")
+}
+
+fn faults(sim: &Sim) -> Faults {
+    let some = |most: u64| if sim.permille(500) { sim.between(1, most) } else { 0 };
+    Faults {
+        lost_request: some(40),
+        lost_reply: some(40),
+        late: some(30),
+        late_max: pick(sim, &[10 * SECOND, 10 * MINUTE]),
+        twice: some(20),
+        throttled: some(30),
+        stale_list: some(600),
+        stale_for: pick(sim, &[MINUTE, 10 * MINUTE]),
+        stall: some(20),
+        stall_for: pick(sim, &[10 * SECOND, 5 * MINUTE]),
+        latency_max: pick(sim, &[20 * MILLI, 200 * MILLI, SECOND]),
+    }
+}
+
+fn habits(sim: &Sim) -> Habits {
+    Habits {
+        think: pick(sim, &[20 * MILLI, 200 * MILLI, SECOND, 4 * SECOND]),
+        apps: sim.between(1, 3),
+        crash: pick(sim, &[0, 1, 1, 3]),
+        failpoints: pick(sim, &[0, 500, 1000]),
+        power: pick(sim, &[0, 300, 700]),
+        take_over: pick(sim, &[0, 300, 1000]),
+        write: pick(sim, &[200, 8_000, 40_000]),
+        sizes: Sizes {
+            cache_max: pick(sim, &[300 << 10, 4 << 20, 64 << 20]),
+            dirty_max: pick(sim, &[200 << 10, 2 << 20, 32 << 20]),
+            capacity: None,
+        },
+        life: pick(sim, &[20 * SECOND, MINUTE, 5 * MINUTE]),
+    }
+}
+
+/// Runs the world of a seed, with a bug planted or none.
+pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
+    let sim = Sim::new(seed, trace);
+    let oracle = Arc::new(Mutex::new(Log::new(Kit::store_sealer())));
+    let world = World::new(sim.clone(), faults(&sim), oracle);
+    let mut marker = Marker::clear([7; 16], 0, "sim");
+    marker.store = Kit::store_sealer().store();
+    world.plant(names::marker(), marker.encode());
+    let root = scratch();
+    let habits = habits(&sim);
+    let machines = pick(&sim, &[1, 1, 2, 3]);
+    for id in 1..=machines as usize {
+        let skew = if sim.permille(200) { sim.between(0, 10 * MINUTE) as i64 - 5 * MINUTE as i64 } else { 0 };
+        sim.spawn(0, life::run(Machine::new(&world, id, &habits, root.path(), skew, bug)));
+    }
+    sim.spawn(0, weather(world.clone(), machines));
+    let steps = sim.run(pick(&sim, &[3_000, 6_000, 12_000]));
+    let mut seen = world.oracle.lock().seen.clone();
+    seen.extend(world.injected());
+    let report = Report { seed, steps, digest: sim.digest(), violation: sim.violation(), seen, trace: sim.trace() };
+    sim.end();
+    report
+}
+
+/// Pauses and partitions.
+async fn weather(world: World<Log>, machines: u64) {
+    let sim = world.sim.clone();
+    let calm = pick(&sim, &[20 * SECOND, 2 * MINUTE, 20 * MINUTE]);
+    loop {
+        sim.sleep(sim.between(SECOND, calm)).await;
+        let machine = sim.between(1, machines) as usize;
+        let long = pick(&sim, &[5 * SECOND, 40 * SECOND, 5 * MINUTE]);
+        if sim.permille(500) {
+            world.cut_off(machine, sim.between(SECOND, long));
+        } else {
+            world.inject("pause");
+            sim.freeze(machine, sim.between(SECOND, long));
+        }
+    }
+}
