@@ -1,6 +1,7 @@
 //! A `meta.db` that is not what was written: seen when it is opened for a mount, and while it is served.
 
-use super::lab::{Lab, copy_dir, options};
+use super::cut::copy_dir;
+use super::lab::{Lab, options};
 use crate::cache::{Cache, CacheError, CacheOptions};
 use crate::env::Env;
 use crate::types::{Fault, FaultKind, ROOT};

@@ -1,6 +1,7 @@
 //! Data files that are gone or too short: what is committed is fetched again, what is not is an error for its range and never zeros.
 
-use super::lab::{Body, Lab, copy_dir};
+use super::cut::copy_dir;
+use super::lab::{Body, Lab};
 use crate::cache::slots;
 use crate::cache::{CacheError, ReadOutcome, WriteOutcome};
 use crate::types::Ino;
