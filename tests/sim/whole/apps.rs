@@ -352,7 +352,7 @@ fn unexpected(op: &Op, error: PosixError, tree: &Tree, applied: bool) -> Option<
     }
 }
 
-fn brief(op: &Op) -> String {
+pub fn brief(op: &Op) -> String {
     match op {
         Op::Write { ino, offset, data } => format!("write {ino:x} {offset}+{}", data.len()),
         other => format!("{other:?}"),

@@ -3,7 +3,7 @@
 
 use super::super::engine::Kit;
 use super::super::exec::{MINUTE, SECOND};
-use super::apps::{AGAIN, Apps};
+use super::apps::{AGAIN, Apps, brief};
 use super::bugs;
 use super::history::History;
 use super::judge::is_bare;
@@ -93,7 +93,8 @@ fn env(machine: &Arc<Machine>) -> Env {
         let name = FAILPOINTS[sim.below(FAILPOINTS.len() as u64) as usize];
         let machine = Arc::clone(machine);
         let die = move || {
-            machine.sim.note(|| format!("{} dies at {name}", machine.id));
+            let waiting: Vec<String> = machine.disk.lock().inflight.values().map(brief).collect();
+            machine.sim.note(|| format!("{} dies at {name}, not answered: {waiting:?}", machine.id));
             machine.world.inject(name);
             machine.sim.doom(machine.id);
         };
@@ -174,6 +175,9 @@ impl Life {
             host: machine.host.clone(),
             installation: machine.host.clone(),
             boot_id: String::new(),
+            desk: None,
+            wait: false,
+            tell: |_| {},
         }
     }
 
