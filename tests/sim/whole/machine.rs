@@ -14,6 +14,7 @@ use holdfast::writeback::KernelPages;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 /// In a cache whose durable part is known: one that was set aside is followed by another without it.
@@ -69,6 +70,8 @@ pub struct Machine {
     pub bug: Bug,
     pub sent: Sent,
     root: PathBuf,
+    /// Which directory is the disk's: a process that was killed still works in its own for a moment.
+    current: Arc<AtomicU32>,
     pub disk: Mutex<Disk>,
 }
 
@@ -84,6 +87,7 @@ impl Machine {
             bug,
             sent: Sent::new(world),
             root: root.join(format!("{id}")),
+            current: Arc::default(),
             disk: Mutex::default(),
         };
         machine.lose_disk();
@@ -92,6 +96,7 @@ impl Machine {
 
     fn next_dir(&self, disk: &mut Disk) -> PathBuf {
         disk.serial += 1;
+        self.current.store(disk.serial, Ordering::SeqCst);
         self.root.join(disk.serial.to_string())
     }
 
@@ -159,15 +164,15 @@ impl Machine {
         }
     }
 
-    fn hook(&self, live: PathBuf) -> Hook {
-        let (durable, bug) = (self.durable(), self.bug);
+    fn hook(&self, live: PathBuf, serial: u32) -> Hook {
+        let (durable, bug, current) = (self.durable(), self.bug, Arc::clone(&self.current));
         Hook::new(move |what: Synced| {
             let lies = match bug {
                 Bug::DropFsync => what == Synced::Log,
                 Bug::DropDataSync => matches!(what, Synced::Slot(_) | Synced::DataFiles),
                 _ => false,
             };
-            if !lies && live.join(MARK).exists() {
+            if !lies && current.load(Ordering::SeqCst) == serial && live.join(MARK).exists() {
                 keep(&live, &durable, &what.path());
             }
             Ok(())
@@ -219,7 +224,7 @@ impl Machine {
         options.no_sync = true;
         options.hot_inodes = 16;
         options.hot_names = 16;
-        options.on_sync = self.hook(disk.dir.join("cache"));
+        options.on_sync = self.hook(disk.dir.join("cache"), disk.serial);
         options
     }
 
