@@ -10,7 +10,7 @@ use super::op::Op;
 use holdfast::cache::{CacheOptions, Hook, Synced};
 use holdfast::types::{Ino, ROOT};
 use holdfast::volume::{Posix, Sizes};
-use holdfast::writeback::KernelPages;
+use holdfast::writeback::{Brought, KernelPages};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -247,9 +247,10 @@ impl KernelPages for Kernel {
         self.0.upgrade().is_some_and(|posix| posix.any_writable_open())
     }
 
-    fn bring_in(&self) -> Vec<(Ino, u64)> {
-        let Some(posix) = self.0.upgrade() else { return Vec::new() };
+    fn bring_in(&self) -> Brought {
+        let Some(posix) = self.0.upgrade() else { return Brought::default() };
         let size = |ino: Ino| posix.getattr(ino).ok().map(|attr| (ino, attr.size));
-        posix.writable_open().into_iter().filter(|ino| *ino != ROOT).filter_map(size).collect()
+        let sizes = posix.writable_open().into_iter().filter(|ino| *ino != ROOT).filter_map(size).collect();
+        Brought { sizes, missed: None }
     }
 }
