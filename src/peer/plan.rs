@@ -63,6 +63,8 @@ pub struct Asking {
     pub answered: u32,
     /// Looks at a log that the same process still held, because nobody could be believed.
     pub looks: u32,
+    /// The log had more commits of that process at such a look: it is at work.
+    pub grown: bool,
 }
 
 /// What follows from an answer.
@@ -86,31 +88,33 @@ pub fn next(asked: &Asked<'_>, heard: &Heard, asking: Asking) -> Next {
         Heard::Said(Answer::Closed) if *wait || looks < CLOSED_LOOKS => {
             again(format!("waiting for the log of volume {volume}, which {host} says it has closed"), pause(looks), true)
         }
-        Heard::Said(Answer::Closed) => unknown(asked, "it says that it has closed the log, which does not show that", looks),
-        Heard::Said(Answer::NotMine) => unknown(asked, "it says that it does not hold the volume any more", looks),
-        Heard::Unknown(why) => unknown(asked, why, looks),
-        Heard::Nowhere(why) => unknown(asked, why, looks.max(1)),
+        Heard::Said(Answer::Closed) => unknown(asked, "it says that it has closed the log, which does not show that", asking),
+        Heard::Said(Answer::NotMine) => unknown(asked, "it says that it does not hold the volume any more", asking),
+        Heard::Unknown(why) => unknown(asked, why, asking),
+        Heard::Nowhere(why) => unknown(asked, why, Asking { looks: looks.max(1), ..asking }),
     }
 }
 
 /// Nothing is known: a person decides, or the log will tell.
-fn unknown(asked: &Asked<'_>, why: &str, looks: u32) -> Next {
+fn unknown(asked: &Asked<'_>, why: &str, asking: Asking) -> Next {
     let Asked { volume, address, record, wait, .. } = asked;
     let host = Host(asked.host);
     let at = if address.is_empty() { String::new() } else { format!(" at {address}") };
     let held = format!("volume {volume} is held by {host} (since record {record}) and was not closed there; asked{at}: {why}");
-    if *wait {
-        let next =
-            "waiting until it is unmounted there; if that machine is gone for good, end this and take the volume over with --take-over";
-        return again(format!("{held}; {next}"), pause(looks), true);
-    }
-    if looks == 0 {
+    if !wait && asking.looks == 0 {
         return again(format!("{held}; asking once more"), PAUSE, true);
     }
-    Next::Refuse(format!(
-        "{held}; unmount it there, or, if that machine is gone for good, take the volume over with --take-over: what it had not committed is \
-         lost to this mount"
-    ))
+    let gone = if asking.grown {
+        "its log has grown since, so that machine is at work, and this one cannot reach it"
+    } else if *wait {
+        "if that machine is gone for good, end this and take the volume over with --take-over"
+    } else {
+        "if that machine is gone for good, take the volume over with --take-over: what it had not committed is lost to this mount"
+    };
+    if *wait {
+        return again(format!("{held}; waiting until it is unmounted there; {gone}"), pause(asking.looks), true);
+    }
+    Next::Refuse(format!("{held}; unmount it there; {gone}"))
 }
 
 fn again(tell: String, pause: Duration, look: bool) -> Next {
@@ -139,7 +143,7 @@ mod tests {
 
     /// What is done, whether the log is read, what is said.
     fn row(heard: &Heard, looks: u32, wait: bool) -> (&'static str, bool, String) {
-        match next(&asked(wait), heard, Asking { looks, answered: 0 }) {
+        match next(&asked(wait), heard, Asking { looks, ..Asking::default() }) {
             Next::Again { tell, look, .. } => ("again", look, tell),
             Next::Refuse(why) => ("refuse", false, why),
         }
@@ -155,14 +159,7 @@ mod tests {
             (said(Answer::Draining(3 << 20)), 0, false, "again", false, "which is unmounting volume g/a: 3.00 MiB are in no commit yet"),
             (said(Answer::Draining(0)), 99, true, "again", false, "the log is not closed yet"),
             (said(Answer::Closed), 0, false, "again", true, "which host b says it has closed"),
-            (
-                said(Answer::Closed),
-                10,
-                false,
-                "refuse",
-                false,
-                "does not show that; unmount it there, or, if that machine is gone for good",
-            ),
+            (said(Answer::Closed), 10, false, "refuse", false, "does not show that; unmount it there; if that machine is gone for good"),
             (said(Answer::Closed), 10, true, "again", true, "which host b says it has closed"),
             (said(Answer::NotMine), 0, false, "again", true, "asking once more"),
             (said(Answer::NotMine), 1, false, "refuse", false, "does not hold the volume any more; unmount it there"),
@@ -181,16 +178,26 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_at_work_is_not_called_gone() {
+        for wait in [false, true] {
+            let asking = Asking { looks: 1, grown: true, ..Asking::default() };
+            let next = next(&asked(wait), &Heard::Unknown("No route to host".to_owned()), asking);
+            let (Next::Again { tell: said, .. } | Next::Refuse(said)) = next;
+            assert!(said.contains("so that machine is at work") && !said.contains("--take-over"), "{said}");
+        }
+    }
+
+    #[test]
     fn whoever_waits_asks_the_store_ever_less() {
         let pauses: Vec<u64> = (0..8)
-            .filter_map(|looks| match next(&asked(true), &Heard::Unknown(String::new()), Asking { looks, answered: 0 }) {
+            .filter_map(|looks| match next(&asked(true), &Heard::Unknown(String::new()), Asking { looks, ..Asking::default() }) {
                 Next::Again { pause, .. } => Some(pause.as_secs()),
                 Next::Refuse(_) => None,
             })
             .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
         let reads = |answered| {
-            let next = next(&asked(true), &Heard::Said(Answer::InUse), Asking { looks: 0, answered });
+            let next = next(&asked(true), &Heard::Said(Answer::InUse), Asking { answered, ..Asking::default() });
             matches!(next, Next::Again { look: true, .. })
         };
         assert_eq!((0..90).filter(|answered| reads(*answered)).collect::<Vec<_>>(), [29, 59, 89]);

@@ -25,7 +25,7 @@ pub(super) async fn waited(params: &OpenParams, reader: &Reader, tip: &Tip, own:
     let record = tip.open.as_ref().map_or(tip.seq, |open| open.seq);
     let (volume, host, address) = (params.identity.as_str(), holder.host.as_str(), holder.address.as_str());
     let asked = Asked { volume, host, address, record, wait: params.wait };
-    let (mut asking, mut told) = (Asking::default(), String::new());
+    let (mut asking, mut told, mut end) = (Asking::default(), String::new(), tip.seq);
     loop {
         let heard = peer::ask(holder, reader.site().sealer()).await;
         tracing::info!(volume, host, address, ?heard, "the volume's holder was asked");
@@ -41,11 +41,12 @@ pub(super) async fn waited(params: &OpenParams, reader: &Reader, tip: &Tip, own:
                 asking.answered += u32::from(answered);
                 if look {
                     let now = reader.tip(Hint::default()).await?;
-                    // Its commits say nothing new.
                     if (now.epoch, now.phase) != (tip.epoch, tip.phase) {
                         return Ok(true);
                     }
+                    asking.grown = now.seq > end;
                     asking.looks += u32::from(!answered);
+                    end = now.seq;
                 }
             }
         }

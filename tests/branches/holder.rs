@@ -69,11 +69,16 @@ fn cut_cable_is_unknown() {
     let (rig, cable) = (Rig::new(), Cable::new());
     let held = rig.mount_with("first", first(&cable));
     let address = answers(&rig);
+    synced(&held.root.join("first"), b"and then it is quiet");
+    rig.flush("first");
     cable.cut();
     let held_by = format!("volume test/days is held by host first (since record 1) and was not closed there; asked at {address}");
     is_refused(&rig, &cable, &[&held_by, "--take-over"]);
     let waits = waiting(&rig, &cable);
     waits.says("waiting until it is unmounted there; if that machine is gone for good");
+    synced(&held.root.join("meanwhile"), b"behind the cut");
+    rig.flush("first");
+    waits.says("its log has grown since, so that machine is at work, and this one cannot reach it");
     cable.mend();
     waits.says("waiting for host first, which has volume test/days in use");
     cable.cut();
@@ -110,6 +115,9 @@ fn stranger_at_the_address_is_unknown() {
     });
     is_refused(&rig, &cable, &["held by host first", "somebody else listens there", "--take-over"]);
     // One port is one mount's.
+    stranger.kill_driver();
+    until("the new driver has the log", Some(&stranger), || other.status("first").1["status"]["epoch"] == 2);
+    assert_eq!(answers(&other), address);
     let third = rig.refused("third", |command| {
         cable.on(0, "third", command);
         command.args(["--peer-listen", &address]);
