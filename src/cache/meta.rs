@@ -1,7 +1,7 @@
 //! Metadata: hot rows in memory before `meta.db`. A change is made here and logged; it reaches SQLite with the next flush of what
 //! is pending, so that a row changed often is written once, and a file made and removed in between never.
 
-use super::db::{self, CAPTURED, MAYBE, NameRow, Sql, Stamped};
+use super::db::{self, CAPTURED, MAYBE, NameRow, Sql, Stamped, get_number, get_state};
 use super::effect::InodeRow;
 use super::spool::Spool;
 use super::types::CacheError;
@@ -120,6 +120,25 @@ impl Meta {
             next_inode: 0,
             next_cookie: 1,
         }
+    }
+
+    /// As `meta.db` has it, in the seal epoch after the last one.
+    pub(super) fn read(db: Connection, hot_inodes: usize, hot_names: usize) -> Result<Self, CacheError> {
+        let mut meta = Self::new(db, hot_inodes, hot_names);
+        meta.lsn = get_number(&meta.db, "meta_lsn")?;
+        meta.epoch = get_number(&meta.db, "epoch")? + 1;
+        meta.resolved = get_number(&meta.db, "resolved")?;
+        meta.next_inode = get_number(&meta.db, "next_inode")?;
+        meta.next_cookie = get_number(&meta.db, "next_cookie")?;
+        meta.count = meta.db.query_row("SELECT COUNT(*) FROM inodes", [], |row| row.get::<_, i64>(0))? as u64;
+        if get_state(&meta.db, "intent")?.is_some() {
+            // What was about to be committed may have been: the end of such a row must be said.
+            let resolved = meta.resolved;
+            let db = meta.write()?;
+            db.execute("UPDATE names SET flags=flags|2 WHERE stamp>?1", [resolved as i64])?;
+            db.execute("UPDATE inodes SET flags=flags|2 WHERE stamp>?1", [resolved as i64])?;
+        }
+        Ok(meta)
     }
 
     /// The connection, inside the open write transaction.

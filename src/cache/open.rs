@@ -57,6 +57,17 @@ fn check_file_system(options: &CacheOptions) -> Result<(), CacheError> {
     Err(CacheError::Unsuitable { dir: options.dir.display().to_string(), found: found.into(), why })
 }
 
+fn saved_replies(db: &Connection) -> Result<Replies, CacheError> {
+    let mut replies = Replies::default();
+    if let Some(saved) = get_state(db, "replies")? {
+        let mut reader = Reader(&saved);
+        while let Some((id, reply)) = decode_reply(&mut reader) {
+            replies.insert(id, reply);
+        }
+    }
+    Ok(replies)
+}
+
 fn lock(dir: &Path) -> Result<Flock<File>, CacheError> {
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("lock"));
     let file = open.map_err(CacheError::io("lock"))?;
@@ -263,31 +274,12 @@ impl Cache {
             closed: false,
         };
         let head = get_state(&db, "head")?.and_then(|bytes| decode_head(&bytes));
-        let mut replies = Replies::default();
-        if let Some(saved) = get_state(&db, "replies")? {
-            let mut r = Reader(&saved);
-            while let Some((id, reply)) = decode_reply(&mut r) {
-                replies.insert(id, reply);
-            }
-        }
+        let replies = saved_replies(&db)?;
         let totals = sums(&db)?;
         let flip = Flip::default();
         flip.cuts.store(get_number(&db, "cuts")?, Ordering::SeqCst);
         let hot = options.hot_inodes;
-        let mut meta = Meta::new(db, hot, options.hot_names);
-        meta.lsn = get_number(&meta.db, "meta_lsn")?;
-        meta.epoch = get_number(&meta.db, "epoch")? + 1;
-        meta.resolved = get_number(&meta.db, "resolved")?;
-        meta.next_inode = get_number(&meta.db, "next_inode")?;
-        meta.next_cookie = get_number(&meta.db, "next_cookie")?;
-        meta.count = meta.db.query_row("SELECT COUNT(*) FROM inodes", [], |row| row.get::<_, i64>(0))? as u64;
-        if get_state(&meta.db, "intent")?.is_some() {
-            // What was about to be committed may have been: the end of such a row must be said.
-            let resolved = meta.resolved;
-            let db = meta.write()?;
-            db.execute("UPDATE names SET flags=flags|2 WHERE stamp>?1", [resolved as i64])?;
-            db.execute("UPDATE inodes SET flags=flags|2 WHERE stamp>?1", [resolved as i64])?;
-        }
+        let meta = Meta::read(db, hot, options.hot_names)?;
         flip.epoch.store(meta.epoch, Ordering::SeqCst);
         Ok(Arc::new(Self {
             env,

@@ -378,6 +378,8 @@ pub(super) mod tests {
     fn verdicts() {
         let gone = || trouble("the store does not answer", 200);
         let dirty = |age| VolumeStatus { dirty_bytes: 4096, oldest_dirty_seconds: Some(age), ..healthy() };
+        let fenced = || VolumeStatus { fenced: trouble("epoch 4 of host b", 1), ..healthy() };
+        let rotten = || VolumeStatus { damaged_cache: Some("the cache was damaged".to_owned()), ..healthy() };
         let table = [
             (healthy(), true, "everything is in commit 17"),
             (VolumeStatus { head: None, ..healthy() }, true, "nothing was written yet"),
@@ -398,27 +400,15 @@ pub(super) mod tests {
                 false,
                 "4.00 KiB in the cache are in no commit, the oldest change for 1 min 40 s: the store does not answer (for 3 min 20 s)",
             ),
+            (fenced(), false, "another writer has taken the volume over: epoch 4 of host b (for 1 s); 0 B in the cache are in no commit"),
             (
-                VolumeStatus { fenced: trouble("epoch 4 of host b", 1), ..healthy() },
-                false,
-                "another writer has taken the volume over: epoch 4 of host b (for 1 s); 0 B in the cache are in no commit",
-            ),
-            (
-                VolumeStatus { fenced: trouble("epoch 4 of host b", 1), branches: vec![branch()], ..healthy() },
+                VolumeStatus { branches: vec![branch()], ..fenced() },
                 false,
                 "another writer has taken the volume over: epoch 4 of host b (for 1 s); what was not committed is branch 3",
             ),
-            (
-                VolumeStatus { local_trouble: trouble("the cache's disk is full", 1), ..healthy() },
-                false,
-                "the cache's disk is full (for 1 s)",
-            ),
-            (VolumeStatus { damaged_cache: Some("the cache was damaged".to_owned()), ..healthy() }, true, "everything is in commit 17"),
-            (
-                VolumeStatus { damaged_cache: Some("the cache was damaged".to_owned()), damaged_cache_lost: true, ..healthy() },
-                false,
-                "the cache was damaged",
-            ),
+            (VolumeStatus { local_trouble: trouble("the disk is full", 1), ..healthy() }, false, "the disk is full (for 1 s)"),
+            (rotten(), true, "everything is in commit 17"),
+            (VolumeStatus { damaged_cache_lost: true, ..rotten() }, false, "the cache was damaged"),
             (
                 VolumeStatus { damage: vec!["packs/1-ab".to_owned()], ..healthy() },
                 false,
