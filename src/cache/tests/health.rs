@@ -103,7 +103,9 @@ fn a_malformed_page_met_while_serving_raises_a_suspicion() {
     }
     let why = lab.cache.suspicion().unwrap().expect("it looks");
     assert!(!why.is_empty());
-    refused(&dir);
+    let after = lab.fresh_dir();
+    copy_dir(&dir, &after);
+    refused(&after);
 }
 
 proptest! {
