@@ -164,7 +164,7 @@ macro_rules! golden {
     };
 }
 
-golden! { branches help keys mounted policy restored settings store usage volumes }
+golden! { branches help history keys mounted policy restored settings store usage volumes }
 
 #[test]
 fn doctor_answers_one_document_and_its_exit_code_follows_it() {

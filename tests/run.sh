@@ -27,7 +27,7 @@ part_posix() { THREADS=1 suite posix tools; }
 part_crash() { THREADS=1 suite crash bad_days branches; }
 part_power() { THREADS=1 suite power; }
 part_xfs() { tests/xfs.sh; }
-part_cli() { THREADS=1 suite cli restore; }
+part_cli() { THREADS=1 suite cli restore history; }
 part_apps() { THREADS=1 suite apps; }
 # Two commands a person would give, and every workload of the benchmarks once, so that neither rots.
 part_demo() { HOLDFAST="$PWD/target/debug/holdfast" DEMO_FILES=300 tests/demo.sh; }

@@ -1,6 +1,9 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
-use super::{branch, completions, doctor, exit, handover, history, key, live, mount, policy, restore, status, store, tree, volume};
+use super::{
+    branch, completions, doctor, exit, gc, handover, history, janitor, key, live, mount, pin, policy, restore, retention, snapshot,
+};
+use super::{status, store, tree, volume};
 use crate::config::KEYS;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
@@ -55,6 +58,20 @@ pub enum Command {
     /// What a fenced writer had not committed
     #[command(subcommand)]
     Branch(branch::BranchCommand),
+    /// Names for commits, which then stay
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Commits that stay for a reason, or for a time
+    #[command(subcommand)]
+    Pin(pin::PinCommand),
+    /// Which commits the rules keep, and an end to the others
+    #[command(subcommand)]
+    Retention(retention::RetentionCommand),
+    /// Delete what no kept commit needs
+    Gc(gc::GcArgs),
+    /// Snapshots that are due, retention and gc, in one command for cron
+    #[command(subcommand)]
+    Janitor(janitor::JanitorCommand),
     /// Hold a mount's descriptor and start its driver
     #[command(hide = true)]
     Hold(mount::InnerArgs),

@@ -1,17 +1,17 @@
 //! `holdfast drive`: the driver of one mount. Started by `hold`, and again by it after a death; then it takes the live mount over.
 
-use super::at::{self, At};
+use super::at;
 use super::context::Context;
 use super::control::{ControlServer, socket_path};
 use super::exit::Exit;
 use super::mount::{MountArgs, tell};
+use super::reader::find;
 use super::serve::{Driver, DriverParts};
 use super::status::Fence;
 use super::unlock::{self, Unlocked};
 use crate::cache::CacheOptions;
 use crate::config::{Hydrate, RequestBudget, Settings, SizeLimit};
 use crate::fuse::{Held, Holder, Mount, MountOptions};
-use crate::history;
 use crate::hydrate::FetchOptions;
 use crate::log::lookup::Books;
 use crate::peer::Desk;
@@ -333,12 +333,8 @@ pub(super) async fn unlock_waiting(
 async fn resolve_at(context: &Context, books: &Books, args: &MountArgs, text: &str) -> Result<Seq, Fault> {
     let (_, reader) = reader_of(books, &args.volume, &|_| {}).await?;
     let now = context.now();
-    let entry = match at::parse(text, &now).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))? {
-        At::Seq(seq) => {
-            history::commit(&reader, seq).await?.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("there is no commit {seq}")))?
-        }
-        At::Time(time) => history::at_time(&reader, i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)).await?,
-    };
+    let asked = at::parse(text, &now).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
+    let entry = find(&reader, &args.volume, &asked).await?;
     tell(&format!("showing commit {} of {}", entry.seq, at::show(at::timestamp(entry.time), now.time_zone())));
     Ok(entry.seq)
 }

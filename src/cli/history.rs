@@ -8,6 +8,7 @@ use super::unlock::KeyArgs;
 use crate::config::show_size;
 use crate::history::{self, Entry, What};
 use crate::log::Phase;
+use crate::log::control::Chain;
 use crate::types::{Fault, Identity, Seq};
 use clap::Args;
 use jiff::tz::TimeZone;
@@ -110,7 +111,8 @@ impl Answer for Shown {
 pub(super) fn run(context: &Context, args: &HistoryArgs) -> Result<Exit, Fault> {
     let shown = context.run(async {
         let reading = Reading::start(context, &args.volume, &args.key).await?;
-        let history = history::list(&reading.reader, args.before, args.limit).await?;
+        let chain = Chain::read(reading.reader.site().clone()).await?;
+        let history = history::list(&reading.reader, &chain.state().retired_seqs, args.before, args.limit).await?;
         let state = match history.tip.phase {
             Phase::Empty => "nothing was ever written",
             Phase::Open => "open: a writer has it, or ended without closing it",

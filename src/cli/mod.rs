@@ -13,15 +13,20 @@ mod copy;
 pub mod doctor;
 mod drive;
 pub mod exit;
+pub mod gc;
 pub mod handover;
 pub mod history;
+pub mod janitor;
 pub mod key;
 pub mod live;
 pub mod mount;
+pub mod pin;
 pub mod policy;
 mod reader;
 pub mod restore;
+pub mod retention;
 mod serve;
+pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod stored;
@@ -84,6 +89,11 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
         Command::Export(args) => tree::export(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
         Command::Branch(command) => branch::run(&context, &flags, command),
+        Command::Snapshot(command) => snapshot::run(&context, command),
+        Command::Pin(command) => pin::run(&context, command),
+        Command::Retention(command) => retention::run(&context, command),
+        Command::Gc(args) => gc::run(&context, &args),
+        Command::Janitor(command) => janitor::run(&context, command),
         Command::Hold(args) => mount::run_hold(&context, &args.mount),
         Command::Drive(args) => mount::run_drive(&context, &args.mount),
         Command::Store(command) => store::run(&context, command),

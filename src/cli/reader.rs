@@ -6,7 +6,9 @@ use super::unlock::{self, KeyArgs};
 use crate::cache::{Cache, CacheOptions, ReadOutcome};
 use crate::history::{self, Entry};
 use crate::log::Reader;
+use crate::log::control::Chain;
 use crate::log::lookup::Books;
+use crate::store::Objects;
 use crate::types::{Attr, Fault, FaultKind, Identity, Ino, ROOT};
 use crate::volume::{HydrateMode, Moment, RunOptions, Volume, reader_cache, reader_of};
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) books: Books,
+    pub(super) objects: Objects,
     pub(super) reader: Reader,
     pub(super) volume: Identity,
 }
@@ -25,8 +28,8 @@ impl Reading {
         let connected = unlock::connect(&context.settings, &context.env, None).await?;
         let unlocked = unlock::unlock(connected, &context.settings, key).await?;
         let books = Books { store: unlocked.connected.store, env: context.env.clone(), sealer: unlocked.sealer };
-        let (_, reader) = reader_of(&books, volume, &|why| context.say(&format!("waiting for the store: {why}"))).await?;
-        Ok(Self { books, reader, volume: volume.clone() })
+        let (objects, reader) = reader_of(&books, volume, &|why| context.say(&format!("waiting for the store: {why}"))).await?;
+        Ok(Self { books, objects, reader, volume: volume.clone() })
     }
 
     /// The commit that `--at` means; without one the newest.
@@ -35,14 +38,34 @@ impl Reading {
         let asked = at.map(|text| at::parse(text, &now).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))).transpose()?;
         let entry = match &asked {
             None => history::newest(&self.reader).await?,
-            Some(At::Seq(seq)) => history::commit(&self.reader, *seq).await?.ok_or_else(|| {
-                Fault::new(FaultKind::NotFound, format!("volume {} has no commit {seq}; `holdfast history` lists them", self.volume))
-            })?,
-            Some(At::Time(time)) => history::at_time(&self.reader, i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)).await?,
+            Some(asked) => find(&self.reader, &self.volume, asked).await?,
         };
         let resolved = Resolved::new(asked, entry.seq, at::timestamp(entry.time));
         Ok((entry, resolved))
     }
+}
+
+/// The commit that was asked for. What was retired is never shown, also while it still lies in the store.
+///
+/// # Errors
+/// [`FaultKind::Stale`]: it was retired; [`FaultKind::NotFound`]: there is none.
+pub(super) async fn find(reader: &Reader, volume: &Identity, asked: &At) -> Result<Entry, Fault> {
+    let chain = Chain::read(reader.site().clone()).await?;
+    let seq = match asked {
+        At::Time(time) => {
+            let time = i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
+            return history::at_time(reader, &chain.state().retired_seqs, time).await;
+        }
+        At::Seq(seq) => *seq,
+        At::Name(name) => history::snapshot::find(chain.state(), name)?.seq,
+    };
+    if chain.state().retired_seqs.contains(&seq) {
+        let why = format!("commit {seq} of volume {volume} was retired; `holdfast history {volume}` lists those that are kept");
+        return Err(Fault::new(FaultKind::Stale, why));
+    }
+    history::commit(reader, seq)
+        .await?
+        .ok_or_else(|| Fault::new(FaultKind::NotFound, format!("volume {volume} has no commit {seq}; `holdfast history` lists them")))
 }
 
 /// One commit's tree.

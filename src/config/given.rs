@@ -35,6 +35,7 @@ keys! {
     "request-budget" "HOLDFAST_REQUEST_BUDGET" "NUMBER" "Requests an hour that writing a volume all the time may cost, or none [default: 720 where requests cost money, else none]";
     "hydrate" "HOLDFAST_HYDRATE" "HOW" "lazy, eager or metadata: what a mount fetches by itself [default: lazy]";
     "peer-listen" "HOLDFAST_PEER_LISTEN" "ADDRESS" "Tell machines that want a volume how it stands here, at this address, such as 10.0.0.5:0 [default: nowhere]";
+    "retention" "HOLDFAST_RETENTION" "RULES" "Which commits to keep: a profile such as 24-hourly-7-daily, or rules such as `hourly=24 daily=7` [default: none are retired]";
     "metrics" "HOLDFAST_METRICS" "ADDRESS" "Serve /metrics there, such as 127.0.0.1:9464 [default: nowhere]";
     "log-format" "HOLDFAST_LOG_FORMAT" "FORMAT" "text or json [default: text]";
     "log-level" "HOLDFAST_LOG_LEVEL" "LEVEL" "error, warn, info, debug, trace, or module=level,.. [default: warn]";

@@ -15,6 +15,7 @@ pub use given::{Given, KEYS, Key};
 pub use size::{SizeLimit, parse_size, show_size};
 
 use crate::policy::Policy;
+use crate::policy::retention::Rules;
 use crate::telemetry::LogFormat;
 use crate::types::{Fault, FaultKind, Identity};
 use std::fmt;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub hydrate: Hydrate,
     /// Where other machines ask how a volume stands that is mounted here; `None`: nowhere.
     pub peer_listen: Option<SocketAddr>,
+    /// Which commits to keep; `None`: nobody said, so none is retired.
+    pub retention: Option<Rules>,
     /// Where `/metrics` is served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// How log lines look.
@@ -111,6 +114,7 @@ impl Settings {
             request_budget: given.parse("request-budget", "a number of requests an hour from 1 on, or none", parse_budget)?,
             hydrate: given.parse("hydrate", "lazy, eager or metadata", parse_hydrate)?.unwrap_or_default(),
             peer_listen: given.parse("peer-listen", reachable, parse_reachable)?,
+            retention: given.text("retention")?.map(|text| rules(&text)).transpose()?,
             metrics: given.parse("metrics", address, |text| text.parse().ok())?,
             log_format: given.parse("log-format", "text or json", parse_log_format)?.unwrap_or_default(),
             log_level: given.text("log-level")?.unwrap_or_else(|| "warn".to_owned()),
@@ -136,6 +140,10 @@ impl Settings {
             .map_err(|error| Fault::with(FaultKind::Invalid, format!("the policy {} cannot be read", path.display()), error))?;
         Policy::parse(&text).map_err(|error| Fault::new(FaultKind::Invalid, format!("{}: {error}", path.display())))
     }
+}
+
+fn rules(text: &str) -> Result<Rules, Fault> {
+    Rules::parse(text).map_err(|error| Fault::new(FaultKind::Invalid, format!("the setting `retention`: {error}")))
 }
 
 fn parse_budget(text: &str) -> Option<RequestBudget> {

@@ -9,6 +9,7 @@
 
 pub mod block;
 pub mod branch;
+pub mod changes;
 pub mod checkpoint;
 pub mod codec;
 pub mod control;

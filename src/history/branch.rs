@@ -10,6 +10,7 @@ use super::removal::each_object;
 use crate::format::names;
 use crate::log::branch::{Claimed, claimed, clone_reason, newest};
 use crate::log::control::{Chain, Refused, State};
+use crate::log::inventory::ObjectId;
 use crate::log::{Hint, LogError, Reader};
 use crate::rpc::control_record::Kind as Control;
 use crate::rpc::{self, Release, Retire};
@@ -37,9 +38,9 @@ pub async fn branches(reader: &Reader) -> Result<Vec<Branch>, Fault> {
     let chain = Chain::read(reader.site().clone()).await?;
     let mut sums: BTreeMap<Epoch, u64> = BTreeMap::new();
     let prefix = names::branches_prefix(reader.site().incarnation());
-    each_object(reader, &prefix, &mut |name, size| {
-        if let Some((_, epoch, _)) = names::parse_branch(&name) {
-            *sums.entry(epoch).or_default() += size;
+    each_object(reader, &prefix, &mut |meta| {
+        if let Some((_, epoch, _)) = names::parse_branch(&meta.name) {
+            *sums.entry(epoch).or_default() += meta.size;
         }
     })
     .await?;
@@ -65,10 +66,10 @@ pub async fn branches(reader: &Reader) -> Result<Vec<Branch>, Fault> {
 /// then the same call goes on.
 pub async fn drop_branch(reader: &Reader, epoch: Epoch, author: &str, now: UnixNanos) -> Result<u64, Fault> {
     let (site, mut objects) = (reader.site(), BTreeSet::new());
-    let mut chain = Chain::read(site.clone()).await?;
+    let mut chain = Chain::read_for_gc(site.clone()).await?;
     let prefix = names::branch(site.incarnation(), epoch, "");
-    each_object(reader, &prefix, &mut |name, _| {
-        objects.insert(name);
+    each_object(reader, &prefix, &mut |meta| {
+        objects.insert(meta.name);
     })
     .await?;
     if objects.is_empty() && !matches!(claimed(chain.state(), epoch), Claimed::By(_)) {
@@ -80,7 +81,7 @@ pub async fn drop_branch(reader: &Reader, epoch: Epoch, author: &str, now: UnixN
         if let Some((number, claim)) = clone {
             return Err(Refused::Held { claim: *number, seq: claim.seq, kind: claim.kind.clone(), name: claim.name.clone() });
         }
-        let objects: Vec<String> = objects.difference(&state.retired_objects).cloned().collect();
+        let objects: Vec<String> = objects.iter().filter(|name| !is_retired(state, name)).cloned().collect();
         if objects.is_empty() {
             return Err(Refused::Already);
         }
@@ -103,4 +104,8 @@ pub async fn drop_branch(reader: &Reader, epoch: Epoch, author: &str, now: UnixN
         site.delete(name).await?;
     }
     Ok(objects.len() as u64)
+}
+
+fn is_retired(state: &State, name: &str) -> bool {
+    ObjectId::parse(name).is_some_and(|(_, id)| state.retired_objects.contains(&id))
 }

@@ -1,16 +1,24 @@
-//! What the store holds over time: the records of a volume's log, which commit a moment means, branches, the end of a life.
+//! What the store holds over time: the records of a volume's log, which commit a moment means, snapshots, retention, gc, branches, the end of
+//! a life.
 //! Needs no mount.
 
 mod branch;
+mod deletion;
 mod removal;
+pub mod retention;
+pub mod snapshot;
+mod survey;
+mod sweep;
 
 pub use branch::{Branch, branches, drop_branch};
 pub use removal::{Standing, begin, delete, end, extent_of, standing, undo};
+pub use sweep::{Sweeping, Swept, sweep};
 
 use crate::log::{At, Hint, Phase, Reader, Tip};
 use crate::rpc::{Holder, log_record::Kind};
-use crate::types::{Epoch, Fault, FaultKind, Seq, UnixNanos};
+use crate::types::{Epoch, Fault, FaultKind, Seq, SeqSet, UnixNanos};
 use futures::StreamExt;
+use std::ops::Range;
 
 /// Records read side by side.
 const READ_AHEAD: usize = 16;
@@ -70,11 +78,12 @@ pub struct History {
 ///
 /// # Errors
 /// The store's faults; damage by name.
-pub async fn list(reader: &Reader, before: Option<Seq>, limit: usize) -> Result<History, Fault> {
+pub async fn list(reader: &Reader, retired: &SeqSet, before: Option<Seq>, limit: usize) -> Result<History, Fault> {
     let tip = reader.tip(Hint::default()).await?;
     let top = before.map_or(tip.seq, |before| before.saturating_sub(1).min(tip.seq));
-    let lowest = top.saturating_sub(limit as u64);
-    let mut read = futures::stream::iter((lowest + 1..=top).rev()).map(|seq| entry(reader, seq)).buffered(READ_AHEAD);
+    let left = retired.others(top);
+    let newest = left.into_iter().rev().flat_map(Iterator::rev).take(limit);
+    let mut read = futures::stream::iter(newest).map(|seq| entry(reader, seq)).buffered(READ_AHEAD);
     let mut entries = Vec::new();
     while let Some(entry) = read.next().await {
         entries.extend(entry?);
@@ -121,25 +130,53 @@ pub async fn entry(reader: &Reader, seq: Seq) -> Result<Option<Entry>, Fault> {
 pub async fn newest(reader: &Reader) -> Result<Entry, Fault> {
     let tip = reader.tip(Hint::default()).await?;
     let newest = newest_of(tip.seq, &|seq| entry(reader, seq)).await?;
-    newest.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume has no commit yet"))
+    newest.map(|(_, entry)| entry).ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume has no commit yet"))
 }
 
 /// A commit that shows the volume as of `time`: its own instant is not after it, and the next one's is, or there is none. Where a clock was
 /// set, several may be so: the search goes from the end of the log back in growing steps, so that what a wrong clock once wrote far back
-/// does not hide what the right one writes now. The newest commit is found by any time that is not before it.
+/// does not hide what the right one writes now. The newest commit is found by any time that is not before it. Retired records are passed over.
 ///
 /// # Errors
-/// [`FaultKind::NotFound`]: the volume is younger than that.
-pub async fn at_time(reader: &Reader, time: UnixNanos) -> Result<Entry, Fault> {
+/// [`FaultKind::NotFound`]: the volume is younger than that, or what it had then was retired.
+pub async fn at_time(reader: &Reader, retired: &SeqSet, time: UnixNanos) -> Result<Entry, Fault> {
     let tip = reader.tip(Hint::default()).await?;
     if tip.phase == Phase::Empty {
         return Err(Fault::new(FaultKind::NotFound, "the volume has no commit yet"));
     }
-    not_after(tip.seq, time, &|seq| entry(reader, seq)).await
+    let left = Left::of(retired, tip.seq);
+    not_after(left.count(), time, &|place| entry(reader, left.seq(place))).await
 }
 
-/// [`at_time`] among the records up to `end`.
-async fn not_after<F>(end: Seq, time: UnixNanos, entry: &dyn Fn(Seq) -> F) -> Result<Entry, Fault>
+/// The records that are not retired, by their place in order, from 1.
+struct Left {
+    /// Each run, and how many records are before it.
+    runs: Vec<(u64, Range<Seq>)>,
+}
+
+impl Left {
+    fn of(retired: &SeqSet, last: Seq) -> Self {
+        let mut before = 0;
+        let run = |run: Range<Seq>| {
+            let start = before;
+            before += run.end - run.start;
+            (start, run)
+        };
+        Self { runs: retired.others(last).into_iter().map(run).collect() }
+    }
+
+    fn count(&self) -> u64 {
+        self.runs.last().map_or(0, |(before, run)| before + run.end - run.start)
+    }
+
+    fn seq(&self, place: u64) -> Seq {
+        let at = self.runs.partition_point(|(before, _)| *before < place);
+        at.checked_sub(1).and_then(|at| self.runs.get(at)).map_or(0, |(before, run)| run.start + (place - before - 1))
+    }
+}
+
+/// [`at_time`] among the first `end` records, which `entry` gives by their place.
+async fn not_after<F>(end: u64, time: UnixNanos, entry: &dyn Fn(u64) -> F) -> Result<Entry, Fault>
 where
     F: Future<Output = Result<Option<Entry>, Fault>>,
 {
@@ -147,7 +184,7 @@ where
     loop {
         // Back from the end, until a record is not after `time`; then halve between it and the last one that was.
         let (mut low, mut high, mut step) = (end, end, 1);
-        // What is retired lies below what is kept, mostly: it counts as after.
+        // What was retired a moment ago counts as after.
         while low > 0 && entry(low).await?.is_none_or(|found| found.time > time) {
             high = low - 1;
             low = high.saturating_sub(step);
@@ -166,9 +203,9 @@ where
             low => newest_of(low, entry).await?,
         };
         match found {
-            Some(found) if found.time <= time => return Ok(found),
+            Some((_, found)) if found.time <= time => return Ok(found),
             // An `open` by a clock that was far behind stands after it: look below.
-            Some(found) => end = found.seq - 1,
+            Some((place, _)) => end = place - 1,
             None => {
                 let why = "the volume has no commit that old; the oldest is shown by `holdfast history`";
                 return Err(Fault::new(FaultKind::NotFound, why));
@@ -177,15 +214,16 @@ where
     }
 }
 
-async fn newest_of<F>(seq: Seq, entry: &dyn Fn(Seq) -> F) -> Result<Option<Entry>, Fault>
+/// The last commit at or before a place, and its own.
+async fn newest_of<F>(end: u64, entry: &dyn Fn(u64) -> F) -> Result<Option<(u64, Entry)>, Fault>
 where
     F: Future<Output = Result<Option<Entry>, Fault>>,
 {
-    for at in (1..=seq).rev() {
-        if let Some(found) = entry(at).await?
+    for place in (1..=end).rev() {
+        if let Some(found) = entry(place).await?
             && matches!(found.what, What::Commit { .. })
         {
-            return Ok(Some(found));
+            return Ok(Some((place, found)));
         }
     }
     Ok(None)

@@ -12,18 +12,19 @@
 //! What stays for ever: the name record, the volume record, the control chain, `open` and `fence` records, block markers, and the records of
 //! the block that the fence lies in, which no rule allows to free.
 
+use super::deletion::{Retiring, remove, retire};
 use crate::format::names;
 use crate::log::control::{Chain, Purging, Refused, State};
-use crate::log::plan::{self, Fact, Facts, What};
+use crate::log::inventory::Inventory;
+use crate::log::plan::{self, Fact, Facts, Sweep, What};
 use crate::log::{At, Hint, LogError, Reader, Tip, block, fence};
 use crate::rpc::control_record::Kind as Control;
-use crate::rpc::{Purge, Retire, Undo, log_record::Kind};
+use crate::rpc::{Purge, Undo, log_record::Kind};
+use crate::store::ObjectMeta;
 use crate::types::{Fault, FaultKind, Seq, UnixNanos, WriterId};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Objects that one `retire` record lists: each name has about a hundred bytes, a record at most 4 MiB.
-const RETIRED_AT_ONCE: usize = 10_000;
 /// Requests side by side.
 const SIDE_BY_SIDE: usize = 16;
 /// Objects asked for in one listing.
@@ -53,7 +54,7 @@ pub async fn standing(reader: &Reader) -> Result<Standing, Fault> {
 /// The store's.
 pub async fn extent_of(reader: &Reader) -> Result<(u64, u64), Fault> {
     let mut sums = (0, 0);
-    each_object(reader, &whole(reader), &mut |_, size| sums = (sums.0 + 1, sums.1 + size)).await?;
+    each_object(reader, &whole(reader), &mut |meta| sums = (sums.0 + 1, sums.1 + meta.size)).await?;
     Ok(sums)
 }
 
@@ -111,31 +112,25 @@ pub async fn end(reader: &Reader, author: &str, now: UnixNanos, grace_nanos: i64
 /// The store's faults: the same call goes on.
 pub async fn delete(reader: &Reader, author: &str, now: UnixNanos, told: &(dyn Fn(u64, u64) + Sync)) -> Result<u64, Fault> {
     let site = reader.site();
-    let mut chain = Chain::read(site.clone()).await?;
+    let mut chain = Chain::read_for_gc(site.clone()).await?;
     let mut listing = Vec::new();
-    each_object(reader, &whole(reader), &mut |name, _| listing.push(name)).await?;
+    each_object(reader, &whole(reader), &mut |meta| listing.push(meta.name)).await?;
     let facts = facts(reader, &listing).await?;
-    let retirement = plan::retire(site, &facts, chain.state(), &BTreeMap::new(), &listing);
-    let objects: Vec<String> = retirement.objects.into_iter().collect();
-    let mut seqs: Vec<Seq> = retirement.seqs.into_iter().collect();
-    for names in objects.chunks(RETIRED_AT_ONCE).chain((objects.is_empty() && !seqs.is_empty()).then_some(&[][..])) {
-        let retire = Retire { seqs: std::mem::take(&mut seqs), objects: names.to_vec(), moved: Vec::new(), read_log_to: facts.h };
-        let decide = |state: &State| match state.purging {
-            Purging::Done => unclaimed(state).map(|()| Control::Retire(retire.clone())),
-            Purging::No | Purging::Begun { .. } => Err(Refused::NotPurging),
-        };
-        chain.append(author, now, &decide).await.map_err(refusal)?;
-    }
+    let inventory = Inventory::of(site.incarnation(), listing.iter().map(String::as_str));
+    let before = chain.state().clone();
+    let sweep = Sweep::begin(&facts, &before, &|_| false, inventory.clone());
+    let objects = sweep.garbage().ok_or_else(|| Fault::new(FaultKind::Busy, "it is not removed: somebody claims a commit of it"))?;
+    let retiring = Retiring { seqs: sweep.retiring().iter().copied().collect(), objects, h: facts.h };
+    let allowed = |state: &State| match state.purging {
+        Purging::Done => unclaimed(state),
+        Purging::No | Purging::Begun { .. } => Err(Refused::NotPurging),
+    };
+    retire(&mut chain, site, (author, now), &retiring, &allowed).await.map_err(refusal)?;
     site.env().failpoint("history.after_retire");
-    let (objects, numbers) = plan::deletable(site, &facts, chain.state(), &listing);
+    let objects = plan::deletable(chain.state(), &inventory);
+    let numbers = plan::freeable(site, &facts, chain.state());
     let total = (objects.len() + numbers.len()) as u64;
-    let mut gone = 0;
-    let mut deletions = futures::stream::iter(&objects).map(|name| site.delete(name)).buffer_unordered(SIDE_BY_SIDE);
-    while let Some(()) = deletions.try_next().await? {
-        gone += 1;
-        told(gone, total);
-        site.env().failpoint("history.in_deletion");
-    }
+    let mut gone = remove(site, &objects, &|gone| told(gone, total)).await?;
     gone += block::free(reader, chain.state(), plan::free_below(&facts, chain.state()), &numbers).await?;
     told(gone, total);
     Ok(gone)
@@ -145,8 +140,8 @@ pub async fn delete(reader: &Reader, author: &str, now: UnixNanos, told: &(dyn F
 async fn facts(reader: &Reader, listing: &[String]) -> Result<Facts, Fault> {
     let site = reader.site();
     let tip = reader.tip(Hint::default()).await?;
-    let (objects, records) = (BTreeSet::new(), BTreeSet::new());
-    let empty = Fact { what: What::Commit, epoch: 0, stored: 0, cut: 0, base: 0, delta: objects.clone(), objects, records };
+    let commit = What::Commit { full: false, inodes: 0, bytes: 0 };
+    let empty = Fact { what: commit.clone(), epoch: 0, stored: 0, cut: 0, base: 0, delta: BTreeSet::new(), records: BTreeSet::new() };
     let fact = |what, epoch| Fact { what, epoch, ..empty.clone() };
     let below = |seq: &Seq| site.last_of(site.block_of(*seq)) < tip.seq;
     let numbers = listing.iter().filter_map(|name| names::parse_commit(name)).map(|(_, seq)| seq).filter(below);
@@ -159,7 +154,7 @@ async fn facts(reader: &Reader, listing: &[String]) -> Result<Facts, Fault> {
                     Some(Kind::Open(_)) => What::Open { adopted: BTreeSet::new() },
                     Some(Kind::Close(_)) => What::Close,
                     Some(Kind::Fence(_)) => What::Fence,
-                    Some(Kind::Commit(_)) | None => What::Commit,
+                    Some(Kind::Commit(_)) | None => commit.clone(),
                 };
                 fact(what, record.epoch())
             }
@@ -174,18 +169,18 @@ async fn facts(reader: &Reader, listing: &[String]) -> Result<Facts, Fault> {
 }
 
 /// What the names of all objects of a life begin with.
-fn whole(reader: &Reader) -> String {
+pub(super) fn whole(reader: &Reader) -> String {
     names::volume_prefix(reader.site().incarnation())
 }
 
-/// Every object whose name begins with `prefix`, with its bytes.
-pub(super) async fn each_object(reader: &Reader, prefix: &str, visit: &mut (dyn FnMut(String, u64) + Send)) -> Result<(), Fault> {
+/// Every object whose name begins with `prefix`.
+pub(super) async fn each_object(reader: &Reader, prefix: &str, visit: &mut (dyn FnMut(ObjectMeta) + Send)) -> Result<(), Fault> {
     let mut after: Option<String> = None;
     loop {
         let page = reader.site().store().list(prefix, after.as_deref(), PAGE).await?;
         let full = page.len() == PAGE;
         after = page.last().map(|meta| meta.name.clone());
-        page.into_iter().for_each(|meta| visit(meta.name, meta.size));
+        page.into_iter().for_each(&mut *visit);
         if !full {
             return Ok(());
         }

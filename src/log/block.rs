@@ -10,7 +10,11 @@ use crate::format::{block, names};
 use crate::rpc::BlockMarker;
 use crate::rpc::log_record::Kind;
 use crate::types::{Hash, Seq};
+use futures::future::try_join_all;
 use std::collections::BTreeSet;
+
+/// Numbers freed side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 /// The marker of a block, if it has one.
 ///
@@ -85,7 +89,7 @@ async fn is_fence(reader: &Reader, seq: Seq) -> Result<bool, LogError> {
 /// The store does not answer, or a record is damaged.
 pub async fn free(reader: &Reader, chain: &State, limit: Seq, numbers: &BTreeSet<Seq>) -> Result<u64, LogError> {
     let site = reader.site();
-    let mut freed = 0;
+    let mut freed: u64 = 0;
     let Some(last) = numbers.iter().rev().find(|seq| site.last_of(site.block_of(**seq)) < limit) else { return Ok(0) };
     let last_block = site.block_of(*last);
     let unmarked = first_unmarked(reader, numbers.first().map_or(0, |seq| site.block_of(*seq))).await?;
@@ -93,9 +97,12 @@ pub async fn free(reader: &Reader, chain: &State, limit: Seq, numbers: &BTreeSet
         mark(reader, k, limit).await?;
     }
     site.env().failpoint("log.after_marker_before_delete");
-    for seq in numbers.iter().filter(|seq| chain.retired_seqs.contains(seq) && site.block_of(**seq) <= last_block) {
-        site.delete(&site.record_name(*seq)).await?;
-        freed += 1;
+    let free: Vec<Seq> =
+        numbers.iter().copied().filter(|seq| chain.retired_seqs.contains(seq) && site.block_of(*seq) <= last_block).collect();
+    for batch in free.chunks(SIDE_BY_SIDE) {
+        try_join_all(batch.iter().map(|seq| async move { site.delete(&site.record_name(*seq)).await })).await?;
+        freed += batch.len() as u64;
+        site.env().failpoint("log.in_freeing");
     }
     Ok(freed)
 }

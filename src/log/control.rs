@@ -4,11 +4,12 @@
 //! anybody else appended in between, and the decision is taken again on the longer chain. So a claim is either before a retirement (which
 //! must then leave it alone) or after it (and fails). Node credentials cannot write here.
 
+use super::inventory::ObjectId;
 use super::{Created, LogError, Site};
 use crate::format::{control, names, seal};
 use crate::rpc::control_record::Kind;
 use crate::rpc::{Claim, ControlRecord, Retire};
-use crate::types::{Hash, Seq, UnixNanos};
+use crate::types::{Hash, Seq, SeqSet, UnixNanos};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why the chain does not allow a record.
@@ -47,6 +48,9 @@ pub enum Refused {
     /// Only a purge can be undone.
     #[error("record {0} is no purge that could be undone")]
     NotUndoable(u64),
+    /// A snapshot of a name that there is.
+    #[error("there is a snapshot {0} already")]
+    Taken(String),
     /// Nothing to do: it is so already.
     #[error("that is so already")]
     Already,
@@ -81,9 +85,11 @@ pub struct State {
     /// Epochs whose branch was ever claimed: their base needs no grace any more.
     pub branches: BTreeSet<String>,
     /// Numbers of the log that were retired.
-    pub retired_seqs: BTreeSet<Seq>,
-    /// Objects that were retired, relative to the store.
-    pub retired_objects: BTreeSet<String>,
+    pub retired_seqs: SeqSet,
+    /// Objects that were retired; kept by those who delete alone ([`Chain::read_for_gc`]): over the years they are many.
+    pub retired_objects: BTreeSet<ObjectId>,
+    /// Whether [`Self::retired_objects`] is kept.
+    pub for_gc: bool,
     /// Attached claims, by uid.
     pub attached: BTreeSet<String>,
     /// Numbers of the log that are skipped.
@@ -141,7 +147,9 @@ impl State {
             }
             Some(Kind::Retire(Retire { seqs, objects, .. })) => {
                 self.retired_seqs.extend(seqs);
-                self.retired_objects.extend(objects.iter().cloned());
+                if self.for_gc {
+                    self.retired_objects.extend(objects.iter().filter_map(|name| ObjectId::parse(name)).map(|(_, id)| id));
+                }
             }
             Some(Kind::Purge(purge)) if purge.done => self.purging = Purging::Done,
             Some(Kind::Purge(_)) => self.purging = Purging::Begun { number: record.number, at: self.time },
@@ -191,9 +199,27 @@ impl Chain {
     /// # Errors
     /// The store does not answer, or a record is damaged.
     pub async fn read(site: Site) -> Result<Self, LogError> {
-        let mut chain = Self { site, state: State::default(), hash: Hash([0; 32]) };
+        Self::read_into(site, State::default()).await
+    }
+
+    /// The same with the objects that were retired, for who deletes.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_for_gc(site: Site) -> Result<Self, LogError> {
+        Self::read_into(site, State { for_gc: true, ..State::default() }).await
+    }
+
+    async fn read_into(site: Site, state: State) -> Result<Self, LogError> {
+        let mut chain = Self { site, state, hash: Hash([0; 32]) };
         chain.refresh().await?;
         Ok(chain)
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
     }
 
     /// What it says.

@@ -1,5 +1,5 @@
-//! What stays and what may go: pure. Whoever obeys has read the control chain to its end, then the log to `h`, then listed; appends the
-//! [`Retirement`] as the chain's next record (when somebody else appended meanwhile, plans again); and deletes only what stored records list.
+//! What stays and what may go: pure. Whoever obeys has read the control chain to its end, then the log to `h`, then listed; appends what a
+//! [`Sweep`] finds as the chain's next record (when somebody else appended meanwhile, plans again); and deletes only what stored records list.
 //!
 //! ```text
 //! kept commit  <- head, claims, the commit before an unclosed open, the dense window, thinning rules
@@ -15,8 +15,9 @@
 
 use super::Site;
 use super::control::{Purging, State};
-use crate::format::names;
-use crate::types::{Epoch, Incarnation, Seq, UnixNanos};
+use super::inventory::{Inventory, ObjectId};
+use crate::policy::retention::{self, Moment, Reason, Rules};
+use crate::types::{Epoch, Seq, SeqSet, UnixNanos};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What kind of record stands at a number.
@@ -28,7 +29,14 @@ pub enum What {
         adopted: BTreeSet<String>,
     },
     /// A commit.
-    Commit,
+    Commit {
+        /// Every tier at one instant.
+        full: bool,
+        /// Files, directories and others.
+        inodes: u64,
+        /// Bytes of its files.
+        bytes: u64,
+    },
     /// A clean end.
     Close,
     /// The last record of a purged incarnation.
@@ -37,7 +45,7 @@ pub enum What {
     Void,
 }
 
-/// One record of the log, as far as the plan needs it.
+/// One record of the log, as far as the plan needs it. The objects of its tree are told to a [`Sweep`]: they may be a million.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fact {
     /// Its kind.
@@ -50,15 +58,14 @@ pub struct Fact {
     pub cut: UnixNanos,
     /// The checkpoint from which its tree is read: one that a record up to it names. 0: from the beginning of the log.
     pub base: Seq,
-    /// Every object of its tree: packs, and its base's index and parts. Relative to the store.
-    pub objects: BTreeSet<String>,
     /// Packs that hold the record's own delta in frames. It is needed as long as any unretired commit is read through this record.
     pub delta: BTreeSet<String>,
     /// Records outside (base, itself] that its inline extents lie in.
     pub records: BTreeSet<Seq>,
 }
 
-/// The log as read to `h`, without what was deleted. Retired records that lie there are among them; their objects need not be.
+/// The log as read to `h`, without what was deleted. Retired records that others are read through are among them, and every `open` whose grace
+/// is not over.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// The last number read.
@@ -71,81 +78,61 @@ pub struct Facts {
     pub records: BTreeMap<Seq, Fact>,
 }
 
-/// Which commits a person wants to keep.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// Every commit of the last so many nanoseconds.
-    pub dense: i64,
-    /// Of the older ones: (period, count): the last of each of the newest `count` periods that have one.
-    pub thin: Vec<(i64, usize)>,
-    /// How long the commit before an unclosed `open` waits for the branch of the fenced epoch.
-    pub branch_grace: i64,
-}
-
-/// Why a commit is kept.
+/// Why a record is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// It is the newest.
     Head,
-    /// A claim holds it.
-    Claimed,
+    /// This claim holds it.
+    Claimed(u64),
     /// A fenced epoch may still store a branch on it.
     BeforeOpen,
-    /// It is within the dense window, or not below the newest checkpoint.
-    Dense,
-    /// A thinning rule chose it.
-    Thinned,
+    /// It is not below the newest checkpoint.
+    Recent,
+    /// A rule chose it.
+    Rule(Reason),
 }
 
-/// What to retire: the content of the chain's next record.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Retirement {
-    /// Numbers of the log.
-    pub seqs: BTreeSet<Seq>,
-    /// Objects, relative to the store.
-    pub objects: BTreeSet<String>,
-}
-
-/// The commits that stay, and why. `now` is the store's clock.
+/// The records that stay, and why. `now` is the store's clock.
 #[must_use]
-pub fn keep(facts: &Facts, chain: &State, rules: &Rules, now: UnixNanos) -> BTreeMap<Seq, Why> {
-    let mut kept = BTreeMap::new();
-    let purged = chain.purging == Purging::Done;
-    if !purged {
+pub fn keep(facts: &Facts, chain: &State, rules: &Rules, now: UnixNanos) -> BTreeMap<Seq, Vec<Why>> {
+    let mut kept: BTreeMap<Seq, Vec<Why>> = BTreeMap::new();
+    let mut keep = |seq: Seq, why: Why| kept.entry(seq).or_default().push(why);
+    for (number, claim) in &chain.claims {
+        keep(claim.seq, Why::Claimed(*number));
+    }
+    if chain.purging != Purging::Done {
+        keep(facts.h, Why::Head);
         let live = |seq: &Seq| !chain.retired_seqs.contains(seq);
-        thin(facts, rules).into_iter().filter(live).for_each(|seq| {
-            kept.insert(seq, Why::Thinned);
-        });
+        before_unclosed_opens(facts, chain, rules, now).into_iter().filter(live).for_each(|seq| keep(seq, Why::BeforeOpen));
+        for (seq, reasons) in retention::choose(rules, &moments(facts, chain), now) {
+            reasons.into_iter().for_each(|reason| keep(seq, Why::Rule(reason)));
+        }
         for (seq, fact) in facts.records.iter().filter(|(seq, _)| live(seq)) {
-            if *seq >= facts.checkpoint || now.saturating_sub(fact.stored) <= rules.dense {
-                kept.insert(*seq, Why::Dense);
+            let commit = matches!(fact.what, What::Commit { .. });
+            if *seq >= facts.checkpoint {
+                keep(*seq, Why::Recent);
+            } else if !commit && now.saturating_sub(fact.stored) < nanos(rules.keep_all) {
+                keep(*seq, Why::Rule(Reason::KeepAll));
             }
         }
-        for seq in before_unclosed_opens(facts, chain, rules, now).into_iter().filter(live) {
-            kept.insert(seq, Why::BeforeOpen);
-        }
-        kept.insert(facts.h, Why::Head);
-    }
-    for claim in chain.claims.values() {
-        kept.insert(claim.seq, Why::Claimed);
     }
     kept.retain(|seq, _| facts.records.contains_key(seq));
     kept
 }
 
-/// The last commit of each of the newest periods. Times are forced monotonic by number: order is by number alone.
-fn thin(facts: &Facts, rules: &Rules) -> BTreeSet<Seq> {
-    let mut chosen = BTreeSet::new();
-    for (period, count) in &rules.thin {
-        let mut periods: BTreeMap<i64, Seq> = BTreeMap::new();
-        let mut time = i64::MIN;
-        for (seq, fact) in facts.records.iter().filter(|(_, fact)| fact.what == What::Commit) {
-            time = time.max(fact.cut.min(fact.stored));
-            periods.insert(time.div_euclid((*period).max(1)), *seq);
-        }
-        chosen.extend(periods.values().rev().take(*count));
-    }
-    chosen
+/// The commits that are not retired, as the rules see them.
+fn moments(facts: &Facts, chain: &State) -> Vec<Moment> {
+    let live = facts.records.iter().filter(|(seq, _)| !chain.retired_seqs.contains(seq));
+    live.filter_map(|(seq, fact)| match fact.what {
+        What::Commit { full, inodes, bytes } => Some(Moment { seq: *seq, cut: fact.cut, stored: fact.stored, full, inodes, bytes }),
+        _ => None,
+    })
+    .collect()
+}
+
+fn nanos(duration: std::time::Duration) -> UnixNanos {
+    UnixNanos::try_from(duration.as_nanos()).unwrap_or(UnixNanos::MAX)
 }
 
 /// The commit before each `open` that no `close` precedes, unless the fenced epoch's branch was claimed or the grace is over.
@@ -154,7 +141,7 @@ fn before_unclosed_opens(facts: &Facts, chain: &State, rules: &Rules, now: UnixN
     for (seq, fact) in facts.records.iter().filter(|(_, fact)| matches!(fact.what, What::Open { .. })) {
         let Some((before, previous)) = facts.records.range(..seq).next_back().filter(|(before, _)| **before + 1 == *seq) else { continue };
         let branched = chain.branches.contains(&previous.epoch.to_string());
-        let waited = now.saturating_sub(fact.stored) >= rules.branch_grace;
+        let waited = now.saturating_sub(fact.stored) >= nanos(rules.branches);
         if previous.what != What::Close && !branched && !waited {
             bases.push(*before);
         }
@@ -164,28 +151,13 @@ fn before_unclosed_opens(facts: &Facts, chain: &State, rules: &Rules, now: UnixN
 
 /// The records that unretired ones are read from.
 #[must_use]
-pub fn records_needed(facts: &Facts, chain: &State) -> BTreeSet<Seq> {
-    let mut needed = BTreeSet::new();
+pub fn records_needed(facts: &Facts, chain: &State) -> SeqSet {
+    let mut needed = SeqSet::default();
     for (seq, fact) in facts.records.iter().filter(|(seq, _)| !chain.retired_seqs.contains(seq)) {
         needed.extend(fact.base + 1..=*seq);
         needed.extend(&fact.records);
     }
     needed
-}
-
-/// What may be retired now. `listing`: objects that lie there. Of a purged incarnation everything that no claim needs.
-#[must_use]
-pub fn retire(site: &Site, facts: &Facts, chain: &State, kept: &BTreeMap<Seq, Why>, listing: &[String]) -> Retirement {
-    let purged = chain.purging == Purging::Done;
-    let below = if purged { facts.h } else { facts.checkpoint };
-    let seqs: BTreeSet<Seq> = facts
-        .records
-        .range(..below)
-        .map(|(seq, _)| *seq)
-        .filter(|seq| !kept.contains_key(seq) && !chain.retired_seqs.contains(seq))
-        .collect();
-    let objects = garbage(site, facts, chain, &seqs, listing);
-    Retirement { seqs, objects }
 }
 
 /// Numbers are freed in blocks that lie wholly below this one: the newest checkpoint (1.5), or the `fence` of a purged log.
@@ -198,59 +170,122 @@ pub fn free_below(facts: &Facts, chain: &State) -> Seq {
     }
 }
 
-fn garbage(site: &Site, facts: &Facts, chain: &State, retiring: &BTreeSet<Seq>, listing: &[String]) -> BTreeSet<String> {
-    let purged = chain.purging == Purging::Done;
-    let mut needed: BTreeSet<&String> = BTreeSet::new();
-    let mut named: BTreeSet<&String> = BTreeSet::new();
-    for (seq, fact) in &facts.records {
-        let gone = retiring.contains(seq) || chain.retired_seqs.contains(seq) || (purged && *seq == facts.h);
-        if !gone {
-            needed.extend(&fact.objects);
-            // It is read through these records, and they through their deltas, retired or not.
-            let read = facts.records.range(..=*seq).rev().take_while(|(before, _)| **before > fact.base);
-            needed.extend(read.flat_map(|(_, fact)| &fact.delta));
+/// One look at everything: which numbers to retire, and which objects with them. Whoever makes one tells it the objects of each tree of
+/// [`Self::readable`]; only then it says what is garbage.
+#[derive(Debug)]
+pub struct Sweep<'a> {
+    facts: &'a Facts,
+    chain: &'a State,
+    inventory: Inventory,
+    retiring: BTreeSet<Seq>,
+    untold: BTreeSet<Seq>,
+}
+
+impl<'a> Sweep<'a> {
+    /// Retires what `kept` does not have, of what may be retired: below the newest checkpoint; of a purged incarnation everything.
+    #[must_use]
+    pub fn begin(facts: &'a Facts, chain: &'a State, kept: &dyn Fn(Seq) -> bool, mut inventory: Inventory) -> Self {
+        let purged = chain.purging == Purging::Done;
+        let below = if purged { facts.h } else { facts.checkpoint };
+        let live = |seq: &Seq| !chain.retired_seqs.contains(seq);
+        let retiring: BTreeSet<Seq> = facts.records.range(..below).map(|(seq, _)| *seq).filter(|seq| live(seq) && !kept(*seq)).collect();
+        let readable = |seq: &Seq| live(seq) && !retiring.contains(seq) && !(purged && *seq == facts.h);
+        let untold: BTreeSet<Seq> = facts.records.keys().copied().filter(readable).collect();
+        for fact in facts.records.values() {
+            fact.delta.iter().for_each(|name| inventory.name(name));
         }
-        named.extend(fact.objects.iter().chain(&fact.delta));
+        // They are read through these records, and these through their deltas, retired or not.
+        for (base, last) in last_by_base(facts, &untold) {
+            let read = facts.records.range(base + 1..=last);
+            read.flat_map(|(_, fact)| &fact.delta).for_each(|name| inventory.need(name));
+        }
+        let adopted = facts.records.values().rev().find_map(|fact| match &fact.what {
+            What::Open { adopted } => Some(adopted),
+            _ => None,
+        });
+        if !purged {
+            adopted.into_iter().flatten().for_each(|name| inventory.need(name));
+        }
+        Self { facts, chain, inventory, retiring, untold }
     }
-    let adopted = facts.records.values().rev().find_map(|fact| match &fact.what {
-        What::Open { adopted } => Some(adopted),
-        _ => None,
-    });
-    if !purged {
-        needed.extend(adopted.into_iter().flatten());
+
+    /// The numbers to retire.
+    #[must_use]
+    pub fn retiring(&self) -> &BTreeSet<Seq> {
+        &self.retiring
     }
-    let nobodys = |name: &String| may_go(site.incarnation(), facts, purged, named.contains(name), name);
-    listing.iter().filter(|name| !needed.contains(name) && !chain.retired_objects.contains(*name) && nobodys(name)).cloned().collect()
+
+    /// The records whose trees were not told yet.
+    #[must_use]
+    pub fn readable(&self) -> &BTreeSet<Seq> {
+        &self.untold
+    }
+
+    /// What a readable tree needs: an object, relative to the store. Of a tree that needs most of what one told before needs, the rest is
+    /// enough.
+    pub fn needs(&mut self, name: &str) {
+        self.inventory.need(name);
+    }
+
+    /// What a record or checkpoint that lies there names, also one that nobody reads any more.
+    pub fn names(&mut self, name: &str) {
+        self.inventory.name(name);
+    }
+
+    /// The tree of a record was told whole.
+    pub fn told(&mut self, seq: Seq) {
+        self.untold.remove(&seq);
+    }
+
+    /// The objects that may be retired now, of those that lie there. `None`: a tree was not told.
+    #[must_use]
+    pub fn garbage(&self) -> Option<Vec<ObjectId>> {
+        let nobodys =
+            |(id, needed, named): &(ObjectId, bool, bool)| !needed && !self.chain.retired_objects.contains(id) && self.may_go(*id, *named);
+        self.untold.is_empty().then(|| self.inventory.iter().filter(nobodys).map(|(id, _, _)| id).collect())
+    }
+
+    /// Whether an object that nothing needs is old enough to be nobody's.
+    fn may_go(&self, id: ObjectId, named: bool) -> bool {
+        let purged = self.chain.purging == Purging::Done;
+        match id {
+            ObjectId::Pack(epoch, _) => purged || named || epoch < self.facts.epoch,
+            // A branch goes by its own `retire`, when a person drops it; of a purged life nobody claims one.
+            ObjectId::BranchHead(..) | ObjectId::BranchPack(..) => purged,
+            // The newest checkpoint is the one that record h names. A later one may just be in the making.
+            ObjectId::Index(seq) | ObjectId::Part(seq, _) => purged || seq < self.facts.checkpoint,
+        }
+    }
 }
 
-/// Whether an object that nothing needs is old enough to be nobody's.
-fn may_go(incarnation: Incarnation, facts: &Facts, purged: bool, named: bool, name: &str) -> bool {
-    let own = names::parse_volume(name).is_some_and(|(of, _)| of == incarnation);
-    if let Some((_, epoch, _)) = names::parse_pack(name) {
-        return own && (purged || named || epoch < facts.epoch);
+/// The last of `seqs` that is read from each checkpoint: what is read for it is read for the others of that checkpoint.
+fn last_by_base(facts: &Facts, seqs: &BTreeSet<Seq>) -> BTreeMap<Seq, Seq> {
+    let mut last: BTreeMap<Seq, Seq> = BTreeMap::new();
+    for seq in seqs {
+        if let Some(fact) = facts.records.get(seq) {
+            last.insert(fact.base, *seq);
+        }
     }
-    // A branch goes by its own `retire`, when a person drops it; of a purged life nobody claims one.
-    if names::parse_branch(name).is_some() {
-        return own && purged;
-    }
-    // The newest checkpoint is the one that record h names. A later one may just be in the making.
-    let checkpoint =
-        names::parse_checkpoint_index(name).map(|(_, seq)| seq).or_else(|| names::parse_checkpoint_part(name).map(|(_, seq, _)| seq));
-    own && checkpoint.is_some_and(|seq| purged || seq < facts.checkpoint)
+    last
 }
 
-/// What stored records allow to delete now, of what lies there: objects, and numbers of the log for [`super::block::free`]. `open` and `fence`
-/// stay for ever, and so does a void number: each is the number that some zombie would take next (protocol.md 1.4).
+/// The objects that stored records allow to delete now, of what lies there.
 #[must_use]
-pub fn deletable(site: &Site, facts: &Facts, chain: &State, listing: &[String]) -> (Vec<String>, BTreeSet<Seq>) {
-    let objects = listing.iter().filter(|name| chain.retired_objects.contains(*name)).cloned().collect();
+pub fn deletable(chain: &State, inventory: &Inventory) -> Vec<ObjectId> {
+    inventory.iter().map(|(id, _, _)| id).filter(|id| chain.retired_objects.contains(id)).collect()
+}
+
+/// The numbers of the log that stored records allow to delete now, for [`super::block::free`]. `open` and `fence` stay for ever, and so does a
+/// void number: each is the number that some zombie would take next (protocol.md 1.4).
+#[must_use]
+pub fn freeable(site: &Site, facts: &Facts, chain: &State) -> BTreeSet<Seq> {
     let needed = records_needed(facts, chain);
     let limit = free_below(facts, chain);
     let free = |seq: &Seq, fact: &Fact| {
         chain.retired_seqs.contains(seq)
-            && matches!(fact.what, What::Commit | What::Close)
+            && matches!(fact.what, What::Commit { .. } | What::Close)
             && site.last_of(site.block_of(*seq)) < limit
             && !needed.contains(seq)
     };
-    (objects, facts.records.iter().filter(|(seq, fact)| free(seq, fact)).map(|(seq, _)| *seq).collect())
+    facts.records.iter().filter(|(seq, fact)| free(seq, fact)).map(|(seq, _)| *seq).collect()
 }

@@ -257,6 +257,25 @@ impl Reader {
         Ok(if super::block::lists(&self.site, &marker, seq, hash) { found } else { At::Absent })
     }
 
+    /// What stands at several numbers of block `k`, as [`Self::at`] says it, with one look at the block's marker.
+    ///
+    /// # Errors
+    /// As [`Self::at`].
+    pub async fn at_many(&self, k: u64, seqs: &[Seq]) -> Result<Vec<(Seq, At)>, LogError> {
+        let mut found = Vec::with_capacity(seqs.len());
+        for batch in seqs.chunks(READ_AHEAD) {
+            found.extend(try_join_all(batch.iter().map(|seq| self.raw(*seq))).await?);
+        }
+        // After the records were read, as there.
+        let marker = super::block::load(&self.site, k).await?;
+        let believed = |seq: Seq, at: At| match (&marker, &at) {
+            (Some(marker), At::Record(record)) if !super::block::lists(&self.site, marker, seq, record.hash) => At::Absent,
+            (Some(marker), At::Void(hash)) if !super::block::lists(&self.site, marker, seq, *hash) => At::Absent,
+            _ => at,
+        };
+        Ok(seqs.iter().zip(found).map(|(seq, at)| (*seq, believed(*seq, at))).collect())
+    }
+
     /// Reads records `from + 1 ..= to.0` in order, each the child of the one before, the last with hash `to.1`.
     ///
     /// # Errors

@@ -1,17 +1,19 @@
 //! The log on a store in memory: what is too rare or too local for the worlds of `tests/sim.rs`.
 
 use super::control::{Chain, Refused, State};
+use super::inventory::{Inventory, ObjectId};
 use super::lookup::{Books, Lookup, create, lookup};
-use super::plan::{Fact, Facts, Rules, What, Why};
+use super::plan::{Fact, Facts, What, Why};
 use super::{CacheState, Framed, Hint, LogError, Nameable, Outcome, Phase, Reader, Site, Writer, WriterParams, fence, plan};
 use crate::env::{Clock, Env, Failpoints, Random};
 use crate::format::marker::Marker;
 use crate::format::names;
 use crate::format::seal::{Cipher, Sealer};
+use crate::policy::retention::{Reason, Rules};
 use crate::rpc::control_record::Kind;
 use crate::rpc::{Attach, Checkpoint, Claim, Commit, Delta, Extent, ExtentChange, FrameRef, Holder, ObjectRef, Purge, Retire, Undo, Void};
 use crate::store::{ObjectMeta, Put, Store, StoreError};
-use crate::types::{Identity, Incarnation, StoreId, UnixNanos, WriterId};
+use crate::types::{Identity, Incarnation, Seq, StoreId, UnixNanos, WriterId};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -303,7 +305,7 @@ fn live(bench: &Bench) -> super::Tip {
     bench.append(Kind::Retire(Retire { seqs: vec![retired], ..Retire::default() })).unwrap();
     let chain = block_on(Chain::read(bench.site.clone())).unwrap();
     let reader = Reader::new(bench.site.clone());
-    let freed = block_on(super::block::free(&reader, chain.state(), head.seq, &chain.state().retired_seqs)).unwrap();
+    let freed = block_on(super::block::free(&reader, chain.state(), head.seq, &chain.state().retired_seqs.iter().collect())).unwrap();
     assert!(freed > 0 && matches!(block_on(reader.at(retired)).unwrap(), super::At::Absent));
     block_on(reader.tip(Hint::default())).unwrap()
 }
@@ -385,21 +387,13 @@ fn an_inline_extent_of_an_earlier_record_is_the_parents_or_claimed() {
 }
 
 fn log() -> Facts {
-    let fact = |what, epoch, at: i64, base| Fact {
-        what,
-        epoch,
-        stored: at,
-        cut: at,
-        base,
-        objects: BTreeSet::new(),
-        delta: BTreeSet::new(),
-        records: BTreeSet::new(),
-    };
+    let fact =
+        |what, epoch, at: i64, base| Fact { what, epoch, stored: at, cut: at, base, delta: BTreeSet::new(), records: BTreeSet::new() };
     let open = || What::Open { adopted: BTreeSet::new() };
     let mut records = BTreeMap::new();
     // 1 open, 2..=9 commits, 10 open (nobody closed), 11..=29 commits; checkpoint 8 is named from 9 on, 20 from 21 on.
     for seq in 1..=29 {
-        let what = if seq == 1 || seq == 10 { open() } else { What::Commit };
+        let what = if seq == 1 || seq == 10 { open() } else { What::Commit { full: true, inodes: 1, bytes: 1 } };
         records.insert(
             seq,
             fact(
@@ -419,19 +413,37 @@ fn log() -> Facts {
     Facts { h: 29, epoch: 2, checkpoint: 20, records }
 }
 
+/// The newest of so many hours, and a dense window in nanoseconds: the log above has one record in each.
+fn rules(dense: u64, branches: u64) -> Rules {
+    let rules = Rules::parse("last=commits:1 min_keep=0").unwrap();
+    Rules { keep_all: Duration::from_nanos(dense), branches: Duration::from_nanos(branches), ..rules }
+}
+
+fn sweep(facts: &Facts, chain: &State, rules: &Rules, listing: &[String]) -> (BTreeSet<Seq>, Vec<ObjectId>) {
+    let kept = plan::keep(facts, chain, rules, 1000);
+    let inventory = Inventory::of(LIFE, listing.iter().map(String::as_str));
+    let mut sweep = plan::Sweep::begin(facts, chain, &|seq| kept.contains_key(&seq), inventory);
+    assert_eq!(sweep.garbage(), None, "nothing is garbage before each tree was told");
+    for seq in sweep.readable().clone() {
+        sweep.told(seq);
+    }
+    (sweep.retiring().clone(), sweep.garbage().unwrap())
+}
+
 #[test]
 fn retention_keeps_head_claims_windows_and_what_a_branch_may_stand_on() {
     let facts = log();
     let mut chain = State::default();
     chain.claims.insert(1, Claim { seq: 4, kind: "pin".into(), ..Claim::default() });
-    let rules = Rules { dense: 12, thin: vec![(8, 1)], branch_grace: 100 };
+    let rules = rules(13, 100);
     let kept = plan::keep(&facts, &chain, &rules, 29);
-    let why = |seq| kept.get(&seq).copied();
+    let why = |seq| kept.get(&seq).map(|why| why[0]);
     assert_eq!(
         (why(29), why(4), why(9), why(17), why(20)),
-        (Some(Why::Head), Some(Why::Claimed), Some(Why::BeforeOpen), Some(Why::Dense), Some(Why::Dense))
+        (Some(Why::Head), Some(Why::Claimed(1)), Some(Why::BeforeOpen), Some(Why::Rule(Reason::KeepAll)), Some(Why::Rule(Reason::KeepAll)))
     );
     assert_eq!((why(2), why(16)), (None, None));
+    assert_eq!(plan::keep(&facts, &chain, &rules, 129).get(&20), Some(&vec![Why::Recent]));
     chain.branches.insert("1".into());
     assert_eq!(plan::keep(&facts, &chain, &rules, 29).get(&9), None, "its branch was claimed");
     chain.branches.clear();
@@ -445,23 +457,18 @@ fn open_records_and_what_kept_commits_are_read_through_are_never_freed() {
     let facts = log();
     let mut chain = State::default();
     chain.claims.insert(1, Claim { seq: 4, kind: "pin".into(), ..Claim::default() });
-    let rules = Rules { dense: 0, thin: Vec::new(), branch_grace: 0 };
-    let kept = plan::keep(&facts, &chain, &rules, 1000);
-    let retirement = plan::retire(&site, &facts, &chain, &kept, &[]);
-    assert!(retirement.seqs.contains(&2) && retirement.seqs.contains(&10) && !retirement.seqs.contains(&20));
-    chain.retired_seqs.extend(&retirement.seqs);
-    let (_, free) = plan::deletable(&site, &facts, &chain, &[]);
+    let (retiring, _) = sweep(&facts, &chain, &rules(0, 0), &[]);
+    assert!(retiring.contains(&2) && retiring.contains(&10) && !retiring.contains(&20));
+    chain.retired_seqs.extend(&retiring);
     // 1..=4 are what 4 is read through, 9..=20 what 20 is.
-    assert_eq!(free, (5..=8).collect());
+    assert_eq!(plan::freeable(&site, &facts, &chain), (5..=8).collect());
     chain.retired_seqs.insert(20);
-    let (_, free) = plan::deletable(&site, &facts, &chain, &[]);
     // 10 is an `open`.
-    assert_eq!(free, (5..=19).filter(|seq| *seq != 10).collect());
+    assert_eq!(plan::freeable(&site, &facts, &chain), (5..=19).filter(|seq| *seq != 10).collect());
 }
 
 #[test]
 fn the_pack_of_a_delta_stays_while_any_commit_is_read_through_its_record() {
-    let bench = bench();
     let mut facts = log();
     let [held, free] = [3, 15].map(|seq: u8| names::pack(LIFE, 1, [seq; 16]));
     for (seq, pack) in [(3, &held), (15, &free)] {
@@ -471,11 +478,9 @@ fn the_pack_of_a_delta_stays_while_any_commit_is_read_through_its_record() {
     chain.claims.insert(1, Claim { seq: 4, kind: "pin".into(), ..Claim::default() });
     // 3 is retired, and 4 is read through it; 15 is retired, and what is kept above is read from checkpoint 20.
     chain.retired_seqs.extend([3, 15]);
-    let rules = Rules { dense: 0, thin: Vec::new(), branch_grace: 0 };
-    let kept = plan::keep(&facts, &chain, &rules, 1000);
     facts.records.get_mut(&20).unwrap().base = 16;
-    let retirement = plan::retire(&bench.site, &facts, &chain, &kept, &[held.clone(), free.clone()]);
-    assert_eq!(retirement.objects, BTreeSet::from([free]));
+    let (_, garbage) = sweep(&facts, &chain, &rules(0, 0), &[held, free.clone()]);
+    assert_eq!(garbage, [ObjectId::parse(&free).unwrap().1]);
 }
 
 #[test]

@@ -22,6 +22,7 @@
 mod duration;
 mod estimate;
 mod parse;
+pub mod retention;
 mod rule;
 #[cfg(test)]
 mod tests;

@@ -2,11 +2,13 @@
 
 mod fault;
 mod ids;
+mod numbers;
 mod range;
 mod record;
 
 pub use fault::{Fault, FaultKind};
 pub use ids::{CacheId, DataKey, Hash, Identity, IdentityError, Incarnation, Nonce, StoreId, StoreKey, WriterId};
+pub use numbers::SeqSet;
 pub use range::{ByteRange, RangeSet};
 pub use record::{Head, Intent};
 

@@ -4,10 +4,10 @@
 //! by construction what the checkpoint says. Parts that nothing touched are shared with the newest checkpoint (protocol.md 3).
 //! Extents that lie inline in commits are gathered into packs here, so that the head needs packs only.
 
-use super::changes::{Changes, PackedDelta};
 use super::clone::Cloning;
 use super::progress::Progress;
 use super::upload::{put_pack, put_until_stored};
+use crate::format::changes::{Changes, PackedDelta};
 use crate::format::checkpoint::PlainPart;
 use crate::format::pack::{Builder, PackBytes};
 use crate::format::seal::hash;

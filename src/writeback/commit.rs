@@ -1,6 +1,5 @@
 //! One commit, from the seal to its resolution, in the order of [`super::protocol`].
 
-use super::changes::PackedDelta;
 use super::checkpoint::Tail;
 use super::delta::{self, Placed};
 use super::domain::Classifier;
@@ -10,6 +9,7 @@ use super::upload::{self, Home, Origin, Stored, Uploading};
 use super::{KernelPages, plan};
 use crate::cache::{Cache, CacheError, Seal};
 use crate::env::{Env, memory};
+use crate::format::changes::PackedDelta;
 use crate::format::names;
 use crate::log::{Framed, LogError, Prepared, Writer};
 use crate::rpc;

@@ -1,11 +1,11 @@
 //! The metadata of a seal as deltas, in bounded memory: rows are read from the seal's table a few thousand at a time, and a delta
 //! that is complete goes into a pack before the next one is made.
 
-use super::changes::PackedDelta;
 use super::plan;
 use super::progress::Progress;
 use super::upload::{self, Feed, Home, Stored};
 use crate::cache::{CacheError, Seal};
+use crate::format::changes::PackedDelta;
 use crate::format::delta::Builder as Deltas;
 use crate::format::pack::Builder;
 use crate::rpc;

@@ -7,7 +7,6 @@
 //! reuse       what was uploaded and never committed             found again by content
 //! delta       what a seal changed -> the commit, or packs         bounded memory
 //! commit      seal -> upload -> durable here -> intent -> put -> resolve
-//! changes     the deltas since the newest checkpoint           a window at a time
 //! checkpoint  the deltas since the last one -> the next one        parts are shared
 //! branch      what a fenced writer had not committed -> beside the log
 //! clone       the tree of another incarnation's commit -> a first commit
@@ -16,7 +15,6 @@
 //! ```
 
 mod branch;
-mod changes;
 mod checkpoint;
 mod clone;
 mod commit;
@@ -32,8 +30,8 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
+pub use crate::format::changes::PackedDelta;
 pub use branch::{BranchNews, BranchPhase, Brancher, Branches, Kept};
-pub use changes::PackedDelta;
 pub use checkpoint::Tail;
 pub use clone::{Cloned, clone_tree};
 pub use domain::Classifier;

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 SCHEMA = {
     "Marker": "store_id:1b level:2u features:3*t cipher:4u", "KeyRing": "number:1u age_file:2b", "Block": "block:1u record_hashes:2*b",
     "NameRecord": "number:1u incarnation:2b", "Volume": "incarnation:1b identity:2t created:3i data_key:4b origin:5Origin",
-    "Record": "seq:1u parent_hash:2b epoch:3u time:6i open:10m commit:11Commit close:12m fence:13m",
-    "Commit": "cut_time:1i full:2u delta:4Delta delta_frames:5*FrameRef inline_frames:6*b", "Name": "dir:1u name:2b ino:3u",
+    "Record": "seq:1u parent_hash:2b epoch:3u time:6i open:10Open commit:11Commit close:12m fence:13m", "Open": "checkpoint:4u",
+    "Control": "retire:12Retire", "Retire": "seqs:1*u",
+    "Commit": "cut_time:1i full:2u delta:4Delta delta_frames:5*FrameRef inline_frames:6*b checkpoint:9u", "Name": "dir:1u name:2b ino:3u",
     "Delta": "objects:1*ObjectRef removed_names:2*Name removed_inodes:3*u inodes:4*Inode names:5*Name extents:6*Change",
     "Inode": "ino:1u mode:2u uid:3u gid:4u rdev:5u size:6u atime:7s mtime:8s ctime:9s target:10b xattrs:11*Xattr",
     "Xattr": "name:1b value:2b", "Change": "ino:1u cleared:2*Range extents:3*Extent", "Range": "offset:1u length:2u",
@@ -27,7 +28,7 @@ SCHEMA = {
     "Part": "objects:1*ObjectRef inodes:2*Inode names:3*Name extents:4*Change", "Branch": "base_seq:2u base_hash:3b state:4Commit"}
 FIELDS = {kind: {int(number): (name, many, form) for name, number, many, form in re.findall(r"(\w+):(\d+)(\*?)(\w+)", fields)}
           for kind, fields in SCHEMA.items()}
-KINDS = {"KeyRing": 1, "NameRecord": 2, "Volume": 3, "Record": 4, "Pack": 5, "Checkpoint": 6, "Part": 7, "Block": 9, "Branch": 10}
+KINDS = {"KeyRing": 1, "NameRecord": 2, "Volume": 3, "Record": 4, "Pack": 5, "Checkpoint": 6, "Part": 7, "Control": 8, "Block": 9, "Branch": 10}
 TYPES = {0o10: "file", 0o4: "dir", 0o12: "symlink", 0o1: "fifo", 0o14: "socket", 0o2: "char", 0o6: "block"}  # st_mode >> 12
 # Where a frame lies (an object's name, or the number of the commit that holds it), what opens it, and what it must be.
 Frame = collections.namedtuple("Frame", "place epoch salt count number offset stored plain checksum")
@@ -110,6 +111,9 @@ class Store:
     def list(self, folder):  # what lies in a folder and is called by a number, in order
         path = os.path.join(self.path, folder)
         return [folder + name for name in sorted(os.listdir(path)) if re.fullmatch("~?[0-9]+", name)] if os.path.isdir(path) else []
+    def walk(self, prefix, top):  # every object below a folder
+        return [os.path.relpath(os.path.join(at, name), os.path.join(self.path, prefix))
+                for at, _, names in os.walk(os.path.join(self.path, prefix, top)) for name in names]
     def frame(self, kind, name, key, life, cipher, epoch, salt, count, number, stored):  # the plain content of one frame
         tied, kind = self.id + life + struct.pack("<QII", epoch, number, count) + name.encode(), bytes([KINDS[kind]])
         if cipher == 1:
@@ -135,10 +139,14 @@ class Volume:
         while origin:  # a clone reads packs of where it came from, and of where that came from
             prefix = f"volumes/{uuid.UUID(bytes=origin.incarnation)}/"
             self.lives[prefix], origin = (origin.data_key, origin.incarnation), store.message("Volume", prefix + "volume", store.key).origin
-        self.key, self.inodes, self.names, self.extents, self.changed, self.hashes = volume.data_key, {}, {}, {}, set(), {}
-        self.links, self.get = collections.Counter(), lambda kind, name: store.message(kind, self.prefix + name, self.key, self.life)
-        self.numbers = [int(name[-20:]) for name in store.list(self.prefix + "commits/")]
+        self.key, self.get = volume.data_key, lambda kind, name: store.message(kind, self.prefix + name, self.key, self.life)
+        self.clean()
+        self.numbers, self.used = [int(name[-20:]) for name in store.list(self.prefix + "commits/")], set()
+        controls = (self.get("Control", name[45:]) for name in store.list(self.prefix + "control/"))
+        self.retired = {seq for control in controls if control.retire for seq in control.retire.seqs}
         self.points = [int(name[-20:]) for name in store.list(self.prefix + "checkpoints/") if store.get(name + "/index", 0, 1)]
+    def clean(self):
+        self.inodes, self.names, self.extents, self.changed, self.hashes, self.links = {}, {}, {}, set(), {}, collections.Counter()
     @functools.lru_cache(maxsize=8)
     def record(self, seq):
         record = self.get("Record", f"commits/{seq:020}")
@@ -191,6 +199,7 @@ class Volume:
             if self.extents.get(ino) and sum(self.extents[ino][-1][:2]) > self.inodes[ino].size:
                 self.clear(ino, self.inodes[ino].size, 1 << 64)
     def change(self, commit, seq):  # applies what a commit changes, or a branch, which has the form of one
+        self.used.update(self.prefix + ref.object.name for ref in (commit.delta_frames if commit else ()))
         frames = (decode("Delta", self.read(locate(ref.object, ref, 0))) for ref in (commit.delta_frames if commit else ()))
         collections.deque((self.apply(delta, seq) for delta in itertools.chain(frames, [commit and commit.delta]) if delta), maxlen=0)
     def load(self, seq):  # the checkpoint at `seq`, into an empty volume; gives the record there
@@ -200,17 +209,24 @@ class Volume:
         need(good and index.seq == seq and not record.void, f"checkpoint {seq} is not of record {seq}, or has other parts")
         for part in parts:
             self.apply(part, 0)
+        self.used.update([f"{self.prefix}checkpoints/{seq:020}/index", *(self.prefix + ref.name for ref in index.parts)])
         return record
-    def replay(self, until, at=None):  # gives record after record up to `until`, each applied, from checkpoint `at` on, or from the first record
-        need(self.numbers and until <= self.numbers[-1] and (at or self.numbers[0] == 1), f"the store does not hold record {until}")
-        before = self.load(at) if at else None
-        yield from [before] if at else []
+    def base(self, seq):  # the checkpoint that a record is read from: the one that it, or the last before it that names any, names
+        while seq and not ((record := self.record(seq)).open or record.commit):
+            seq -= 1
+        return (record.open or record.commit).checkpoint if seq else 0
+    def replay(self, until, at, before=None):  # applies the records after checkpoint `at` (0: from the first), or after record `before`
+        before = before or (self.load(at) if at else None)
         for seq in range((at or 0) + 1, until + 1):
             record = self.record(seq)
             follows = not before or record.parent_hash == before.sha256 and record.epoch >= before.epoch + (record.kind == "open")
             need(follows and not record.void, f"record {seq} is void, or does not follow record {seq - 1}")
             self.change(record.commit, seq)
-            yield (before := record)
+            before = record
+    def at(self, seq):  # the tree at a record, in an empty volume
+        need(seq not in self.retired, f"record {seq} was retired")
+        need(self.numbers and seq <= self.numbers[-1], f"the store does not hold record {seq}")
+        self.clean(), self.replay(seq, self.base(seq))
     def content(self, ino):  # runs of a file's bytes in order, (offset, bytes); what lies between is zeros
         for offset, length, skip, frame in self.extents.get(ino, ()):
             yield offset, self.read(frame)[skip:skip + length]
@@ -257,25 +273,32 @@ class Volume:
                 os.setxattr(to, xattr.name, xattr.value, follow_symlinks=False)
             os.path.islink(to) or os.chmod(to, node.mode & 0o7777)
             os.utime(to, ns=(node.atime, node.mtime), follow_symlinks=False)
-    def check(self):  # each record follows the one before; names and inodes of each commit and checkpoint agree; each frame ever reachable is right
-        seen, counts = set(), collections.Counter()
-        for record in self.replay(self.numbers[-1], None if self.numbers[0] == 1 else self.points[0]):
+    def check(self):  # of each record that is not retired: it follows the one before; names and inodes agree; each frame of its tree is right
+        seen, counts, last, kept = set(), collections.Counter(), None, [seq for seq in range(1, self.numbers[-1] + 1) if seq not in self.retired]
+        for seq in kept:
+            base = self.base(seq)
+            self.replay(seq, seq - 1, self.record(seq - 1)) if last == (seq - 1, base) else self.at(seq)
+            last, record = (seq, base), self.record(seq)
             counts[record.kind] += 1
             for ino in self.changed:
                 right = bool(self.links[ino] or ino == 1) == (ino in self.inodes) and (ino in self.inodes or not self.names.get(ino))
-                need(right, f"record {record.seq}: inode {ino} has {self.links[ino]} names, {len(self.names.get(ino, ()))} inside")
-            for _, length, skip, frame in (extent for ino in self.changed for extent in self.extents.get(ino, ()) if extent[3] not in seen):
+                need(right, f"record {seq}: inode {ino} has {self.links[ino]} names, {len(self.names.get(ino, ()))} inside")
+            frames = {extent[3]: extent for ino in self.changed for extent in self.extents.get(ino, ())}
+            self.used.update(os.path.normpath(self.prefix + frame.place) for frame in frames if isinstance(frame.place, str))
+            for _, length, skip, frame in (extent for frame, extent in frames.items() if frame not in seen):
                 need(skip + length <= len(self.read(frame)), f"frame {frame.number} of {frame.place} is too short")
                 seen.add(frame)
             self.changed.clear()
-            if record.seq in self.points:
+            if seq in self.points:
                 other = Volume(self.store, self.identity)
-                other.load(record.seq)
+                other.load(seq)
                 moved = [ino for ino in self.inodes if other.extents.get(ino, []) != self.extents.get(ino, [])]
                 names = [{ino: names for ino, names in volume.names.items() if names} for volume in (self, other)]
                 same = names[0] == names[1] and self.inodes == other.inodes and all(self.sha256(ino) == other.sha256(ino) for ino in moved)
-                need(same, f"checkpoint {record.seq} is not its record's tree")
-        return {"records": sum(counts.values()), **counts, "checkpoints": len(self.points), "extents": len(seen)}
+                need(same, f"checkpoint {seq} is not its record's tree")
+        there = [self.prefix + path for top in ("packs", "checkpoints") for path in self.store.walk(self.prefix, top)]
+        return {"records": sum(counts.values()), **counts, "retired": len(self.retired), "checkpoints": len(self.points), "extents": len(seen),
+                "unneeded": sorted(set(there) - self.used)}  # what no such record needs: a writer's at work, or of nobody
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -292,7 +315,7 @@ def main():
         heads = args.branch and f"{volume.prefix}branches/{args.branch:010}"  # the greatest is in force
         branch = heads and volume.get("Branch", heads[45:] + "/" + max(name for name in os.listdir(os.path.join(volume.store.path, heads)) if name[:4] == "head"))
         at = branch.base_seq if branch else max(volume.numbers, default=0) if args.at is None else args.at
-        collections.deque(volume.replay(at, max((seq for seq in volume.points if seq <= at), default=None)), maxlen=0)
+        volume.at(at)
         branch and (need(volume.record(at).sha256 == branch.base_hash, f"record {at} is not the base of the branch"), volume.change(branch.state, at + 1))
         volume.export(args.dir) if args.command == "export" else [print(json.dumps(row())) for *_, row in volume.tree()]
 

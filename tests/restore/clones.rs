@@ -64,7 +64,7 @@ fn what_cannot_be_restored_is_said() {
         (["restore", "test/none", "--at", FIRST, "--to", "test/x"], 3, "there is no volume test/none"),
         (["restore", VOLUME, "--at", "1", "--to", "test/x"], 3, "volume test/days has no commit 1"),
         (["restore", VOLUME, "--at", "99", "--to", "test/x"], 3, "volume test/days has no commit 99"),
-        (["restore", VOLUME, "--at", "soon", "--to", "test/x"], 2, "`soon` is no time"),
+        (["restore", VOLUME, "--at", "soon", "--to", "test/x"], 3, "there is no snapshot `soon`"),
         (["restore", VOLUME, "--at", time, "--to", "test/x"], 3, "the volume has no commit that old"),
         (["restore", VOLUME, "--at", "now", "--to", "test/x"], 3, "is after the newest commit of volume test/days, commit 3 of"),
         (["restore", VOLUME, "--at", FIRST, "--to", "a//b"], 2, "`a//b` is no volume name"),

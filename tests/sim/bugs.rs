@@ -92,7 +92,7 @@ impl Bug {
         (Self::InlineForgotten, 100),
         (Self::DeltaForgotten, 100),
         (Self::GatheredForgotten, 100),
-        (Self::MoveNotFollowed, 100),
+        (Self::MoveNotFollowed, 400),
         (Self::ExpireByOwnClock, 100),
         (Self::ExpiredNotReleased, 100),
         (Self::PurgeWithoutFence, 200),

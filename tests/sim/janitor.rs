@@ -6,14 +6,17 @@ use super::exec::{DAY, HOUR, MINUTE, SECOND};
 use super::tree::{Tree, apply, delta_packs};
 use holdfast::format::names;
 use holdfast::log::control::{Chain, Purging, Refused, State};
+use holdfast::log::inventory::{Inventory, ObjectId};
 use holdfast::log::lookup::{Found, Lookup, lookup};
-use holdfast::log::plan::{self, Fact, Facts, Retirement, Rules, What};
+use holdfast::log::plan::{self, Fact, Facts, Sweep, What};
 use holdfast::log::{At, Hint, LogError, Reader, Record, Site, Tip, block, checkpoint, fence, objects_named};
+use holdfast::policy::retention::Rules;
 use holdfast::rpc::control_record::Kind as Control;
 use holdfast::rpc::log_record::Kind;
 use holdfast::rpc::{Purge, Release, Retire};
 use holdfast::types::{Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// How long a fenced epoch has for its branch.
 pub const GRACE: u64 = 12 * HOUR;
@@ -22,6 +25,19 @@ const PURGE_GRACE: u64 = 2 * HOUR;
 
 /// Records read, with their trees; no tree where only a retired record's predecessors could tell.
 type Known = BTreeMap<Seq, (Record, Option<Tree>)>;
+
+/// The log as a janitor saw it, with the objects of each tree.
+#[derive(Clone)]
+struct Seen {
+    facts: Facts,
+    objects: BTreeMap<Seq, BTreeSet<String>>,
+}
+
+/// What to retire.
+struct Retirement {
+    seqs: BTreeSet<Seq>,
+    objects: Vec<String>,
+}
 
 pub struct Janitor {
     pub kit: Kit,
@@ -57,7 +73,7 @@ impl Janitor {
     async fn pass(&self, found: &Found, known: &mut Known) -> Result<(), LogError> {
         let site = self.kit.site(found);
         let reader = Reader::new(site.clone());
-        let mut chain = Chain::read(site.clone()).await?;
+        let mut chain = Chain::read_for_gc(site.clone()).await?;
         self.purge(&site, &mut chain).await?;
         if self.kit.bug != Bug::ExpiredNotReleased {
             self.release_expired(&mut chain).await?;
@@ -67,18 +83,19 @@ impl Janitor {
             return Ok(());
         }
         let times = self.listing(&site).await?;
-        let Some(facts) = self.facts(&reader, &tip, chain.state(), &times, known).await? else { return Ok(()) };
+        let Some(seen) = self.facts(&reader, &tip, chain.state(), &times, known).await? else { return Ok(()) };
         let listing: Vec<String> = times.into_keys().collect();
-        let retirement = self.plan(&site, &facts, chain.state(), &listing, known).await?;
+        let retirement = self.plan(&site, &seen, chain.state(), &listing, known).await?;
+        let facts = &seen.facts;
         if !retirement.seqs.is_empty() || !retirement.objects.is_empty() {
             if self.kit.bug == Bug::DeleteBeforeRetire {
                 for name in &retirement.objects {
                     let _ = self.kit.store.delete(name).await;
                 }
             }
-            self.retire(&mut chain, &facts, &retirement).await?;
+            self.retire(&mut chain, facts, &retirement).await?;
         }
-        self.delete(&reader, chain.state(), &facts, &listing, known).await
+        self.delete(&reader, chain.state(), facts, &listing, known).await
     }
 
     /// Finishes a purge whose grace is over; in one order with attachments.
@@ -137,7 +154,7 @@ impl Janitor {
         chain: &State,
         times: &BTreeMap<String, i64>,
         known: &mut Known,
-    ) -> Result<Option<Facts>, LogError> {
+    ) -> Result<Option<Seen>, LogError> {
         let first = known.keys().next_back().copied().unwrap_or(0) + 1;
         for seq in first..=tip.seq {
             let retired = chain.retired_seqs.contains(&seq);
@@ -166,7 +183,7 @@ impl Janitor {
             };
             known.insert(seq, (*record, tree));
         }
-        let mut records = BTreeMap::new();
+        let (mut records, mut objects) = (BTreeMap::new(), BTreeMap::new());
         let mut parts: BTreeMap<Seq, BTreeSet<String>> = BTreeMap::new();
         for (seq, (record, tree)) in known.iter() {
             let base = base(known, record);
@@ -180,9 +197,11 @@ impl Janitor {
             let tree = if unretired { tree.as_ref() } else { None };
             // Not listed yet: stored just now.
             let stored = times.get(&reader.site().record_name(*seq)).copied().unwrap_or_else(|| self.kit.sim.store_time());
-            records.insert(*seq, fact(reader.site(), record, tree, base, parts.get(&base), stored));
+            records.insert(*seq, fact(reader.site(), record, tree, base, stored));
+            objects.insert(*seq, objects_of(tree, parts.get(&base)));
         }
-        Ok(Some(Facts { h: tip.seq, epoch: tip.epoch, checkpoint: tip.checkpoint, records }))
+        let facts = Facts { h: tip.seq, epoch: tip.epoch, checkpoint: tip.checkpoint, records };
+        Ok(Some(Seen { facts, objects }))
     }
 
     fn base_stays(&self, known: &Known, previous: &Record, now: Seq) -> bool {
@@ -205,11 +224,15 @@ impl Janitor {
         Ok(Some(tree))
     }
 
-    async fn plan(&self, site: &Site, facts: &Facts, chain: &State, listing: &[String], known: &Known) -> Result<Retirement, LogError> {
-        let (mut facts, mut chain) = (facts.clone(), chain.clone());
+    fn rules(&self) -> Rules {
+        let rules = Rules::parse("hourly=3 daily=2 min_keep=1").unwrap();
+        Rules { keep_all: Duration::from_nanos(self.dense), branches: Duration::from_nanos(GRACE), ..rules }
+    }
+
+    async fn plan(&self, site: &Site, seen: &Seen, chain: &State, listing: &[String], known: &Known) -> Result<Retirement, LogError> {
+        let (Seen { mut facts, mut objects }, mut chain) = (seen.clone(), chain.clone());
         let claimed: BTreeSet<Seq> = chain.claims.values().map(|claim| claim.seq).collect();
-        let mut rules =
-            Rules { dense: self.dense as i64, thin: vec![((6 * HOUR) as i64, 3), ((48 * HOUR) as i64, 2)], branch_grace: GRACE as i64 };
+        let mut rules = self.rules();
         match self.kit.bug {
             Bug::GcEpochInForce => facts.epoch += 1,
             Bug::ClaimIgnored => chain.claims.clear(),
@@ -218,7 +241,7 @@ impl Janitor {
                     chain.claims.remove(&claim);
                 }
             }
-            Bug::BaseNotKept => rules.branch_grace = 0,
+            Bug::BaseNotKept => rules.branches = Duration::ZERO,
             Bug::DeltaForgotten => facts.records.values_mut().for_each(|fact| fact.delta.clear()),
             Bug::AdoptionIgnored => {
                 for fact in facts.records.values_mut() {
@@ -240,8 +263,8 @@ impl Janitor {
                             .collect();
                         for (seq, fact) in facts.records.iter_mut().filter(|(seq, _)| **seq >= newest) {
                             fact.base = newest;
-                            fact.objects =
-                                known[seq].1.iter().flat_map(Tree::values).map(|(_, pack)| pack.clone()).chain(own.clone()).collect();
+                            let packs = known[seq].1.iter().flat_map(Tree::values).map(|(_, pack)| pack.clone());
+                            objects.insert(*seq, packs.chain(own.clone()).collect());
                         }
                     }
                 }
@@ -249,17 +272,25 @@ impl Janitor {
             _ => {}
         }
         let kept = plan::keep(&facts, &chain, &rules, self.kit.sim.store_time());
-        let mut retirement = plan::retire(site, &facts, &chain, &kept, listing);
+        let inventory = Inventory::of(site.incarnation(), listing.iter().map(String::as_str));
+        let mut sweep = Sweep::begin(&facts, &chain, &|seq| kept.contains_key(&seq), inventory);
+        objects.values().flatten().for_each(|name| sweep.names(name));
+        for seq in sweep.readable().clone() {
+            objects[&seq].iter().for_each(|name| sweep.needs(name));
+            sweep.told(seq);
+        }
+        let mut seqs = sweep.retiring().clone();
         // The chain itself refuses to retire what is claimed: only the objects are left to forget.
-        retirement.seqs.retain(|seq| !claimed.contains(seq));
-        Ok(retirement)
+        seqs.retain(|seq| !claimed.contains(seq));
+        let objects = sweep.garbage().unwrap().into_iter().map(|id| id.name(site.incarnation())).collect();
+        Ok(Retirement { seqs, objects })
     }
 
     async fn retire(&self, chain: &mut Chain, facts: &Facts, retirement: &Retirement) -> Result<(), LogError> {
         let seen = chain.state().number;
         let retire = Retire {
             seqs: retirement.seqs.iter().copied().collect(),
-            objects: retirement.objects.iter().cloned().collect(),
+            objects: retirement.objects.clone(),
             moved: Vec::new(),
             read_log_to: facts.h,
         };
@@ -280,8 +311,10 @@ impl Janitor {
             facts.records.values_mut().for_each(|fact| fact.records.clear());
         }
         let facts = &facts;
-        let (objects, seqs) = plan::deletable(reader.site(), facts, chain, listing);
-        for name in objects {
+        let incarnation = reader.site().incarnation();
+        let objects = plan::deletable(chain, &Inventory::of(incarnation, listing.iter().map(String::as_str)));
+        let seqs = plan::freeable(reader.site(), facts, chain);
+        for name in objects.into_iter().map(|id: ObjectId| id.name(incarnation)) {
             self.kit.store.delete(&name).await.map_err(LogError::Unreachable)?;
         }
         if self.kit.bug == Bug::FreeUnmarked {
@@ -313,7 +346,7 @@ fn base(known: &Known, record: &Record) -> Seq {
     record.checkpoint().or_else(before).unwrap_or(0)
 }
 
-fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Option<&BTreeSet<String>>, stored: i64) -> Fact {
+fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, stored: i64) -> Fact {
     let what = match &record.record.kind {
         Some(Kind::Open(_)) => What::Open {
             adopted: objects_named(&record.record)
@@ -324,14 +357,19 @@ fn fact(site: &Site, record: &Record, tree: Option<&Tree>, base: Seq, parts: Opt
         },
         Some(Kind::Close(_)) => What::Close,
         Some(Kind::Fence(_)) => What::Fence,
-        _ => What::Commit,
+        _ => What::Commit { full: true, inodes: tree.map_or(0, |tree| tree.len() as u64), bytes: 0 },
     };
     let places = || tree.into_iter().flat_map(Tree::values).map(|(_, place)| place);
     let records = places().filter_map(|place| names::parse_commit(place)).map(|(_, seq)| seq).collect();
-    let objects = places().filter(|place| names::parse_commit(place).is_none()).chain(parts.into_iter().flatten()).cloned().collect();
     let delta = match &record.record.kind {
         Some(Kind::Commit(commit)) => delta_packs(site.incarnation(), commit).into_iter().collect(),
         _ => BTreeSet::new(),
     };
-    Fact { what, epoch: record.epoch(), stored, cut: record.record.time, base, objects, delta, records }
+    Fact { what, epoch: record.epoch(), stored, cut: record.record.time, base, delta, records }
+}
+
+/// Packs of a tree, and the index and parts of its checkpoint.
+fn objects_of(tree: Option<&Tree>, parts: Option<&BTreeSet<String>>) -> BTreeSet<String> {
+    let places = tree.into_iter().flat_map(Tree::values).map(|(_, place)| place);
+    places.filter(|place| names::parse_commit(place).is_none()).chain(parts.into_iter().flatten()).cloned().collect()
 }

@@ -66,6 +66,15 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<Exit, Fault> {
     Ok(Exit::Done)
 }
 
+/// The volumes of the store whose removal has not begun, by name.
+pub(in crate::cli) async fn live_volumes(context: &Context, key: &KeyArgs) -> Result<Vec<Identity>, Fault> {
+    let connected = connect(&context.settings, &context.env, None).await?;
+    let unlocked = unlock(connected, &context.settings, key).await?;
+    let all = volumes(&unlocked, &context.env).await?;
+    let live = all.into_iter().filter(|volume| volume.state == "live");
+    live.map(|volume| Identity::parse(&volume.volume).map_err(|error| Fault::new(FaultKind::Damaged, error.to_string()))).collect()
+}
+
 async fn volumes(unlocked: &Unlocked, env: &Env) -> Result<Vec<ListedVolume>, Fault> {
     let store = &unlocked.connected.store;
     let books = Books { store: Arc::clone(store), env: env.clone(), sealer: unlocked.sealer.clone() };

@@ -3,6 +3,8 @@
 mod list;
 mod rm;
 
+pub(super) use list::live_volumes;
+
 use super::context::Context;
 use super::exit::Exit;
 use crate::types::Fault;

@@ -1,8 +1,8 @@
 //! The deltas since the newest checkpoint, kept small, and laid over it a window of inode numbers at a time: neither a commit of a
 //! million new files nor the checkpoint after it is in memory whole.
 
-use crate::format::codec;
-use crate::format::tree::{Item, Key, KeyPart, Overlay};
+use super::codec;
+use super::tree::{Item, Key, KeyPart, Overlay};
 use crate::rpc;
 use crate::types::{Fault, FaultKind, Ino, Seq};
 use prost::Message;
@@ -17,8 +17,10 @@ pub struct PackedDelta {
     bytes: Vec<u8>,
     plain: usize,
     inos: RangeInclusive<Ino>,
-    pub(super) next_inode: u64,
-    pub(super) next_cookie: u64,
+    /// The least number that no inode ever had, as the delta says.
+    pub next_inode: u64,
+    /// The same of the entries of directories.
+    pub next_cookie: u64,
 }
 
 impl PackedDelta {
@@ -33,7 +35,8 @@ impl PackedDelta {
     }
 
     /// Bytes before compression.
-    pub(super) fn plain_length(&self) -> u64 {
+    #[must_use]
+    pub fn plain_length(&self) -> u64 {
         self.plain as u64
     }
 
@@ -64,7 +67,8 @@ fn only(mut delta: rpc::Delta, within: &dyn Fn(Ino) -> bool) -> rpc::Delta {
 }
 
 /// Changes in the order of their commits, as a checkpoint is made from them.
-pub(super) struct Changes<'a> {
+#[derive(Debug)]
+pub struct Changes<'a> {
     deltas: &'a [(Seq, PackedDelta)],
     /// Every inode that something changed of, in order.
     touched: Vec<Ino>,
@@ -75,7 +79,10 @@ pub(super) struct Changes<'a> {
 
 impl<'a> Changes<'a> {
     /// Looks through all of them once.
-    pub(super) fn new(deltas: &'a [(Seq, PackedDelta)]) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// A packed delta cannot be read.
+    pub fn new(deltas: &'a [(Seq, PackedDelta)]) -> Result<Self, Fault> {
         Self::with_windows(deltas, WINDOW_BYTES)
     }
 
@@ -105,13 +112,17 @@ impl<'a> Changes<'a> {
 
     /// Whether anything changed at or above `from` and below `to` (`None`: no end). By inode is enough: too much is rewritten at most
     /// at a part's edges.
-    pub(super) fn touches(&self, from: &Key, to: Option<&Key>) -> bool {
+    #[must_use]
+    pub fn touches(&self, from: &Key, to: Option<&Key>) -> bool {
         let first = self.touched.partition_point(|ino| *ino < from.ino);
         self.touched.get(first).is_some_and(|ino| to.is_none_or(|to| *ino <= to.ino))
     }
 
     /// Merges the sorted items of a base, all within `from..to`, with what changed there, and hands them on in order, a window at a time.
-    pub(super) fn merge(&mut self, base: Vec<Item>, from: &Key, to: Option<&Key>) -> Result<Merge, Fault> {
+    ///
+    /// # Errors
+    /// A packed delta cannot be read.
+    pub fn merge(&mut self, base: Vec<Item>, from: &Key, to: Option<&Key>) -> Result<Merge, Fault> {
         let window = self.window_of(from.ino);
         let end = self.starts.get(window + 1).map(|ino| Key { ino: *ino, part: KeyPart::Inode });
         let end = end.filter(|end| to.is_none_or(|to| end < to));
@@ -145,9 +156,12 @@ impl<'a> Changes<'a> {
 }
 
 /// A window's items, and what of the base comes after it.
-pub(super) struct Merge {
-    pub(super) items: Vec<Item>,
-    pub(super) rest: Option<(Key, Vec<Item>)>,
+#[derive(Debug)]
+pub struct Merge {
+    /// Sorted.
+    pub items: Vec<Item>,
+    /// Where the next window begins, and the items of the base from there on.
+    pub rest: Option<(Key, Vec<Item>)>,
 }
 
 #[cfg(test)]
