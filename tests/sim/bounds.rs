@@ -99,5 +99,6 @@ fn opening_reads_a_bounded_number_of_objects() {
         assert!(counts.all() <= most, "{counts:?}, at most {most}");
     }
     let opened = measure(&log, Hint::default(), true);
-    assert!(opened.all() <= nothing.all() + 4 && opened.put == 1, "{opened:?}");
+    // And four HEADs behind its own number: a record that is lost there is no end of the log.
+    assert!(opened.all() <= nothing.all() + 8 && opened.put == 1, "{opened:?}");
 }

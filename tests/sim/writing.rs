@@ -185,7 +185,12 @@ impl Node {
         let previous = running.writer.checkpoint();
         let site = running.reader.site().clone();
         // Made from the checkpoint before and the deltas since: where the log says that things lie, which the cache need not know.
-        let shown = self.kit.world.oracle.lock().lives[&running.found.incarnation].records[&running.writer.head().seq].tree.clone();
+        let head = running.writer.head().seq;
+        let shown = self.kit.world.oracle.lock().lives[&running.found.incarnation].records.get(&head).map(|record| record.tree.clone());
+        let Some(shown) = shown else {
+            self.kit.sim.violate(format!("I1: node {} stands at {head}, which was never acknowledged", self.kit.id));
+            return Ok(());
+        };
         let Some(tree) = self.gathered(running, &shown).await else { return Ok(()) };
         match put_checkpoint(&self.kit, &site, running.writer.head(), &tree, &cache.opens, previous).await {
             Ok(Some(seq)) => {

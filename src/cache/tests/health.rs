@@ -54,7 +54,8 @@ fn a_damaged_database_is_not_opened() {
     let (_lab, whole) = closed(false);
     let length = fs::metadata(whole.join("meta.db")).unwrap().len();
     open(&whole).unwrap();
-    let damages: [(&str, &dyn Fn(&Path)); 6] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
+    let damages: [Damage<'_>; 6] = [
         ("header", &|dir| overwrite(dir, 0, 100)),
         ("a page in the middle", &|dir| overwrite(dir, length / 2 / 4096 * 4096, 4096)),
         ("the last page", &|dir| overwrite(dir, length - 4096, 4096)),

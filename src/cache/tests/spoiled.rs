@@ -1,4 +1,5 @@
 //! Data files that are gone or too short: what is committed is fetched again, what is not is an error for its range and never zeros.
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges, some of one")]
 
 use super::cut::copy_dir;
 use super::lab::{Body, Lab};
@@ -52,14 +53,15 @@ fn pages_that_a_data_file_lost_are_fetched_or_said() {
             File::options().write(true).open(path).unwrap().set_len(base + 4096).unwrap();
         }
     };
-    let damages: [&dyn Fn(&Lab, &Path, [Ino; 2]); 2] = [&gone, &cut];
+    type Damage<'a> = &'a dyn Fn(&Lab, &Path, [Ino; 2]);
+    let damages: [Damage<'_>; 2] = [&gone, &cut];
     for damage in damages {
         let (mut lab, [large, small]) = damaged(damage);
         spoiled(&lab, large, 100 * KIB, 1);
         spoiled(&lab, small, 9000, 10);
         let mut out = Vec::new();
         for (ino, range, byte) in [(large, 0..100 * KIB, 1), (large, 104 * KIB..200 * KIB, 1), (small, 0..8192, 2)] {
-            lab.fetch(ino, &[range.clone()]);
+            lab.fetch(ino, std::slice::from_ref(&range));
             let length = (range.end - range.start) as usize;
             assert_eq!(lab.cache.read(ino, range.start, length, &mut out).unwrap(), ReadOutcome::Done);
             assert!(out.len() == length && out.iter().all(|b| *b == byte), "{ino} {range:?}");
@@ -91,7 +93,7 @@ fn a_data_file_that_was_lost_and_is_written_again_shows_no_zeros() {
     lab.write(large, end, &[9; 4096]);
     lab.write(small, 0, &[9; 4096]);
     spoiled(&lab, large, 100 * KIB, 1);
-    lab.fetch(large, &[0..100 * KIB]);
+    lab.fetch(large, std::slice::from_ref(&(0..100 * KIB)));
     let mut out = Vec::new();
     assert_eq!(lab.cache.read(large, 0, 100 * KIB as usize, &mut out).unwrap(), ReadOutcome::Done);
     assert!(out.iter().all(|byte| *byte == 1));

@@ -99,8 +99,8 @@ fn by_period(rules: &Rules, candidates: &[(&Moment, UnixNanos)], kept: &mut BTre
 /// The last commit before each fall of the files, or the bytes, to less than half: of the greatest since the fall before.
 fn before_deletes(rules: &Rules, moments: &[Moment], now: UnixNanos) -> Vec<Seq> {
     let mut found = Vec::new();
-    let kinds: [(fn(&Moment) -> u64, u64); 2] = [(|moment| moment.inodes, FILES_MIN), (|moment| moment.bytes, BYTES_MIN)];
-    for (of, least) in kinds {
+    type Size = fn(&Moment) -> u64;
+    for (of, least) in [((|moment| moment.inodes) as Size, FILES_MIN), (|moment| moment.bytes, BYTES_MIN)] {
         let mut peak: Option<&Moment> = None;
         for moment in moments {
             match peak {

@@ -55,7 +55,7 @@ impl Bug {
         (Self::AckBeforeLog, 40),
         (Self::AdoptUnchecked, 40),
         (Self::ResumeDiverged, 40),
-        (Self::ForgetIntent, 40),
+        (Self::ForgetIntent, 400),
         (Self::AnswerTwice, 40),
     ];
 

@@ -165,7 +165,7 @@ impl History {
             let from = self.files.get(ino).copied().unwrap_or(0).max(self.full);
             let mut versions: Vec<&Arc<Vec<u8>>> = Vec::new();
             for version in states[from..].iter().filter_map(|state| state.get(*ino)).map(|node| &node.bytes) {
-                if !versions.last().is_some_and(|last| *last == version) {
+                if versions.last().is_none_or(|last| *last != version) {
                     versions.push(version);
                 }
             }
