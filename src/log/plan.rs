@@ -196,7 +196,8 @@ impl<'a> Sweep<'a> {
         }
         // They are read through these records, and these through their deltas, retired or not.
         for (base, last) in last_by_base(facts, &untold) {
-            let read = facts.records.range(base + 1..=last);
+            // A record that names a checkpoint of its own number, or a later one, reads nothing before it.
+            let read = facts.records.range(base..=last.max(base)).filter(|(seq, _)| **seq > base);
             read.flat_map(|(_, fact)| &fact.delta).for_each(|name| inventory.need(name));
         }
         let adopted = facts.records.values().rev().find_map(|fact| match &fact.what {

@@ -37,8 +37,6 @@ pub enum Bug {
     AdoptUnchecked,
     /// A cache goes on whose head is not the log's.
     ResumeDiverged,
-    /// A restarted process knows nothing of the intent, and takes what it finds in the log for its own all the same.
-    ForgetIntent,
     /// A request that is sent again is carried out again.
     AnswerTwice,
 }
@@ -53,10 +51,9 @@ impl Bug {
         (Self::LoseDirtyBit, 40),
         (Self::ForgetRename, 40),
         (Self::AckBeforeLog, 40),
-        (Self::AdoptUnchecked, 40),
+        (Self::AdoptUnchecked, 400),
         (Self::ResumeDiverged, 40),
-        (Self::ForgetIntent, 400),
-        (Self::AnswerTwice, 40),
+        (Self::AnswerTwice, 400),
     ];
 
     pub fn by_name(name: &str) -> Option<Self> {
@@ -158,7 +155,6 @@ pub fn before_life(machine: &Arc<Machine>, crashed: bool) {
         Bug::LoseDirtyBit if crashed => alter(&dir, "UPDATE files SET changed=0"),
         Bug::ForgetRename if crashed => alter(&dir, "DELETE FROM gone_names"),
         Bug::ResumeDiverged => follow(machine),
-        Bug::ForgetIntent if crashed => with_cache(machine, |cache| drop(cache.set_intent(None))),
         _ => {}
     }
 }

@@ -79,7 +79,7 @@ impl History {
 
     /// A commit was stored that shows this: one of the states, not older than the commit before.
     pub fn commit(&mut self, shown: &Arc<Tree>, full: bool) -> Result<(), String> {
-        self.committed = self.place(shown, full)?;
+        self.committed = self.place(shown)?;
         self.logged = Arc::clone(shown);
         if full {
             self.full = self.committed;
@@ -87,15 +87,20 @@ impl History {
         Ok(())
     }
 
-    fn place(&mut self, shown: &Tree, full: bool) -> Result<usize, String> {
+    fn place(&mut self, shown: &Tree) -> Result<usize, String> {
+        let since = &self.states[self.committed..];
         if self.dark {
+            // Cut before the power failed, its put resolved after it: it says nothing of what survived here.
+            if let Some(at) = since.iter().position(|state| **state == *shown) {
+                return Ok(self.committed + at);
+            }
             self.powered(shown.clone())?;
             return Ok(self.index());
         }
-        let since = &self.states[self.committed..];
         match since.iter().position(|state| **state == *shown) {
             Some(at) => Ok(self.committed + at),
-            None if !full && since.iter().any(|state| is_behind(shown, state)) => {
+            // What was written behind a gap after the kernel had been asked is of a later commit, a full one or not (protocol.md 6.2).
+            None if since.iter().any(|state| is_behind(shown, state)) => {
                 Ok(self.committed + since.iter().position(|state| is_behind(shown, state)).unwrap_or(0))
             }
             None if self.maybe.iter().any(|(_, after)| after == shown || is_torn(shown, self.now(), after)) => {
