@@ -203,7 +203,12 @@ class Volume:
         frames = (decode("Delta", self.read(locate(ref.object, ref, 0))) for ref in (commit.delta_frames if commit else ()))
         collections.deque((self.apply(delta, seq) for delta in itertools.chain(frames, [commit and commit.delta]) if delta), maxlen=0)
     def load(self, seq):  # the checkpoint at `seq`, into an empty volume; gives the record there
-        index, record = self.get("Checkpoint", f"checkpoints/{seq:020}/index"), self.record(seq)
+        index, block = self.get("Checkpoint", f"checkpoints/{seq:020}/index"), f"blocks/{seq // 1024:020}"
+        if self.store.get(f"{self.prefix}commits/{seq:020}", 0, 1) is not None:
+            record = self.record(seq)
+        else:  # its number was freed: what it was is told by its block
+            known = index.commit_hash in self.get("Block", block).record_hashes
+            record = types.SimpleNamespace(sha256=index.commit_hash, epoch=0, void=not known)
         parts = [self.get("Part", ref.name) for ref in index.parts]
         good = index.commit_hash == record.sha256 and [part.sha256 for part in parts] == [ref.hash for ref in index.parts]
         need(good and index.seq == seq and not record.void, f"checkpoint {seq} is not of record {seq}, or has other parts")
