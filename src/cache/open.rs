@@ -241,6 +241,7 @@ impl Cache {
         }
         cache.apply_batch()?;
         cache.find_changes()?;
+        cache.reserve.look();
         Ok((cache, Recovered { clean, same_boot, replayed, lost_bytes }))
     }
 
