@@ -40,8 +40,25 @@ pub(crate) fn children_of(pid: u32) -> Vec<u32> {
 
 /// Until a process runs no more, whoever is to wait for it.
 pub(crate) fn wait_until_gone(pid: u32) {
-    let gone = |state: &str| state.is_empty() || state.contains("State:\tZ");
-    while !gone(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()) {
+    wait_for_state(&[pid.to_string()], "Z");
+}
+
+/// Until a process that was sent SIGSTOP can start no other: the signal is sent to a process that runs, which may be in the middle of
+/// a fork, and only then looks at its signals. One in a disk's hands looks before it goes on.
+fn wait_until_still(pid: u32) {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let tasks: Vec<String> = tasks.map(|task| task.path().display().to_string()).collect();
+    wait_for_state(&tasks, "TtDZX");
+}
+
+/// Until each of them (a place below `/proc`) is gone or in one of these states.
+fn wait_for_state(tasks: &[String], states: &str) {
+    let reached = |task: &String| {
+        let status = std::fs::read_to_string(Path::new("/proc").join(task).join("status")).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:\t"));
+        state.is_none_or(|state| state.starts_with(|state| states.contains(state)))
+    };
+    while !tasks.iter().all(reached) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -58,6 +75,7 @@ pub(crate) fn strike_family(holder: u32) -> Vec<u32> {
     let mut family: Vec<u32> = keeper_of(holder).into_iter().collect();
     // First known and held, then killed: none may start another meanwhile.
     family.iter().chain([&holder]).for_each(|pid| signal(*pid, libc::SIGSTOP));
+    family.iter().chain([&holder]).for_each(|pid| wait_until_still(*pid));
     family.extend(children_of(holder));
     kill(holder);
     family.iter().for_each(|pid| kill(*pid));
