@@ -150,22 +150,6 @@ fn read(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, Fault>
 /// The key that a slip of the keyboard meant; `None` when nothing is near.
 fn nearest(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase().replace('_', "-");
-    let near = KEYS.iter().map(|key| (edits(&name, key.name), key.name)).min()?;
+    let near = KEYS.iter().map(|key| (strsim::levenshtein(&name, key.name), key.name)).min()?;
     (near.0 <= near.1.len().div_ceil(2)).then_some(near.1)
-}
-
-/// Levenshtein's distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut next = vec![i + 1];
-        for (j, (y, pair)) in b.iter().zip(row.windows(2)).enumerate() {
-            let (diagonal, above) = (pair.first().copied().unwrap_or(0), pair.last().copied().unwrap_or(0));
-            let left = next.get(j).copied().unwrap_or(0);
-            next.push((diagonal + usize::from(x != *y)).min(above + 1).min(left + 1));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
 }

@@ -80,25 +80,10 @@ pub fn find(state: &State, name: &str) -> Result<Snapshot, Fault> {
     if let Some(found) = all.iter().find(|snapshot| snapshot.name == name) {
         return Ok(found.clone());
     }
-    let near = all.iter().map(|snapshot| (distance(&snapshot.name, name), &snapshot.name)).min();
+    let near = all.iter().map(|snapshot| (strsim::levenshtein(&snapshot.name, name), &snapshot.name)).min();
     let near = near.filter(|(distance, near)| *distance <= near.len() / 2).map(|(_, near)| format!("; did you mean `{near}`?"));
     let why = near.unwrap_or_else(|| "; `holdfast snapshot list` has all, and it is no time either".to_owned());
     Err(Fault::new(FaultKind::NotFound, format!("there is no snapshot `{}`{why}", name.escape_debug())))
-}
-
-/// Letters to change, to add or to take away.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut before = row.clone();
-        before[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            before[j + 1] = (row[j] + usize::from(x != *y)).min(row[j + 1] + 1).min(before[j] + 1);
-        }
-        row = before;
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 /// Claims that end at `now`: those whose time is over, and snapshots that the rules' `last` does not keep.
