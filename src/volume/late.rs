@@ -21,15 +21,6 @@ pub(super) struct Engine {
     pub(super) run: Mutex<Option<Task<Ended>>>,
 }
 
-impl Engine {
-    /// Gives up what waits for the store.
-    pub(super) fn cancel(&self) {
-        if let Some(writeback) = &self.writeback {
-            writeback.cancel();
-        }
-    }
-}
-
 /// The engine, as soon as there is one.
 #[derive(Debug, Default)]
 pub(super) struct Late {
@@ -43,17 +34,17 @@ pub(super) struct Late {
 impl Late {
     pub(super) fn set(&self, engine: Engine) {
         if self.engine.set(engine).is_ok() {
+            // It may have been given up before there was anything to give up.
+            if self.cancelled.load(Ordering::SeqCst) {
+                self.cancel();
+            }
             self.ready.send_replace(true);
         }
     }
 
-    /// After it was set: `side` may have been cancelled before there was anything else to cancel.
-    pub(super) fn follow(&self, side: &Progress) {
-        if side.is_cancelled()
-            && let Some(engine) = self.engine.get()
-        {
-            engine.cancel();
-        }
+    /// Write-back, when there is one by now.
+    pub(super) fn writeback(&self) -> Option<&Arc<WriteBack>> {
+        self.engine.get()?.writeback.as_ref()
     }
 
     /// Nothing will be committed from here.
@@ -64,7 +55,10 @@ impl Late {
 
     /// What waits for the store is given up.
     pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.cancelled.store(true, Ordering::SeqCst);
+        if let Some(writeback) = self.writeback() {
+            writeback.cancel();
+        }
     }
 
     /// Waits for what reads, however long it takes: somebody who waits for bytes has nothing else to do.
@@ -136,13 +130,12 @@ pub(super) struct LateProgress(pub(super) Arc<Late>);
 impl LateProgress {
     /// Whether what waits for the store is given up.
     pub(super) fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::Acquire)
+        self.0.cancelled.load(Ordering::SeqCst)
     }
 
     /// Whether nothing that is written now will ever be committed from here.
     pub(super) fn is_over(&self) -> bool {
-        let writeback = self.0.engine.get().and_then(|engine| engine.writeback.as_ref());
-        self.0.failed.load(Ordering::Acquire) || writeback.is_some_and(|writeback| writeback.progress().is_over())
+        self.0.failed.load(Ordering::Acquire) || self.0.writeback().is_some_and(|writeback| writeback.progress().is_over())
     }
 }
 

@@ -163,7 +163,6 @@ impl Volume {
         *self.report.lock() = report;
         let task = self.env.spawn(run_loop.run());
         self.engine.set(Engine { fetcher, writeback: Some(writeback), run: Mutex::new(Some(task)) });
-        self.engine.follow(&self.side);
         let (side, branches) = (Arc::clone(&self.side), Arc::clone(&self.branches));
         let task = self.env.spawn(async move { branch::store_asides(&aside.0, &aside.1, &side, &branches).await });
         *self.asides.lock() = Some(task);
@@ -214,7 +213,7 @@ impl Volume {
     /// How write-back goes; `None`: a reader, or the log is not open yet.
     #[must_use]
     pub fn progress(&self) -> Option<State> {
-        Some(self.engine.engine.get()?.writeback.as_ref()?.progress().state())
+        Some(self.engine.writeback()?.progress().state())
     }
 
     /// Where its cache lies.
@@ -226,7 +225,7 @@ impl Volume {
     /// How old a change may become before it is sealed; zero for a reader.
     #[must_use]
     pub fn lag(&self) -> Lag {
-        self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or_else(Lag::default, |writeback| writeback.lag())
+        self.engine.writeback().map_or_else(Lag::default, |writeback| writeback.lag())
     }
 
     /// Tells the times of fetches, seals and commits, as far as there are any.
@@ -257,7 +256,7 @@ impl Volume {
     /// Requests that writing made so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()).map_or(0, |writeback| writeback.requests())
+        self.engine.writeback().map_or(0, |writeback| writeback.requests())
     }
 
     /// Stored objects that were found damaged or missing since the start, by name.
@@ -359,9 +358,6 @@ impl Volume {
     pub fn cancel(&self) {
         self.side.cancel();
         self.engine.cancel();
-        if let Some(engine) = self.engine.engine.get() {
-            engine.cancel();
-        }
     }
 }
 

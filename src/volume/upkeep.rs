@@ -18,7 +18,7 @@ impl Volume {
             move || {
                 upkeep.notify_one();
                 if let Some(late) = engine.upgrade()
-                    && let Some(writeback) = late.engine.get().and_then(|engine| engine.writeback.as_ref())
+                    && let Some(writeback) = late.writeback()
                 {
                     writeback.stirred();
                 }
@@ -67,7 +67,7 @@ impl Volume {
         debug_assert_eq!(fault.kind, FaultKind::Damaged);
         tracing::error!(%fault, cache = %self.cache_dir().display(), "nothing more is committed from this cache");
         self.report.lock().failed = Some(fault.to_string());
-        if let Some(writeback) = self.engine.engine.get().and_then(|engine| engine.writeback.as_ref()) {
+        if let Some(writeback) = self.engine.writeback() {
             writeback.fail(fault);
         }
     }
