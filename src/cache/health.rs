@@ -2,7 +2,7 @@
 //!
 //! SQLite keeps no checksums of its pages. What it can see of them, their structure, is looked at when a volume is mounted, together with
 //! what holds between our own rows; while a volume is served, any statement that meets a malformed page raises a suspicion, and the whole
-//! database is looked at. A row with another value in it is no less sound to SQLite: `scrub` compares the rows with the newest commit.
+//! database is looked at. A row with another value in it is no less sound to SQLite, and nothing compares the rows with the newest commit.
 
 use super::codec::{Reader, Writer};
 use super::open::{decode_origin, encode_origin};
@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A database of more bytes is not looked at whole before a mount is usable: a second's work, which `scrub` does later.
+/// A database of more bytes is not looked at whole before a mount is usable: a second's work.
 const CHECKED_BYTES_MAX: i64 = 256 << 20;
 /// Files named by a survey.
 const NAMED: i64 = 10;

@@ -5,6 +5,7 @@
 //! lock       one process at a time           meta.db    inodes, names, xattrs, extents, page sets (SQLite, WAL)
 //! log        the ring of mutations           data/      contents: small files together, larger ones in a sparse file each
 //! spool.db   what the seal under way froze   copies/    old content of frozen pages that were overwritten
+//! reserve    room for a full disk            origin     whose cache it is, when meta.db cannot say
 //! ```
 //!
 //! Locks, outermost first: `batch`, a file's `flushing`, `meta`, a file's `inner`, and then one of the small ones (ring, lists, slots).

@@ -129,7 +129,7 @@ struct Inner {
     // Freed by the record with this LSN.
     limbo: Vec<(u64, u64)>,
     // Taken from `free` since the last batch.
-    taken: Vec<u64>,
+    taken: HashSet<u64>,
     directories: HashSet<String>,
     // Of files that slots share, when they were last looked at.
     lengths: HashMap<(usize, u64), u64>,
@@ -146,7 +146,7 @@ impl Slots {
             next,
             // Freed before a crash, and perhaps not emptied: the first batch looks.
             limbo: free.into_iter().map(|slot| (0, slot)).collect(),
-            taken: Vec::new(),
+            taken: HashSet::new(),
             directories: HashSet::new(),
             lengths: HashMap::new(),
             new_in: HashSet::new(),
@@ -159,7 +159,7 @@ impl Slots {
         let class = (1..CLASSES).find(|class| ROOM[*class] >= bytes).unwrap_or(0);
         let mut inner = self.inner.lock();
         if let Some(slot) = inner.free[class].pop() {
-            inner.taken.push(slot);
+            inner.taken.insert(slot);
             return slot;
         }
         inner.next[class] += 1;
@@ -171,7 +171,7 @@ impl Slots {
         let mut inner = self.inner.lock();
         if let Some(at) = inner.limbo.iter().position(|(_, free)| *free == slot) {
             inner.limbo.swap_remove(at);
-            inner.taken.push(slot);
+            inner.taken.insert(slot);
         }
         let next = &mut inner.next[class(slot)];
         *next = (*next).max(number(slot) + 1);
@@ -179,7 +179,7 @@ impl Slots {
 
     /// A slot that was taken since the last batch is listed as free again: the batch must not take it from the list.
     pub(super) fn untake(&self, slot: u64) {
-        self.inner.lock().taken.retain(|taken| *taken != slot);
+        self.inner.lock().taken.remove(&slot);
     }
 
     /// The slot's owner ended, or moved, by the record `lsn`.
@@ -250,7 +250,7 @@ impl Slots {
         self.inner.lock().next
     }
 
-    pub(super) fn take_taken(&self) -> Vec<u64> {
+    pub(super) fn take_taken(&self) -> HashSet<u64> {
         std::mem::take(&mut self.inner.lock().taken)
     }
 

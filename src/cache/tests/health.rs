@@ -111,7 +111,7 @@ fn a_malformed_page_met_while_serving_raises_a_suspicion() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-    // What SQLite does not see is for `scrub`; nothing that is read may end the process.
+    // Not all of it is seen; nothing that is read may end the process.
     #[test]
     fn flipped_bytes_of_a_database_never_end_the_process(flips in proptest::collection::vec((0.0..1.0_f64, 1..=255_u8), 1..40)) {
         static WHOLE: std::sync::OnceLock<(PathBuf, tempfile::TempDir)> = std::sync::OnceLock::new();
