@@ -228,17 +228,14 @@ impl<'a> Walk<'a> {
         }
         for (base, mut seqs) in by_base {
             seqs.retain(|seq| kept.contains(seq));
-            let index = match base {
-                0 => None,
-                base => Some(checkpoint::load(self.reader.site(), base).await?),
-            };
-            let index = match index {
-                None => None,
-                Some(Some(index)) => Some(index),
+            let index = if base == 0 { None } else { checkpoint::load(self.reader.site(), base).await? };
+            if base != 0 && index.is_none() {
                 // Only retired ones are read from it: it went with them.
-                Some(None) if seqs.is_empty() => continue,
-                Some(None) => return Err(overtaken(base)),
-            };
+                if seqs.is_empty() {
+                    continue;
+                }
+                return Err(overtaken(base));
+            }
             if seqs.is_empty() {
                 self.table(index.as_ref()).await?;
             } else {

@@ -48,15 +48,13 @@ pub async fn prefetch(cache: &Arc<Cache>, fetcher: &Fetcher, limits: &dyn Prefet
     let mut place = Place::default();
     loop {
         let step = gather(cache, place)?;
-        if !step.wanted.is_empty() {
-            if limits.stopped() || limits.room() < step.bytes {
-                return Ok(step.bytes);
-            }
-            if !bring(fetcher, &step).await? {
-                // The store is away: what is read meanwhile waits by itself.
-                fetcher.pause().await;
-                continue;
-            }
+        if limits.stopped() || limits.room() < step.bytes {
+            return Ok(step.bytes);
+        }
+        if !bring(fetcher, &step).await? {
+            // The store is away: what is read meanwhile waits by itself.
+            fetcher.pause().await;
+            continue;
         }
         match step.next {
             Some(next) => place = next,
@@ -81,10 +79,9 @@ async fn bring(fetcher: &Fetcher, step: &Step) -> Result<bool, Fault> {
 }
 
 /// What is missing from `place` on, up to a step's worth.
-fn gather(cache: &Cache, place: Place) -> Result<Step, Fault> {
+fn gather(cache: &Cache, mut place: Place) -> Result<Step, Fault> {
     let mut step = Step { next: Some(place), ..Step::default() };
     let mut looked_at = 0;
-    let mut place = place;
     while looked_at < STEP_FILES {
         // The file in hand is asked for again: it may have grown, or be gone.
         let files = cache.view(|view| view.files(place.ino.saturating_sub(1), BATCH))?;

@@ -7,7 +7,7 @@
 //! nameable    which packs a commit may name                                    (3)
 //! checkpoint  the index that makes a checkpoint, and which one counts          (3)
 //! control     the second chain: claims, retirements, attachments, purge        (2)
-//! inventory   what lies there, and what of it is needed: 32 bytes an object
+//! inventory   what lies there, and what of it is needed: 40 bytes an object
 //! plan        what stays, what may go: pure                                    (3)
 //! block       markers, and the only place that deletes numbers                 (1.5)
 //! branch      what a fenced writer leaves: its base, its claim, its head       (2, 3)

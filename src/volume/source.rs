@@ -1,12 +1,13 @@
 //! From the log to what hydrate and write-back begin with: the newest checkpoint and the commits after it, read once.
 
 use crate::cache::Head;
+use crate::format::changes::PackedDelta;
 use crate::hydrate::Source;
 use crate::log::{self, At, Reader, Record, branch};
 use crate::rpc::{self, Checkpoint, Commit, log_record::Kind};
 use crate::store::Objects;
 use crate::types::{Epoch, Fault, FaultKind, Hash, Seq};
-use crate::writeback::{LastCommit, PackedDelta, Tail};
+use crate::writeback::{LastCommit, Tail};
 
 /// The state of a volume at one record.
 #[derive(Debug)]

@@ -30,7 +30,6 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-pub use crate::format::changes::PackedDelta;
 pub use branch::{BranchNews, BranchPhase, Brancher, Branches, Kept};
 pub use checkpoint::Tail;
 pub use clone::{Cloned, clone_tree};

@@ -1,11 +1,12 @@
 //! What a part of a checkpoint may hold.
 
 use super::*;
+use crate::format::changes::PackedDelta;
 use crate::format::{limits, names};
 use crate::rpc;
 use crate::types::Hash;
 use crate::writeback::checkpoint::Point;
-use crate::writeback::{PackedDelta, clone_tree};
+use crate::writeback::clone_tree;
 
 /// A database whose pages are written at random for hours: nearly every page lies in a pack of its own.
 fn scattered(extents: u64, packs: u64) -> Tail {
