@@ -15,6 +15,7 @@ mod partition;
 mod rig;
 
 use harness::command::said;
+use harness::objects::reader;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rig::{Mount, PATIENCE, Rig, VOLUME, content};
@@ -182,11 +183,8 @@ fn gives_back(rig: &Rig, branch: u64, seed: u64) {
     if rig.store().exists() {
         // Without this program, from the format alone.
         let read = rig.path(&format!("read-{branch}-{seed}"));
-        let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/holdfast_reader.py");
-        let mut command = Command::new("/usr/bin/python3");
-        command.arg(reader).arg("--store").arg(rig.store()).arg("--recovery-key").arg(rig.key());
-        command.args(["export", VOLUME, "--branch", &number]).arg(&read);
-        crate::harness::command::succeed(&mut command);
+        let mut command = reader(&rig.store(), Some(&rig.key()), &["export", VOLUME, "--branch", &number]);
+        crate::harness::command::succeed(command.arg(&read));
         is_tail(&read, seed);
     }
     let new = format!("test/of-branch-{branch}-{seed}");

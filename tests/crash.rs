@@ -10,6 +10,7 @@ mod rig;
 #[path = "crash/work.rs"]
 mod work;
 
+use harness::objects::objects;
 use rig::{Mount, Rig};
 use std::fs::File;
 use std::path::PathBuf;
@@ -220,15 +221,7 @@ fn recover(rig: &Rig, name: &'static str, work: &mut Work) -> Mount {
 
 /// Bytes of all packs in the store.
 fn packed(rig: &Rig) -> u64 {
-    let (mut bytes, mut pending) = (0, vec![rig.store()]);
-    while let Some(path) = pending.pop() {
-        if path.is_dir() {
-            pending.extend(std::fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
-        } else if path.components().any(|part| part.as_os_str() == "packs") {
-            bytes += path.metadata().expect("an object").len();
-        }
-    }
-    bytes
+    objects(&rig.store(), "/packs/").iter().map(|pack| pack.metadata().expect("an object").len()).sum()
 }
 
 /// A large file is written and flushed; the driver dies at `name`, and what was uploaded by then is not uploaded again, though the file

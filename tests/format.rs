@@ -13,6 +13,9 @@ mod example;
 mod mutate;
 #[path = "reader/objects.rs"]
 mod objects;
+#[path = "harness/objects.rs"]
+#[allow(dead_code, reason = "the reader is all that is used here")]
+mod on_disk;
 #[path = "reader/world.rs"]
 mod world;
 
@@ -23,15 +26,12 @@ use holdfast::format::seal::{self, Sealer};
 use holdfast::format::{block, limits, names, volume};
 use holdfast::rpc::Recipient;
 use holdfast::types::StoreKey;
+use on_disk::{PYTHON, reader};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::process::Command;
 use world::{VOLUME, World};
-
-/// Debian's interpreter, which sees Debian's packages.
-const PYTHON: &str = "/usr/bin/python3";
-const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reader/holdfast_reader.py");
 
 /// Whether the reader can run; installs its packages when they are missing and we may.
 fn reader_runs() -> bool {
@@ -52,12 +52,7 @@ fn reader_runs() -> bool {
 }
 
 fn read(store: &Path, key: Option<&Path>, args: &[&str]) -> Result<Vec<Value>, String> {
-    let mut command = Command::new(PYTHON);
-    command.arg(READER).arg("--store").arg(store).args(args);
-    if let Some(key) = key {
-        command.arg("--recovery-key").arg(key);
-    }
-    let out = command.output().unwrap();
+    let out = reader(store, key, args).output().unwrap();
     if !out.status.success() {
         return Err(String::from_utf8_lossy(&out.stderr).into_owned());
     }

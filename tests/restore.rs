@@ -12,10 +12,11 @@ mod rig;
 #[path = "restore/stored.rs"]
 mod stored;
 
-use harness::command::{run, said};
+use harness::command::{said, succeed};
+use harness::objects::{objects, reader};
 use harness::s3::S3Server;
 use rig::{Mount, Rig};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A store with one volume of two commits, `VOLUME` of the rig, not mounted.
 struct Lab {
@@ -88,10 +89,7 @@ impl Lab {
     }
 
     fn reader(&self, arguments: &[&str]) -> String {
-        let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/holdfast_reader.py");
-        let mut all = vec![reader, "--store".into(), self.objects.clone(), "--recovery-key".into(), self.rig.key()];
-        all.extend(arguments.iter().map(PathBuf::from));
-        run("/usr/bin/python3", all)
+        succeed(&mut reader(&self.objects, Some(&self.rig.key()), arguments))
     }
 
     /// What the independent reader finds at a commit.
@@ -117,18 +115,7 @@ impl Lab {
 
     /// Objects below `volumes/` whose name holds `part`.
     fn count(&self, part: &str) -> usize {
-        let (mut count, mut pending) = (0, vec![self.objects.join("volumes")]);
-        while let Some(directory) = pending.pop() {
-            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    pending.push(path);
-                } else if path.display().to_string().contains(part) {
-                    count += 1;
-                }
-            }
-        }
-        count
+        objects(&self.objects.join("volumes"), part).len()
     }
 }
 

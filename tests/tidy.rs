@@ -77,6 +77,13 @@ fn files_and_functions_stay_small() {
     report("too long, or tests/tidy/allow.txt can be lowered", rules::sizes(&tree, &mut Allow::read(&tree)));
 }
 
+/// Who writes a reader of their own has this one to go by: it stays one that is read in an hour.
+#[test]
+fn the_independent_reader_stays_below_300_lines() {
+    let reader = include_str!("reader/holdfast_reader.py");
+    assert!(reader.lines().count() <= 300, "tests/reader/holdfast_reader.py has {} lines", reader.lines().count());
+}
+
 #[test]
 fn every_path_named_in_a_document_exists() {
     report("a document names a path that is not there", rules::document_paths(&tree()));

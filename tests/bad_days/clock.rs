@@ -3,6 +3,7 @@
 
 use super::until;
 use crate::harness::command::{run, succeed};
+use crate::harness::objects::reader;
 use crate::rig::{Mount, Rig, VOLUME};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -83,6 +84,5 @@ fn clock_set_by_a_year() {
     committed(&rig, &mount, "last", &clock, 0);
     rig.unmount("first", mount);
     assert!(list("now").contains("last"));
-    let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reader/holdfast_reader.py");
-    run("/usr/bin/python3", [reader, "--store", &rig.store().display().to_string(), "--recovery-key", &key, "check", VOLUME]);
+    succeed(&mut reader(&rig.store(), Some(&rig.key()), &["check", VOLUME]));
 }

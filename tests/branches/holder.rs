@@ -89,10 +89,7 @@ fn cut_cable_is_unknown() {
     assert_eq!(fs::read(mount.root.join("last")).expect("read"), b"behind the cut");
     rig.unmount("second", mount);
     // Where the first answered stands in its `open`: a reader that does not know of it reads the store all the same.
-    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/holdfast_reader.py");
-    let mut command = Command::new("/usr/bin/python3");
-    command.arg(reader).arg("--store").arg(rig.store()).arg("--recovery-key").arg(rig.key()).args(["check", VOLUME]);
-    crate::harness::command::succeed(&mut command);
+    crate::harness::command::succeed(&mut reader(&rig.store(), Some(&rig.key()), &["check", VOLUME]));
 }
 
 #[test]

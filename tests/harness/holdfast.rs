@@ -1,6 +1,7 @@
 //! The thing under test: the real command with a store, a recovery key, and one cache per "machine".
 
-use super::command::{run, said};
+use super::command::{said, succeed};
+use super::objects::reader;
 use super::process::{at_home, children_of, in_mount_table, kill, kill_family, wait_until_gone};
 use super::s3::S3Server;
 use super::{Mounted, lab};
@@ -145,12 +146,7 @@ impl Holdfast {
     }
 
     fn reader(&self, arguments: &[&str]) -> String {
-        let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/holdfast_reader.py");
-        let store = self.objects.display().to_string();
-        let mut all =
-            vec![reader.display().to_string(), "--store".to_owned(), store, "--recovery-key".to_owned(), self.key().display().to_string()];
-        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        run("/usr/bin/python3", all)
+        succeed(&mut reader(&self.objects, Some(&self.key()), arguments))
     }
 }
 

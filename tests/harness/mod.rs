@@ -7,6 +7,7 @@
 pub(crate) mod command;
 mod holdfast;
 pub(crate) mod network;
+pub(crate) mod objects;
 mod other;
 pub(crate) mod process;
 #[path = "../common/s3.rs"]

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Gets every file of every commit out of a Holdfast store, without Holdfast: from docs/format.md alone. A bucket is first copied to a
 directory. Needs Debian's python3-cryptography, python3-zstandard, python3-xxhash. Commands: commits VOLUME, tree VOLUME [--at SEQ] (JSON
-lines: records; paths), export VOLUME DIR [--at SEQ | --branch N], check VOLUME (every record, checkpoint and extent). In JSON the backslash and bytes
-outside printable ASCII are \\xNN; xattr values are hex, times nanoseconds."""
+lines: records; paths), export VOLUME DIR [--at SEQ | --branch N]. In JSON the backslash and bytes outside printable ASCII are \\xNN; xattr
+values are hex, times nanoseconds."""
 import argparse, base64, collections, contextlib, functools, hashlib, itertools, json, os, re, struct, sys, types, uuid
 import xxhash, zstandard
 from cryptography.exceptions import InvalidTag
@@ -111,9 +111,6 @@ class Store:
     def list(self, folder):  # what lies in a folder and is called by a number, in order
         path = os.path.join(self.path, folder)
         return [folder + name for name in sorted(os.listdir(path)) if re.fullmatch("~?[0-9]+", name)] if os.path.isdir(path) else []
-    def walk(self, prefix, top):  # every object below a folder
-        return [os.path.relpath(os.path.join(at, name), os.path.join(self.path, prefix))
-                for at, _, names in os.walk(os.path.join(self.path, prefix, top)) for name in names]
     def frame(self, kind, name, key, life, cipher, epoch, salt, count, number, stored):  # the plain content of one frame
         tied, kind = self.id + life + struct.pack("<QII", epoch, number, count) + name.encode(), bytes([KINDS[kind]])
         if cipher == 1:
@@ -141,10 +138,9 @@ class Volume:
             self.lives[prefix], origin = (origin.data_key, origin.incarnation), store.message("Volume", prefix + "volume", store.key).origin
         self.key, self.get = volume.data_key, lambda kind, name: store.message(kind, self.prefix + name, self.key, self.life)
         self.clean()
-        self.numbers, self.used = [int(name[-20:]) for name in store.list(self.prefix + "commits/")], set()
+        self.numbers = [int(name[-20:]) for name in store.list(self.prefix + "commits/")]
         controls = (self.get("Control", name[45:]) for name in store.list(self.prefix + "control/"))
         self.retired = {seq for control in controls if control.retire for seq in control.retire.seqs}
-        self.points = [int(name[-20:]) for name in store.list(self.prefix + "checkpoints/") if store.get(name + "/index", 0, 1)]
     def clean(self):
         self.inodes, self.names, self.extents, self.changed, self.hashes, self.links = {}, {}, {}, set(), {}, collections.Counter()
     @functools.lru_cache(maxsize=8)
@@ -199,7 +195,6 @@ class Volume:
             if self.extents.get(ino) and sum(self.extents[ino][-1][:2]) > self.inodes[ino].size:
                 self.clear(ino, self.inodes[ino].size, 1 << 64)
     def change(self, commit, seq):  # applies what a commit changes, or a branch, which has the form of one
-        self.used.update(self.prefix + ref.object.name for ref in (commit.delta_frames if commit else ()))
         frames = (decode("Delta", self.read(locate(ref.object, ref, 0))) for ref in (commit.delta_frames if commit else ()))
         collections.deque((self.apply(delta, seq) for delta in itertools.chain(frames, [commit and commit.delta]) if delta), maxlen=0)
     def load(self, seq):  # the checkpoint at `seq`, into an empty volume; gives the record there
@@ -214,7 +209,6 @@ class Volume:
         need(good and index.seq == seq and not record.void, f"checkpoint {seq} is not of record {seq}, or has other parts")
         for part in parts:
             self.apply(part, 0)
-        self.used.update([f"{self.prefix}checkpoints/{seq:020}/index", *(self.prefix + ref.name for ref in index.parts)])
         return record
     def base(self, seq):  # the checkpoint that a record is read from: the one that it, or the last before it that names any, names
         while seq and not ((record := self.record(seq)).open or record.commit):
@@ -278,41 +272,14 @@ class Volume:
                 os.setxattr(to, xattr.name, xattr.value, follow_symlinks=False)
             os.path.islink(to) or os.chmod(to, node.mode & 0o7777)
             os.utime(to, ns=(node.atime, node.mtime), follow_symlinks=False)
-    def check(self):  # of each record that is not retired: it follows the one before; names and inodes agree; each frame of its tree is right
-        seen, counts, last, kept = set(), collections.Counter(), None, [seq for seq in range(1, self.numbers[-1] + 1) if seq not in self.retired]
-        for seq in kept:
-            base = self.base(seq)
-            self.replay(seq, seq - 1, self.record(seq - 1)) if last == (seq - 1, base) else self.at(seq)
-            last, record = (seq, base), self.record(seq)
-            counts[record.kind] += 1
-            for ino in self.changed:
-                right = bool(self.links[ino] or ino == 1) == (ino in self.inodes) and (ino in self.inodes or not self.names.get(ino))
-                need(right, f"record {seq}: inode {ino} has {self.links[ino]} names, {len(self.names.get(ino, ()))} inside")
-            frames = {extent[3]: extent for ino in self.changed for extent in self.extents.get(ino, ())}
-            self.used.update(os.path.normpath(self.prefix + frame.place) for frame in frames if isinstance(frame.place, str))
-            for _, length, skip, frame in (extent for frame, extent in frames.items() if frame not in seen):
-                need(skip + length <= len(self.read(frame)), f"frame {frame.number} of {frame.place} is too short")
-                seen.add(frame)
-            self.changed.clear()
-            if seq in self.points:
-                other = Volume(self.store, self.identity)
-                other.load(seq)
-                moved = [ino for ino in self.inodes if other.extents.get(ino, []) != self.extents.get(ino, [])]
-                names = [{ino: names for ino, names in volume.names.items() if names} for volume in (self, other)]
-                same = names[0] == names[1] and self.inodes == other.inodes and all(self.sha256(ino) == other.sha256(ino) for ino in moved)
-                need(same, f"checkpoint {seq} is not its record's tree")
-        there = [self.prefix + path for top in ("packs", "checkpoints") for path in self.store.walk(self.prefix, top)]
-        return {"records": sum(counts.values()), **counts, "retired": len(self.retired), "checkpoints": len(self.points), "extents": len(seen),
-                "unneeded": sorted(set(there) - self.used)}  # what no such record needs: a writer's at work, or of nobody
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     for name, options in {"--store": {"required": True}, "--recovery-key": {}, "--at": {"type": int}, "--branch": {"type": int},
-                          "command": {"choices": ["commits", "tree", "export", "check"]}, "volume": {}, "dir": {"nargs": "?"}}.items():
+                          "command": {"choices": ["commits", "tree", "export"]}, "volume": {}, "dir": {"nargs": "?"}}.items():
         parser.add_argument(name, **options)
     volume = Volume(Store((args := parser.parse_intermixed_args()).store, args.recovery_key), args.volume)
-    if args.command == "check": print(json.dumps(volume.check()))
-    elif args.command == "commits":
+    if args.command == "commits":
         for r in map(volume.record, volume.numbers):
             cut = {"cut_time": r.commit.cut_time, "full": bool(r.commit.full)} if r.commit else {}
             print(json.dumps({"seq": r.seq, "kind": "void" if r.void else r.kind, "epoch": r.epoch, "time": r.time, "hash": r.sha256.hex(), **cut}))
