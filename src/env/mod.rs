@@ -12,7 +12,7 @@ mod tasks;
 pub use failpoint::Failpoints;
 pub use tasks::{Abort, NotEnded, Task, Tasks, Wait, Waiter};
 
-use crate::types::UnixNanos;
+use crate::types::{Fault, FaultKind, UnixNanos};
 use futures::future::BoxFuture;
 use std::fmt;
 use std::sync::Arc;
@@ -87,6 +87,22 @@ impl Env {
     /// Starts work on a thread where it may wait for the disk.
     pub fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
         Task::block(&*self.tasks, work)
+    }
+
+    /// Does work on a thread where it may wait for the disk, and gives what comes of it.
+    ///
+    /// # Errors
+    /// The work's own; [`FaultKind::Local`]: its thread panicked, or was given up.
+    pub async fn blocking<T, E>(&self, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        Fault: From<E>,
+    {
+        match self.block(work).await {
+            Ok(done) => done.map_err(Fault::from),
+            Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
+        }
     }
 
     /// For threads that are to wait for what tasks do; called where tasks can be started.

@@ -1,14 +1,12 @@
 //! Data on demand: the frames behind ranges that are committed and not here, fetched once however many ask for them.
-//!
-//! Rule (protocol.md 7.4): bytes are installed by the cache only into pages that are still absent, so a write or truncate that
-//! overtakes a fetch wins. A frame is verified (seal, length, checksum) before a byte of it is used.
 
 use super::blocks::Blocks;
+use super::install::{Answer, Installer};
 use super::moved::Moved;
 use super::plan::{self, Frame, ReadAhead, Request};
-use crate::cache::{Cache, CacheError, LocalExtent, Missing, ObjectId};
-use crate::format::seal::Kind;
-use crate::format::{codec, names, record};
+use crate::cache::{Cache, Missing, ObjectId};
+use crate::env::Env;
+use crate::format::{names, record};
 use crate::rpc;
 use crate::store::Objects;
 use crate::telemetry::Histogram;
@@ -30,6 +28,8 @@ const REQUESTS_IN_FLIGHT: usize = 8;
 /// waits behind.
 const AHEAD_IN_FLIGHT: usize = 4;
 const AHEAD_REQUEST_BYTES_MAX: u64 = 4 << 20;
+/// An answer of so many bytes is opened on a thread of its own: opening takes a millisecond for each MiB, a thread some tens of microseconds.
+const LONG_BYTES: usize = 256 << 10;
 /// Files whose reading direction is remembered.
 const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// Commits with inline frames kept in memory.
@@ -58,6 +58,7 @@ impl Default for FetchOptions {
 pub struct Fetcher {
     objects: Objects,
     cache: Arc<Cache>,
+    installer: Installer,
     options: FetchOptions,
     permits: Semaphore,
     ahead: Mutex<LruCache<Ino, ReadAhead>>,
@@ -132,6 +133,7 @@ impl Fetcher {
     pub fn new(objects: Objects, cache: Arc<Cache>, options: FetchOptions) -> Self {
         Self {
             permits: Semaphore::new(options.parallel.max(1)),
+            installer: Installer::new(objects.clone(), Arc::clone(&cache)),
             objects,
             cache,
             options,
@@ -192,6 +194,10 @@ impl Fetcher {
     fn note_damage(&self, name: &str) -> bool {
         let mut damaged = self.damaged.lock();
         damaged.len() < DAMAGED_MAX && damaged.insert(name.to_owned())
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        self.objects.env()
     }
 
     /// A pause after the store did not answer.
@@ -267,27 +273,30 @@ impl Fetcher {
             })?,
         };
         self.objects.env().failpoint("hydrate.after_fetch_before_install");
-        let (mut last, mut first_fault) = (None::<(u64, Bytes)>, None);
-        for index in request.frames {
-            let Wanted { ino, missing } = &wanted[index];
+        let wanted: Vec<Wanted> = request.frames.iter().map(|index| wanted[*index].clone()).collect();
+        let refused = self.take(Answer { object: object.clone(), start: request.range.start, bytes, wanted }).await?;
+        self.once_more(id, &object, refused).await
+    }
+
+    /// Opens and installs: a long answer on a thread beside those that talk to the store.
+    async fn take(&self, answer: Answer) -> Result<Vec<Wanted>, Fault> {
+        if answer.bytes.len() < LONG_BYTES {
+            return self.installer.take(answer);
+        }
+        let installer = self.installer.clone();
+        self.objects.env().blocking(move || installer.take(answer)).await
+    }
+
+    /// Frames that did not open, each by itself, from the store and not from what is kept of it.
+    async fn once_more(&self, id: ObjectId, object: &rpc::ObjectRef, refused: Vec<Wanted>) -> Result<(), Fault> {
+        let mut first_fault = None;
+        for Wanted { ino, missing } in refused {
             let extent = &missing.extent;
-            let plain = match &last {
-                Some((offset, plain)) if *offset == extent.stored_offset => Ok(plain.clone()),
-                _ => {
-                    let start = usize::try_from(extent.stored_offset - request.range.start).unwrap_or(usize::MAX);
-                    let stored = bytes.get(start..start.saturating_add(extent.stored_length as usize)).unwrap_or_default();
-                    match self.open(&object, extent, stored) {
-                        Ok(plain) => Ok(plain),
-                        // Perhaps the answer was, and not what is stored.
-                        Err(_) => self.once_more(id, &object, extent).await,
-                    }
-                }
-            };
-            match plain {
-                Ok(plain) => {
-                    last = Some((extent.stored_offset, plain.clone()));
-                    self.install(*ino, missing, &plain)?;
-                }
+            self.blocks.forget(id, extent.stored_offset);
+            let range = extent.stored_offset..extent.stored_offset + u64::from(extent.stored_length);
+            let stored = self.objects.range(object, range).await;
+            match stored.and_then(|stored| self.installer.open(object, extent, &stored)) {
+                Ok(plain) => self.installer.install(ino, &missing, &plain)?,
                 Err(fault) => {
                     if self.note_damage(&object.name) {
                         tracing::error!(ino, object = %object.name, range = ?missing.range, %fault, "stored bytes of a file are damaged");
@@ -297,25 +306,6 @@ impl Fetcher {
             }
         }
         first_fault.map_or(Ok(()), Err)
-    }
-
-    /// One frame by itself, from the store and not from what is kept of it.
-    async fn once_more(&self, id: ObjectId, object: &rpc::ObjectRef, extent: &LocalExtent) -> Result<Bytes, Fault> {
-        self.blocks.forget(id, extent.stored_offset);
-        let range = extent.stored_offset..extent.stored_offset + u64::from(extent.stored_length);
-        let stored = self.objects.range(object, range).await?;
-        self.open(object, extent, &stored)
-    }
-
-    fn open(&self, object: &rpc::ObjectRef, extent: &LocalExtent, stored: &[u8]) -> Result<Bytes, Fault> {
-        let plain = self.objects.sealer().open_frame(Kind::Pack, object, extent.frame, extent.plain_length, stored)?;
-        if codec::checksum(&plain) != extent.checksum {
-            return Err(Fault::new(
-                FaultKind::Damaged,
-                format!("{}: frame {} has not the checksum that its commit says", object.name, extent.frame),
-            ));
-        }
-        Ok(plain)
     }
 
     async fn answer_inline(&self, wanted: &[Wanted], seq: Seq, frames: &[usize]) -> Result<(), Fault> {
@@ -340,7 +330,7 @@ impl Fetcher {
                 }
                 plain => plain?,
             };
-            self.install(*ino, missing, &plain)?;
+            self.installer.install(*ino, missing, &plain)?;
         }
         Ok(())
     }
@@ -352,19 +342,6 @@ impl Fetcher {
         let commit = Arc::new(self.objects.commit(seq).await?);
         self.commits.lock().put(seq, commit.clone());
         Ok(commit)
-    }
-
-    fn install(&self, ino: Ino, missing: &Missing, plain: &Bytes) -> Result<(), Fault> {
-        let start = missing.extent.skip as usize;
-        let length = usize::try_from(missing.range.end - missing.range.start).unwrap_or(usize::MAX);
-        let Some(bytes) = plain.get(start..start.saturating_add(length)) else {
-            return Err(Fault::new(FaultKind::Damaged, format!("an extent of inode {ino} reaches beyond its frame")));
-        };
-        match self.cache.install(ino, missing, bytes) {
-            // Removed meanwhile: the bytes beside it are other files'.
-            Ok(_) | Err(CacheError::NoInode(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

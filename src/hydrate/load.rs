@@ -1,7 +1,7 @@
 //! Metadata of one commit into an empty cache.
 
-use crate::cache::{Cache, Head};
-use crate::env::{Env, memory};
+use crate::cache::{Cache, CacheError, Head};
+use crate::env::memory;
 use crate::rpc;
 use crate::store::Objects;
 use crate::types::{Fault, FaultKind, ROOT, Seq};
@@ -37,26 +37,28 @@ pub async fn load(objects: &Objects, cache: &Arc<Cache>, source: Source) -> Resu
         while let Some(part) = parts.next().await {
             let part = part?;
             // SQLite's work goes on while the next parts arrive.
-            loader = on_blocking_thread(objects.env(), move || loader.part(&part).map(|()| loader)).await?;
+            loader = objects.env().blocking(move || loader.part(&part).map(|()| loader)).await?;
         }
     }
     for (seq, deltas) in source.commits {
-        loader = on_blocking_thread(objects.env(), move || {
-            for delta in &deltas {
-                next_inode = next_inode.max(delta.next_inode);
-                next_cookie = next_cookie.max(delta.next_cookie);
-                loader.delta(seq, delta)?;
-            }
-            Ok((loader, next_inode, next_cookie))
-        })
-        .await
-        .map(|(loader, inode, cookie)| {
-            (next_inode, next_cookie) = (inode, cookie);
-            loader
-        })?;
+        loader = objects
+            .env()
+            .blocking(move || {
+                for delta in &deltas {
+                    next_inode = next_inode.max(delta.next_inode);
+                    next_cookie = next_cookie.max(delta.next_cookie);
+                    loader.delta(seq, delta)?;
+                }
+                Ok::<_, CacheError>((loader, next_inode, next_cookie))
+            })
+            .await
+            .map(|(loader, inode, cookie)| {
+                (next_inode, next_cookie) = (inode, cookie);
+                loader
+            })?;
     }
     objects.env().failpoint("hydrate.after_load_before_finish");
-    on_blocking_thread(objects.env(), move || loader.finish(head, next_inode, next_cookie)).await?;
+    objects.env().blocking(move || loader.finish(head, next_inode, next_cookie)).await?;
     memory::give_back();
     Ok(())
 }
@@ -67,15 +69,5 @@ async fn fetch_part(objects: Objects, part: rpc::PartRef) -> Result<rpc::Checkpo
     match env.spawn(async move { objects.checkpoint_part(&part).await }).await {
         Ok(part) => part,
         Err(error) => Err(Fault::with(FaultKind::Local, "a task did not end", error)),
-    }
-}
-
-async fn on_blocking_thread<T: Send + 'static>(
-    env: &Env,
-    work: impl FnOnce() -> Result<T, crate::cache::CacheError> + Send + 'static,
-) -> Result<T, Fault> {
-    match env.block(work).await {
-        Ok(done) => done.map_err(Fault::from),
-        Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
     }
 }

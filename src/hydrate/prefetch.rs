@@ -45,23 +45,29 @@ struct Step {
 /// # Errors
 /// The cache's own; a file whose objects are damaged is named in the log and passed over.
 pub async fn prefetch(cache: &Arc<Cache>, fetcher: &Fetcher, limits: &dyn Prefetch) -> Result<u64, Fault> {
-    let mut place = Place::default();
-    loop {
-        let step = gather(cache, place)?;
+    let mut next = look(cache, fetcher, Some(Place::default())).await?;
+    while let Some((place, step)) = next {
         if limits.stopped() || limits.room() < step.bytes {
             return Ok(step.bytes);
         }
-        if !bring(fetcher, &step).await? {
+        // What comes after it is looked up while it is on its way.
+        let (answered, after) = futures::join!(bring(fetcher, &step), look(cache, fetcher, step.next));
+        next = if answered? {
+            after?
+        } else {
             // The store is away: what is read meanwhile waits by itself.
             fetcher.pause().await;
-            continue;
-        }
-        match step.next {
-            Some(next) => place = next,
-            None => return Ok(0),
-        }
-        tokio::task::yield_now().await;
+            look(cache, fetcher, Some(place)).await?
+        };
     }
+    Ok(0)
+}
+
+/// The step that begins at a place, on a thread that may wait for the disk.
+async fn look(cache: &Arc<Cache>, fetcher: &Fetcher, place: Option<Place>) -> Result<Option<(Place, Step)>, Fault> {
+    let Some(place) = place else { return Ok(None) };
+    let cache = Arc::clone(cache);
+    fetcher.env().blocking(move || gather(&cache, place).map(|step| Some((place, step)))).await
 }
 
 /// `false`: the store did not answer, try again.

@@ -371,8 +371,5 @@ pub(super) async fn blocking<T: Send + 'static>(
     env: &Env,
     work: impl FnOnce() -> Result<T, CacheError> + Send + 'static,
 ) -> Result<T, Fault> {
-    match env.block(work).await {
-        Ok(done) => done.map_err(Fault::from),
-        Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
-    }
+    env.blocking(work).await
 }
