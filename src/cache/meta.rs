@@ -270,6 +270,17 @@ impl Meta {
         Ok(())
     }
 
+    /// Puts an inode back that a commit has and `meta.db` has lost. What else belongs to it may be here still.
+    pub(super) fn put_back(&mut self, row: InodeRow) -> Sql<()> {
+        let ino = row.attr.ino;
+        self.add(row)?;
+        if let Some(hot) = self.inodes.peek_mut(&ino) {
+            (hot.no_xattrs, hot.no_file, hot.no_names) = (false, false, false);
+            hot.inode.flags = CAPTURED;
+        }
+        Ok(())
+    }
+
     /// Keeps what a seal has frozen of an inode before it changes. It asks the content for its size: whoever changes an inode while
     /// holding that lock calls this before taking it.
     pub(super) fn keep(&mut self, cache: &Cache, ino: Ino) -> Sql<()> {

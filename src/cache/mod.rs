@@ -13,6 +13,7 @@
 
 mod batch;
 mod codec;
+mod compare;
 mod db;
 mod disk;
 mod effect;
@@ -31,9 +32,11 @@ mod pages;
 pub mod protocol;
 mod put;
 mod recover;
+mod repair;
 mod reserve;
 mod resolve;
 mod ring;
+mod scrub;
 mod seal;
 mod sealed;
 mod slots;
@@ -48,13 +51,15 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use compare::{Basis, SCRATCH};
 pub use disk::{Hook, Synced};
 pub use load::Loader;
 pub use options::CacheOptions;
+pub use repair::Repair;
 pub use seal::Seal;
 pub use types::{
-    CacheError, CacheOrigin, Change, CopyOutcome, Cut, Entry, Head, Intent, LocalExtent, Missing, NewInode, ObjectId, ReadOutcome,
-    Recovered, RequestId, SavedReply, SealedFile, Space, Whence, WriteOutcome,
+    CacheError, CacheOrigin, Change, CopyOutcome, Cut, Difference, Entry, Head, Intent, LocalExtent, Missing, NewInode, ObjectId, Odd,
+    ReadOutcome, Recovered, RequestId, SavedReply, Scrubbed, SealedFile, Space, Whence, WriteOutcome,
 };
 pub use update::Update;
 pub use uploads::{Upload, UploadedFrame};

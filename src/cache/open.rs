@@ -2,6 +2,7 @@
 
 use super::batch::{Batch, NEXT_SLOTS, WAL_BYTES_MAX};
 use super::codec::{Reader, Writer};
+use super::compare::SCRATCH;
 use super::db::{self, get_number, get_state, put_number, put_state};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
 use super::flip::Flip;
@@ -184,6 +185,8 @@ impl Cache {
         }
         check_file_system(&options)?;
         let lock = lock(&options.dir)?;
+        // Of a scrub that did not come to its end.
+        let _ = fs::remove_dir_all(options.dir.join(SCRATCH));
         Self::open_locked(env, options, lock)
     }
 

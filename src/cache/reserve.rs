@@ -69,7 +69,8 @@ impl Reserve {
     }
 }
 
-fn free_bytes(dir: &Path) -> Option<u64> {
+/// Bytes that are free on the disk of a directory.
+pub(super) fn free_bytes(dir: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(dir).ok()?;
     Some(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }

@@ -1,5 +1,5 @@
-//! Data files that do not hold what they must: gone, shorter than their pages, or unreadable. A page that reads as another than was written
-//! is noticed by nobody here: nothing compares a clean page with the checksum of its extent.
+//! Data files that do not hold what they must: gone, shorter than their pages, or unreadable. A clean page that reads as another than was
+//! written is noticed by a scrub alone (`scrub.rs`), which ends here as well; one that is in no commit has no checksum.
 //!
 //! A clean page is absent from then on, and is fetched again when somebody wants it. A page that is in no commit is *spoiled*: reading it
 //! is EIO and so is fsync, until it is written anew or cut off; commits show it as it was committed before. `status` names it.

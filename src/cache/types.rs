@@ -120,6 +120,46 @@ pub struct Missing {
     pub extent: LocalExtent,
 }
 
+/// What a scrub of a part of a file found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scrubbed {
+    /// Bytes compared with their checksum.
+    pub checked: u64,
+    /// Ranges that differed, and are absent now.
+    pub dropped: Vec<ByteRange>,
+    /// Clean bytes whose frame is not here whole: its checksum says nothing of them.
+    pub uncompared: u64,
+    /// Where to go on; `None`: the end of the file.
+    pub next: Option<u64>,
+}
+
+/// What this cache calls committed, and the commit shows otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Odd {
+    /// An inode: attributes, extended ones, target, where its content is stored.
+    Inode(Ino),
+    /// A name.
+    Name {
+        /// The directory.
+        dir: Ino,
+        /// The name.
+        name: Vec<u8>,
+    },
+}
+
+/// A row that differed from the newest commit, and was repaired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Where it is.
+    pub path: String,
+    /// The inode, or the directory of a name.
+    pub ino: Ino,
+    /// The name, when it is one.
+    pub name: Option<Vec<u8>>,
+    /// What is here was kept (it is newer than the commit, or only here); else it is as the commit says.
+    pub kept: bool,
+}
+
 /// The outcome of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadOutcome {

@@ -3,7 +3,7 @@
 use super::{
     branch, completions, doctor, exit, gc, handover, history, janitor, key, live, mount, pin, policy, restore, retention, snapshot,
 };
-use super::{status, store, tree, volume};
+use super::{scrub, status, store, tree, volume};
 use crate::config::KEYS;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
@@ -34,6 +34,8 @@ pub enum Command {
     Unmount(live::DirArgs),
     /// Put everything written so far into a commit, and say which
     Flush(live::DirArgs),
+    /// Compare a mount's cache with its checksums and the newest commit, and mend it
+    Scrub(scrub::ScrubArgs),
     /// Is it SAFE? Restorable to when, and why
     Status(status::StatusArgs),
     /// Hand live mounts over to this version of the program: a pause, no error

@@ -18,7 +18,7 @@ mod wire;
 
 pub use client::{ask, ask_all, find, sockets};
 pub use server::{ControlHandler, ControlServer, ProgressSink};
-pub use wire::{Ask, Flushed, Progress, Reply, Request, Unmounted, VERSION};
+pub use wire::{Ask, Bad, Different, Flushed, Progress, Reply, Request, Scrubbed, Unmounted, VERSION};
 
 use sha2::{Digest, Sha256};
 use std::os::unix::ffi::OsStrExt;

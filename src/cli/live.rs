@@ -66,12 +66,11 @@ fn take_away(context: &Context, dir: &Path, fault: Fault) -> Result<Exit, Fault>
     }
 }
 
-fn ask_with_bar(context: &Context, dir: &Path, what: Ask) -> Result<Reply, Fault> {
+pub(super) fn ask_with_bar(context: &Context, dir: &Path, what: Ask) -> Result<Reply, Fault> {
     context.run(async {
         let socket = find(&context.settings.run_dir, &Which::Dir(dir.to_path_buf())).await?;
         let bar = context.draws().then(|| {
-            let style =
-                ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes} stored").unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(0).with_style(style)
         });
         let reply = ask(&socket, what, |Progress { done, total }| {
@@ -88,7 +87,7 @@ fn ask_with_bar(context: &Context, dir: &Path, what: Ask) -> Result<Reply, Fault
     })
 }
 
-fn unexpected() -> Fault {
+pub(super) fn unexpected() -> Fault {
     Fault::new(FaultKind::Unknown, "the driver answered something else: is it another version?")
 }
 

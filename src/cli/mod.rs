@@ -25,6 +25,7 @@ pub mod policy;
 mod reader;
 pub mod restore;
 pub mod retention;
+pub mod scrub;
 mod serve;
 pub mod snapshot;
 pub mod status;
@@ -78,6 +79,7 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
         Command::Mount(args) => mount::run(&context, &args),
         Command::Unmount(args) => live::unmount(&context, &args),
         Command::Flush(args) => live::flush(&context, &args),
+        Command::Scrub(args) => scrub::run(&context, &args),
         Command::Status(args) => live::status(&context, &args),
         Command::Upgrade(args) => handover::upgrade(&context, &args),
         Command::Abort(args) => handover::abort(&context, &args),

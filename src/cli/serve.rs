@@ -1,7 +1,7 @@
 //! What a running driver answers: status, flush, unmount, metrics.
 
 use super::at;
-use super::control::{ControlHandler, Flushed, ProgressSink, Unmounted};
+use super::control::{Bad, ControlHandler, Different, Flushed, ProgressSink, Scrubbed, Unmounted};
 use super::status::{BranchState, BranchStatus, CommitInfo, Fence, Phase, Trouble, VolumeStatus, judge};
 use crate::env::Env;
 use crate::format::names as objects;
@@ -10,7 +10,7 @@ use crate::peer;
 use crate::store::{Counters, Snapshot};
 use crate::telemetry::{Metrics, names};
 use crate::types::{Fault, FaultKind};
-use crate::volume::Volume;
+use crate::volume::{BadData, Outdated, Volume};
 use crate::writeback::{BranchNews, BranchPhase, Lag, LastCommit};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -173,6 +173,12 @@ impl Driver {
         metrics.gauge(&names::CACHE_STORED_BYTES, &volume).set_count(status.cache_bytes);
         metrics.gauge(&names::CACHE_LIMIT_BYTES, &volume).set_count(status.cache_limit_bytes);
         metrics.gauge(&names::CACHE_INODES, &volume).set_count(status.inodes);
+        let cache = self.parts.volume.cache();
+        metrics.counter(&names::CACHE_DROPPED_BYTES, &volume).raise_to(cache.dropped_bytes());
+        metrics.gauge(&names::CACHE_SPOILED_FILES, &volume).set_count(cache.spoiled().len() as u64);
+        let scrubs = self.parts.volume.scrubs();
+        metrics.counter(&names::VOLUME_SCRUBBED_BYTES, &volume).raise_to(scrubs.bytes());
+        metrics.counter(&names::VOLUME_SCRUB_DIFFERENCES, &volume).raise_to(scrubs.differences());
         metrics.gauge(&names::LOG_EPOCH, &volume).set_count(status.epoch);
         metrics.gauge(&names::LOG_FENCED, &volume).set_count(u64::from(status.fenced.is_some()));
         metrics.gauge(&names::HYDRATE_LEFT_BYTES, &volume).set_count(status.left_bytes);
@@ -281,6 +287,26 @@ impl ControlHandler for Driver {
         let head =
             self.head().ok_or_else(|| Fault::new(FaultKind::NotFound, "nothing was ever written to this volume: there is no commit"))?;
         Ok(Flushed { commit: head.commit, full: head.full, cut: head.cut, uploaded: after - before })
+    }
+
+    async fn scrub(&self, rate: u64, progress: &ProgressSink) -> Result<Scrubbed, Fault> {
+        let mount = self.mount.get().cloned();
+        let tell = move |outdated: &Outdated| mount.iter().for_each(|mount| mount.forget(outdated));
+        let report = self.parts.volume.scrub(rate, &|done, total| progress.report(done, total), Arc::new(tell)).await?;
+        let different = |found: &crate::cache::Difference| Different { path: found.path.clone(), kept: found.kept };
+        let bad = |bad: BadData| Bad { offset: bad.range.start, length: bad.range.end - bad.range.start, path: bad.path, left: bad.left };
+        Ok(Scrubbed {
+            commit: report.commit,
+            rows: report.rows,
+            differences: report.differences.iter().map(different).collect(),
+            difference_count: report.difference_count,
+            repaired_in: report.repaired_in,
+            bytes: report.bytes,
+            uncompared_bytes: report.uncompared_bytes,
+            bad: report.bad.into_iter().map(bad).collect(),
+            bad_bytes: report.bad_bytes,
+            healed_bytes: report.healed_bytes,
+        })
     }
 
     async fn unmount(&self, progress: &ProgressSink) -> Result<Unmounted, Fault> {

@@ -17,6 +17,7 @@ mod holder;
 mod journal;
 mod kernel;
 mod mount;
+mod notify;
 mod outside;
 mod pool;
 mod session;
@@ -31,7 +32,7 @@ pub use session::Init;
 use crate::env::Env;
 use crate::telemetry::Histogram;
 use crate::types::{Fault, FaultKind};
-use crate::volume::Posix;
+use crate::volume::{Outdated, Posix};
 use crate::writeback::{Brought, KernelPages};
 use journal::Journal;
 use mount::MountPoint;
@@ -192,6 +193,19 @@ impl Mount {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.options.dir
+    }
+
+    /// Something has changed behind the kernel's back: it asks anew. Waits for requests that the kernel waits for: not to be called by who
+    /// holds up an answer.
+    pub fn forget(&self, outdated: &Outdated) {
+        let device = self.connection.as_fd();
+        let told = match outdated {
+            Outdated::Content(ino, range) => notify::content(device, *ino, range),
+            Outdated::Name(dir, name) => notify::name(device, *dir, name),
+        };
+        if let Err(error) = told {
+            tracing::warn!(?outdated, %error, "the kernel could not be told of a repair: it may show what it has until the next mount");
+        }
     }
 
     /// Sets the kernel's knobs and returns what they are: to be called about once a minute, since the kernel keeps the share

@@ -147,6 +147,12 @@ impl Fetcher {
         }
     }
 
+    /// The objects it fetches from.
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// How long those waited who asked for bytes.
     #[must_use]
     pub fn seconds(&self) -> &Histogram {

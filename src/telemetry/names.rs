@@ -59,6 +59,11 @@ metrics! {
     CACHE_INODES = Kind::Gauge, "holdfast_cache_inodes", VOLUME,
         "Files, directories and others in the volume.";
 
+    CACHE_DROPPED_BYTES = Kind::Counter, "holdfast_cache_dropped_bytes_total", VOLUME,
+        "Bytes of clean data that the cache's disk no longer had as they were, dropped to be fetched again.";
+    CACHE_SPOILED_FILES = Kind::Gauge, "holdfast_cache_spoiled_files", VOLUME,
+        "Files with bytes that are in no commit and gone from the cache's disk.";
+
     LOG_EPOCH = Kind::Gauge, "holdfast_log_epoch", VOLUME,
         "Epoch of this writer.";
     LOG_FENCED = Kind::Gauge, "holdfast_log_fenced", VOLUME,
@@ -96,6 +101,10 @@ metrics! {
     FUSE_SYNC_SECONDS = Kind::Histogram, "holdfast_fuse_sync_seconds", VOLUME,
         "Time until an fsync of a file or directory was answered.";
 
+    VOLUME_SCRUBBED_BYTES = Kind::Counter, "holdfast_volume_scrubbed_bytes_total", VOLUME,
+        "Bytes of clean data that scrubs compared with their checksums.";
+    VOLUME_SCRUB_DIFFERENCES = Kind::Counter, "holdfast_volume_scrub_differences_total", VOLUME,
+        "Names and inodes that scrubs found different from the newest commit, and repaired.";
     VOLUME_SAFE = Kind::Gauge, "holdfast_volume_safe", VOLUME,
         "1 when `status` would say SAFE.";
 

@@ -51,6 +51,7 @@ pub struct Volume {
     pub(super) tasks: Mutex<Vec<Task<()>>>,
     /// Something happened after a quiet time.
     pub(super) stirred: Arc<Notify>,
+    pub(super) scrubs: super::scrub::Scrubs,
     pub(super) kernel: Mutex<Arc<dyn KernelPages>>,
     pub(super) branches: Arc<Branches>,
     /// Of the branches that are stored beside the work of the mount.
@@ -131,6 +132,7 @@ impl Volume {
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
             stirred: Arc::default(),
+            scrubs: super::scrub::Scrubs::default(),
             kernel: Mutex::new(Arc::new(NoKernel)),
             branches: Arc::default(),
             side: Arc::default(),
@@ -265,6 +267,12 @@ impl Volume {
         self.engine.engine.get().map(|engine| engine.fetcher.damage()).unwrap_or_default()
     }
 
+    /// What scrubs found.
+    #[must_use]
+    pub fn scrubs(&self) -> &super::scrub::Scrubs {
+        &self.scrubs
+    }
+
     /// The limits in force.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -313,6 +321,8 @@ impl Volume {
     /// # Errors
     /// It could not be committed; the cache stays to be resumed.
     pub async fn close(&self) -> Result<(), Fault> {
+        // What it repairs is to be in the last commit.
+        self.scrubs.end().await;
         let mut result = Ok(());
         if let Some(writeback) = self.writeback().await {
             writeback.drain();

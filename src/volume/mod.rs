@@ -11,6 +11,7 @@
 //! branch   what a cache had not committed when another writer took the volume
 //! reader   a moment of a volume, to be read only
 //! restore  a new volume that begins with a commit of another
+//! scrub    the cache against the newest commit and the checksums
 //! source   from the log to what hydrate and write-back begin with
 //! upkeep   the cache's background work; a cache that is found damaged
 //! ```
@@ -25,6 +26,7 @@ mod ops;
 mod reader;
 mod restore;
 mod resume;
+mod scrub;
 mod source;
 mod upkeep;
 
@@ -36,3 +38,4 @@ pub use ops::{
 };
 pub use reader::{Moment, reader_cache, reader_of};
 pub use restore::{AUTHOR, CLONE, Restorable, RestoreParams, Restored, release, restore};
+pub use scrub::{BadData, Outdated, ScrubReport, Scrubs, TellKernel};

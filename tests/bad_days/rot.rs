@@ -3,7 +3,7 @@
 use super::{content, errno};
 use crate::rig::Rig;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The cache of the volume itself.
@@ -133,4 +133,102 @@ fn data_files_that_are_gone_or_cut() {
     wanted[65_536..73_728].copy_from_slice(&content(98, 8192));
     assert_eq!(fs::read(second.root.join("large7")).expect("read"), wanted);
     rig.unmount("second", second);
+}
+
+/// `scrub --json` of the first machine's mount: exit code and answer.
+fn scrub(rig: &Rig) -> (i32, serde_json::Value) {
+    let root = rig.root("first").display().to_string();
+    let output = rig.run("first", &["scrub", &root, "--rate", "1GiB", "--json"]);
+    let value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code().unwrap_or(-1), value)
+}
+
+#[test]
+fn flipped_bytes_of_cached_data_are_found_and_mended() {
+    let rig = Rig::new();
+    let first = rig.mount("first");
+    for n in 0..30 {
+        fs::write(first.root.join(format!("small{n}")), content(n, 3000)).expect("write");
+    }
+    fs::write(first.root.join("large"), content(99, 3 << 20)).expect("write");
+    rig.flush("first");
+    let (code, found) = scrub(&rig);
+    assert!(code == 0 && found["bad_bytes"] == 0 && found["difference_count"] == 0, "{found}");
+    assert!(found["bytes"].as_u64().is_some_and(|bytes| bytes >= 3 << 20) && found["rows"] == 63, "{found}");
+    let mut flipped = 0;
+    for path in files(&cache(&rig).join("data")) {
+        let file = File::options().read(true).write(true).open(&path).expect("open");
+        let length = file.metadata().expect("stat").len();
+        let mut byte = [0];
+        if length > 0 && file.read_exact_at(&mut byte, length / 2).is_ok() {
+            file.write_all_at(&[byte[0] ^ 1], length / 2).expect("a byte rots");
+            flipped += 1;
+        }
+    }
+    assert!(flipped >= 2, "{flipped} data files");
+    let (code, found) = scrub(&rig);
+    assert!(code == 0 && found["bad_bytes"] == found["healed_bytes"], "{found}");
+    assert_eq!(found["bad"].as_array().map(Vec::len), Some(flipped), "{found}");
+    first.says("cached bytes were not what was stored");
+    // Also what the kernel had in memory is what was written.
+    for n in 0..30 {
+        assert_eq!(fs::read(first.root.join(format!("small{n}"))).expect("read"), content(n, 3000), "small{n}");
+    }
+    assert_eq!(fs::read(first.root.join("large")).expect("read"), content(99, 3 << 20));
+    assert_eq!(scrub(&rig).1["bad_bytes"], 0);
+    rig.unmount("first", first);
+}
+
+#[test]
+fn rows_that_differ_from_the_newest_commit_are_repaired_in_a_commit() {
+    let rig = Rig::new();
+    let first = rig.mount("first");
+    fs::create_dir(first.root.join("dir")).expect("mkdir");
+    for n in 0..20 {
+        fs::write(first.root.join(format!("dir/f{n}")), content(n, 3000)).expect("write");
+    }
+    fs::write(first.root.join("large"), content(99, 300_000)).expect("write");
+    rig.unmount("first", first);
+    let meta = cache(&rig).join("meta.db");
+    let database = |sql: &str| change_row(&meta, sql);
+    let ino = |name: &str| format!("(SELECT ino FROM names WHERE name=CAST('{name}' AS BLOB))");
+    database(&format!("UPDATE inodes SET mode=mode|7 WHERE ino={}", ino("f1")));
+    database(&format!("UPDATE inodes SET size=100 WHERE ino={}", ino("f2")));
+    database("UPDATE names SET name=CAST('g3' AS BLOB) WHERE name=CAST('f3' AS BLOB)");
+    database(&format!("UPDATE extents SET checksum=checksum+1 WHERE ino={}", ino("large")));
+    database("DELETE FROM names WHERE name=CAST('f4' AS BLOB)");
+    // The application changed this one, and the mark of it was lost.
+    database(&format!("UPDATE inodes SET uid=4711, ctime=ctime+1000000000 WHERE ino={}", ino("f5")));
+    let first = rig.mount("first");
+    assert_eq!(errno(fs::metadata(first.root.join("dir/f4"))), libc::ENOENT, "as the database says");
+    let (code, found) = scrub(&rig);
+    assert!(code == 0 && found["difference_count"].as_u64() >= Some(6) && found["repaired_in"].is_u64(), "{found}");
+    for path in ["dir/f1", "dir/f2", "dir/f3", "large", "dir/f4", "dir/f5"] {
+        let list = found["differences"].as_array().expect("a list");
+        let named = list.iter().find(|found| found["path"] == path);
+        assert!(named.is_some_and(|named| named["kept"] == (path == "dir/f5")), "{path} in {found}");
+    }
+    let whole = |root: &Path| {
+        for n in 0..20 {
+            assert_eq!(fs::read(root.join(format!("dir/f{n}"))).expect("read"), content(n, 3000), "f{n}");
+        }
+        assert_eq!(errno(fs::metadata(root.join("dir/g3"))), libc::ENOENT);
+        assert_eq!(fs::read_dir(root.join("dir")).expect("list").count(), 20);
+        assert_eq!(fs::read(root.join("large")).expect("read"), content(99, 300_000));
+        assert_eq!(fs::metadata(root.join("dir/f1")).expect("stat").mode() & 0o777, 0o644);
+        assert_eq!(fs::metadata(root.join("dir/f5")).expect("stat").uid(), 4711);
+    };
+    whole(&first.root);
+    let (_, again) = scrub(&rig);
+    assert_eq!(again["difference_count"], 0, "{again}");
+    rig.unmount("first", first);
+    let second = rig.mount("second");
+    whole(&second.root);
+    rig.unmount("second", second);
+}
+
+/// A statement on a database that nobody has open, which must change something.
+fn change_row(path: &Path, sql: &str) {
+    let changed = crate::harness::command::run("sqlite3", [&path.display().to_string(), &format!("{sql}; SELECT changes();")]);
+    assert!(changed.trim().parse::<u32>().is_ok_and(|rows| rows > 0), "{sql}: {changed}");
 }

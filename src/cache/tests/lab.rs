@@ -43,6 +43,8 @@ pub(super) struct Lab {
     pub(super) tree: Tree,
     pub(super) committed: Committed,
     pub(super) packs: HashMap<String, Vec<Vec<u8>>>,
+    /// What the commits say, one after the other.
+    pub(super) deltas: Vec<rpc::Delta>,
     pub(super) boot: u8,
     copies: u32,
     pub(super) hook: Hook,
@@ -98,6 +100,7 @@ impl Lab {
             tree: BTreeMap::from([(ROOT, root_node)]),
             committed: Committed::default(),
             packs: HashMap::new(),
+            deltas: Vec::new(),
             boot: 1,
             copies: 0,
             hook: Hook::default(),
@@ -341,6 +344,10 @@ impl Lab {
         let (frames, files) = self.collect(&seal, &name);
         assert_eq!(self.committed.tree(), at_flip, "the commit is the state at the flip");
         let object = rpc::ObjectRef { name: name.clone(), ..rpc::ObjectRef::default() };
+        if let Some(delta) = self.deltas.last_mut() {
+            delta.objects.push(object.clone());
+            delta.extents.clone_from(&files);
+        }
         self.packs.insert(name, frames);
         self.cache.make_durable(&seal).unwrap();
         let head = Head { seq, hash: Hash([seq as u8; 32]), epoch: 1 };
@@ -351,13 +358,15 @@ impl Lab {
 
     pub(super) fn collect(&mut self, seal: &Seal, _pack: &str) -> (Vec<Vec<u8>>, Vec<rpc::ExtentChange>) {
         let committed = &mut self.committed;
+        let mut delta = rpc::Delta::default();
         let mut cursor = 0;
         loop {
             let chunk = seal.removed_names(&mut cursor, 2).unwrap();
             if chunk.is_empty() {
                 break;
             }
-            chunk.into_iter().for_each(|n| drop(committed.names.remove(&(n.dir, n.name.to_vec()))));
+            chunk.iter().for_each(|n| drop(committed.names.remove(&(n.dir, n.name.to_vec()))));
+            delta.removed_names.extend(chunk);
         }
         cursor = 0;
         loop {
@@ -365,10 +374,11 @@ impl Lab {
             if chunk.is_empty() {
                 break;
             }
-            for ino in chunk {
-                committed.inodes.remove(&ino);
-                committed.content.remove(&ino);
+            for ino in &chunk {
+                committed.inodes.remove(ino);
+                committed.content.remove(ino);
             }
+            delta.removed_inodes.extend(chunk);
         }
         cursor = 0;
         loop {
@@ -380,6 +390,7 @@ impl Lab {
                 if inode.mode & libc::S_IFMT == libc::S_IFREG {
                     committed.content.entry(inode.ino).or_default().resize(inode.size as usize, 0);
                 }
+                delta.inodes.push(inode.clone());
                 committed.inodes.insert(inode.ino, inode);
             }
         }
@@ -389,8 +400,10 @@ impl Lab {
             if chunk.is_empty() {
                 break;
             }
+            delta.names.extend(chunk.iter().cloned());
             chunk.into_iter().for_each(|n| drop(committed.names.insert((n.dir, n.name.to_vec()), n)));
         }
+        self.deltas.push(delta);
         self.collect_content(seal)
     }
 
@@ -414,6 +427,8 @@ impl Lab {
                     content[e.offset as usize..(e.offset + e.length) as usize].copy_from_slice(bytes);
                 }
                 let mut change = rpc::ExtentChange { ino: file.ino, ..rpc::ExtentChange::default() };
+                let cleared = file.cleared.iter().map(|range| rpc::Range { offset: range.start, length: range.end - range.start });
+                change.cleared.extend(cleared);
                 for range in &file.dirty {
                     // Small frames: extents of several pages, each with its own checksum.
                     let mut at = range.start;

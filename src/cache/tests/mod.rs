@@ -1,6 +1,7 @@
 //! The cache against a model of a file system in memory, through crashes, seals, fetches and evictions.
 #![allow(clippy::disallowed_methods, reason = "tests")]
 
+mod compare;
 mod crash;
 #[path = "../../../tests/common/cut.rs"]
 mod cut;
@@ -10,6 +11,7 @@ mod load;
 mod model;
 mod operations;
 mod power;
+mod scrub;
 mod seals;
 mod speed;
 mod spoiled;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const KIB: u64 = 1024;
 
 /// The data file of an inode in a cache directory, and where in it the inode's bytes begin.
-fn place(lab: &Lab, dir: &Path, ino: Ino) -> (PathBuf, u64) {
+pub(super) fn place(lab: &Lab, dir: &Path, ino: Ino) -> (PathBuf, u64) {
     let slot = lab.cache.file(ino).unwrap().inner.lock().slot.unwrap();
     let base = if slots::is_shared(slot) { (slot & 0xfff) * slots::room(slot) } else { 0 };
     (dir.join("data").join(slots::path_of(slot)), base)

@@ -1,6 +1,6 @@
 //! The answering side: the driver implements [`ControlHandler`] and keeps a [`ControlServer`] while its mount lives.
 
-use super::wire::{Flushed, Progress, Unmounted};
+use super::wire::{Flushed, Progress, Scrubbed, Unmounted};
 use super::{Ask, Reply, Request, VERSION, socket_path};
 use crate::cli::status::VolumeStatus;
 use crate::telemetry::{Acceptor, names};
@@ -32,6 +32,8 @@ pub trait ControlHandler: Send + Sync + 'static {
     async fn flush(&self, progress: &ProgressSink) -> Result<Flushed, Fault>;
     /// Drains, closes the log and unmounts. The process ends after the answer.
     async fn unmount(&self, progress: &ProgressSink) -> Result<Unmounted, Fault>;
+    /// Compares the cache with the newest commit and its checksums, so many bytes a second.
+    async fn scrub(&self, rate: u64, progress: &ProgressSink) -> Result<Scrubbed, Fault>;
 }
 
 /// Where a handler reports how far it is. Only the newest report is kept for an asker that reads slowly.
@@ -177,6 +179,7 @@ async fn carry_out(ask: Ask, handler: &dyn ControlHandler, write: &mut OwnedWrit
             Ask::Status => handler.status().await.map(|status| Reply::Status(Box::new(status))),
             Ask::Flush => handler.flush(&sink).await.map(Reply::Flushed),
             Ask::Unmount => handler.unmount(&sink).await.map(Reply::Unmounted),
+            Ask::Scrub { rate } => handler.scrub(rate, &sink).await.map(Reply::Scrubbed),
         };
         outcome.unwrap_or_else(|fault| Reply::from(&fault))
     };

@@ -30,6 +30,10 @@ impl ControlHandler for Driver {
         Ok(Flushed { commit: 17, full: true, cut: "2026-11-20T09:00:00Z".parse().unwrap(), uploaded: 10 })
     }
 
+    async fn scrub(&self, rate: u64, _: &ProgressSink) -> Result<Scrubbed, Fault> {
+        Ok(Scrubbed { bytes: rate, ..Scrubbed::default() })
+    }
+
     async fn unmount(&self, _: &ProgressSink) -> Result<Unmounted, Fault> {
         self.go.notified().await;
         self.unmounts.fetch_add(1, Ordering::SeqCst);

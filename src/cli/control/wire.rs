@@ -29,6 +29,11 @@ pub enum Ask {
     Flush,
     /// Drain, close the log, unmount, and end.
     Unmount,
+    /// Compare the cache with the newest commit and its checksums.
+    Scrub {
+        /// Bytes a second.
+        rate: u64,
+    },
 }
 
 /// A line of the driver.
@@ -43,6 +48,8 @@ pub enum Reply {
     Flushed(Flushed),
     /// To [`Ask::Unmount`].
     Unmounted(Unmounted),
+    /// To [`Ask::Scrub`].
+    Scrubbed(Scrubbed),
     /// It could not be done.
     Fault {
         /// The kind's word, as in `--json`.
@@ -83,6 +90,54 @@ pub struct Unmounted {
     pub cut: Option<Timestamp>,
     /// Bytes that were uploaded for it.
     pub uploaded: u64,
+}
+
+/// What a scrub found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// The record whose tree was compared; absent: there is no commit.
+    pub commit: Option<Seq>,
+    /// Inodes and names compared.
+    pub rows: u64,
+    /// Those that differed, the first thousand.
+    pub differences: Vec<Different>,
+    /// How many differed.
+    pub difference_count: u64,
+    /// The commit that holds the repair; absent: nothing differed.
+    pub repaired_in: Option<Seq>,
+    /// Bytes of clean data compared with their checksums.
+    pub bytes: u64,
+    /// Bytes of clean data of which their frame's checksum says nothing.
+    pub uncompared_bytes: u64,
+    /// Ranges that differed, the first thousand.
+    pub bad: Vec<Bad>,
+    /// Bytes that differed.
+    pub bad_bytes: u64,
+    /// Of these fetched anew.
+    pub healed_bytes: u64,
+}
+
+/// A name or inode that differed from the newest commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Different {
+    /// Its path.
+    pub path: String,
+    /// What was here is kept; else it is as committed.
+    pub kept: bool,
+}
+
+/// Cached bytes that were not what was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bad {
+    /// The file's path.
+    pub path: String,
+    /// The first byte.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+    /// Why they could not be fetched anew; absent: they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
 }
 
 impl From<&Fault> for Reply {

@@ -1,0 +1,154 @@
+//! The tree of a cache against that of its newest commit: nothing that is sound is called odd, and what rotted is repaired, but never over
+//! what was written meanwhile.
+
+use super::lab::{Lab, options, origin};
+use crate::cache::{Basis, Cache, Difference, Odd, Repair};
+use crate::env::Env;
+use crate::types::{Ino, PAGE, ROOT};
+use std::sync::Arc;
+
+fn commit(lab: &mut Lab) {
+    let sealing = lab.begin_seal();
+    lab.commit(sealing);
+}
+
+/// A second cache that was filled with the newest commit.
+fn newest(lab: &mut Lab) -> Arc<Cache> {
+    let dir = lab.fresh_dir();
+    let cache = Cache::create(Env::real(), options(&dir, 1), &origin()).unwrap();
+    let mut loader = cache.load().unwrap();
+    for (seq, delta) in (1..).zip(&lab.deltas) {
+        loader.delta(seq, delta).unwrap();
+    }
+    loader.finish(lab.cache.head().unwrap(), 1 << 41, 1).unwrap();
+    cache
+}
+
+fn odd(lab: &Lab, basis: &Basis, newest: &Cache) -> Vec<Odd> {
+    let (mut odd, mut ino, mut name) = (Vec::new(), 0, (0, 0));
+    while lab.cache.compare_inodes(basis, newest, &mut ino, 3, &mut odd).unwrap() > 0 {}
+    while lab.cache.compare_names(basis, newest, &mut name, 3, &mut odd).unwrap() > 0 {}
+    odd
+}
+
+fn odd_now(lab: &mut Lab) -> Vec<Odd> {
+    let (newest, basis) = (newest(lab), lab.cache.basis().unwrap());
+    odd(lab, &basis, &newest)
+}
+
+fn repair(lab: &Lab, basis: &Basis, newest: &Cache, odd: &[Odd]) -> Vec<Difference> {
+    match lab.cache.repair(basis, newest, odd).unwrap() {
+        Repair::Done(done) => done,
+        Repair::Moved => panic!("no commit was made"),
+    }
+}
+
+/// A volume with a commit, its cache opened anew: nothing of it is in memory.
+fn volume() -> (Lab, [Ino; 3]) {
+    let mut lab = Lab::new();
+    let dir = lab.make(ROOT, b"dir", true);
+    let files = [lab.file(b"a"), lab.make(dir, b"b", false), lab.file(b"c")];
+    for (n, ino) in (1..).zip(files) {
+        lab.write(ino, 0, &vec![n; 3 * PAGE as usize + 100]);
+        lab.chmod(ino, 0o640);
+    }
+    lab.link(files[2], dir, b"c again");
+    commit(&mut lab);
+    lab.crash();
+    (lab, files)
+}
+
+fn rot(lab: &Lab, sql: &str) {
+    let mut meta = lab.cache.meta.lock();
+    assert!(meta.write().unwrap().execute(sql, []).unwrap() > 0, "{sql}");
+}
+
+#[test]
+fn what_is_sound_is_not_odd() {
+    let (mut lab, [a, b, c]) = volume();
+    let first = newest(&mut lab);
+    let (basis, dir) = (lab.cache.basis().unwrap(), *lab.entries(ROOT).get(&b"dir"[..]).unwrap());
+    assert_eq!(odd(&lab, &basis, &first), []);
+    // Changed, and in no commit.
+    lab.write(a, PAGE, b"new");
+    lab.truncate(b, 10);
+    lab.rename(dir, b"b", ROOT, b"moved");
+    lab.remove(dir, b"c again");
+    lab.chmod(c, 0o600);
+    let late = lab.file(b"late");
+    lab.write(late, 0, &[9; 5000]);
+    assert_eq!(odd(&lab, &basis, &first), []);
+    // An open file without a name is in no commit.
+    lab.tree.remove(&a);
+    lab.entries(ROOT).remove(&b"a"[..]);
+    lab.update(|u| u.remove_name(ROOT, b"a")).unwrap();
+    let sealing = lab.begin_seal();
+    assert_eq!(odd(&lab, &basis, &first), [], "what a seal holds");
+    lab.commit(sealing);
+    let (second, basis) = (newest(&mut lab), lab.cache.basis().unwrap());
+    assert_eq!(odd(&lab, &basis, &second), []);
+    lab.cache.evict(1 << 30).unwrap();
+    assert_eq!(odd(&lab, &basis, &second), []);
+    lab.crash();
+    assert_eq!(odd(&lab, &lab.cache.basis().unwrap(), &second), []);
+}
+
+#[test]
+fn what_rotted_is_as_committed_again() {
+    let (mut lab, [a, b, c]) = volume();
+    rot(&lab, &format!("UPDATE inodes SET mode=mode|7, size=12 WHERE ino={a}"));
+    rot(&lab, &format!("UPDATE extents SET checksum=checksum+1 WHERE ino={b}"));
+    rot(&lab, &format!("DELETE FROM inodes WHERE ino={c}"));
+    rot(&lab, "UPDATE names SET name=CAST('x' AS BLOB) WHERE name=CAST('a' AS BLOB)");
+    rot(&lab, "DELETE FROM names WHERE name=CAST('c' AS BLOB)");
+    rot(&lab, &format!("UPDATE xattrs SET value=CAST('?' AS BLOB) WHERE ino={b}"));
+    let (newest, basis) = (newest(&mut lab), lab.cache.basis().unwrap());
+    let found = odd(&lab, &basis, &newest);
+    let done = repair(&lab, &basis, &newest, &found);
+    let names: Vec<_> = done.iter().filter_map(|d| d.name.as_deref()).collect();
+    assert_eq!(names, [&b"x"[..], b"a", b"c"]);
+    assert!(done.len() == 6 && done.iter().all(|d| !d.kept), "{done:?}");
+    lab.check();
+    assert_eq!(odd(&lab, &basis, &newest), []);
+    // It is in the next commit, and its end would be said.
+    lab.crash();
+    lab.check();
+    lab.remove(ROOT, b"a");
+    lab.remove(ROOT, b"c");
+    commit(&mut lab);
+    lab.crash();
+    lab.check();
+    assert_eq!(odd_now(&mut lab), []);
+}
+
+#[test]
+fn what_is_newer_than_the_commit_is_kept() {
+    let (mut lab, [a, ..]) = volume();
+    rot(&lab, &format!("UPDATE inodes SET mode=mode&~63, ctime=ctime+1 WHERE ino={a}"));
+    lab.tree.get_mut(&a).unwrap().mode &= !0o77;
+    let (newest, basis) = (newest(&mut lab), lab.cache.basis().unwrap());
+    let found = odd(&lab, &basis, &newest);
+    assert!(matches!(&repair(&lab, &basis, &newest, &found)[..], [done] if done.kept && done.ino == a));
+    lab.check();
+    commit(&mut lab);
+    assert_eq!(odd_now(&mut lab), []);
+}
+
+#[test]
+fn a_repair_never_goes_over_what_was_written_meanwhile() {
+    let (mut lab, [a, b, c]) = volume();
+    rot(&lab, &format!("UPDATE extents SET checksum=checksum+1 WHERE ino IN ({a},{b},{c})"));
+    let (newest, basis) = (newest(&mut lab), lab.cache.basis().unwrap());
+    let found = odd(&lab, &basis, &newest);
+    assert_eq!(found, [a, b, c].map(Odd::Inode));
+    // One page of the first is written, another one is frozen for a commit under way, the third is cut.
+    lab.write(b, 0, &[7; PAGE as usize]);
+    let sealing = lab.begin_seal();
+    lab.write(a, PAGE, &[8; 2000]);
+    lab.truncate(c, PAGE);
+    assert_eq!(repair(&lab, &basis, &newest, &found), []);
+    lab.check();
+    lab.commit(sealing);
+    assert_eq!(lab.cache.repair(&basis, &newest, &found).unwrap(), Repair::Moved);
+    lab.check();
+}
