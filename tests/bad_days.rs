@@ -15,8 +15,12 @@ mod machine;
 mod rig;
 #[path = "bad_days/rot.rs"]
 mod rot;
+#[path = "bad_days/slow.rs"]
+mod slow;
 #[path = "bad_days/store.rs"]
 mod store;
+#[path = "bad_days/way.rs"]
+mod way;
 
 use rig::content;
 use std::path::{Path, PathBuf};

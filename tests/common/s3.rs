@@ -58,6 +58,11 @@ impl S3Server {
         format!("{}://127.0.0.1:{}", if self.tls.is_some() { "https" } else { "http" }, self.port)
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A credentials file with [`ACCESS_KEY`] and [`SECRET_KEY`], as `credentials=` of a store URL takes it.
     pub(crate) fn credentials(&self) -> PathBuf {
         self.directory.path().join("credentials")
