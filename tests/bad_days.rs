@@ -19,6 +19,8 @@ mod rot;
 mod slow;
 #[path = "bad_days/store.rs"]
 mod store;
+#[path = "bad_days/tampered.rs"]
+mod tampered;
 #[path = "bad_days/way.rs"]
 mod way;
 

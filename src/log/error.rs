@@ -59,6 +59,17 @@ pub enum LogError {
         /// The log's.
         log: Seq,
     },
+    /// The log ends before the cache's head, whose put was acknowledged: the store shows an older log than it did, or lost its end.
+    #[error(
+        "the store shows the log up to record {log}, and this machine has seen record {cache} in it: an older copy of the store was put \
+         back, or it lost what it had stored"
+    )]
+    RolledBack {
+        /// The cache's head.
+        cache: Seq,
+        /// The log's.
+        log: Seq,
+    },
     /// While this was opening, somebody else opened the log: whoever decides about takeovers decides again.
     #[error("record {seq}: somebody else opened the log at this moment")]
     Held {
@@ -122,7 +133,7 @@ impl LogError {
             Self::Unreachable(_) | Self::Pending { .. } => FaultKind::Unknown,
             Self::Refused(StoreError::Denied { .. }) => FaultKind::Denied,
             Self::Refused(_) => FaultKind::Unknown,
-            Self::Damaged { .. } | Self::Untrusted { .. } => FaultKind::Damaged,
+            Self::Damaged { .. } | Self::Untrusted { .. } | Self::RolledBack { .. } => FaultKind::Damaged,
             Self::Fenced { .. } => FaultKind::Fenced,
             Self::Purged { .. } => FaultKind::NotFound,
             Self::Diverged { .. } | Self::Held { .. } => FaultKind::Busy,

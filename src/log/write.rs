@@ -111,7 +111,7 @@ impl Writer {
     /// that its number was not one that retention had freed. From then on every older writer's next number is taken.
     ///
     /// # Errors
-    /// [`LogError::Purged`], [`LogError::Diverged`] (the cache is to be set aside; nothing was appended), damage by name, or no answer.
+    /// [`LogError::Purged`], [`LogError::Diverged`] (the cache is to be set aside; nothing was appended), [`LogError::RolledBack`], damage by name, or no answer.
     pub async fn open(site: Site, params: WriterParams) -> Result<(Self, OpenReport), LogError> {
         Self::open_if(site, params, &|_| true).await
     }
@@ -423,7 +423,11 @@ async fn reconcile(reader: &Reader, tip: &Tip, cache: Option<&CacheState>) -> Re
     let Some(CacheState { head, intent, .. }) = cache else { return Ok((None, Vec::new())) };
     let diverged = LogError::Diverged { cache: head.seq, log: tip.seq };
     let mut outcome = intent.as_ref().map(|_| Outcome::Never);
-    if head.seq > tip.seq || (head.seq == tip.seq && head.hash != tip.hash) {
+    if head.seq > tip.seq {
+        // No cache that is older or went another way looks so: what was acknowledged is not there.
+        return Err(LogError::RolledBack { cache: head.seq, log: tip.seq });
+    }
+    if head.seq == tip.seq && head.hash != tip.hash {
         return Err(diverged);
     }
     let (mut foreign, mut next, mut opens) = (false, head.seq + 1, Vec::new());

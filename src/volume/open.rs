@@ -148,6 +148,12 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
                 place.tip = place.reader.tip(Hint::default()).await?;
                 place = admitted(params, place, own, waiting).await?;
             }
+            // To go on from the older log would make a second history of it, and nobody would miss the first one.
+            Err(error @ LogError::RolledBack { .. }) => {
+                let next = "nothing was changed: when the newer records are there again, mount again; when they are lost for good, move this machine's \
+                            cache away (it may hold what the store lost) and mount";
+                return Err(Fault::new(FaultKind::Damaged, format!("{error}; {next}: {}", params.cache.dir.display())));
+            }
             Err(error @ LogError::Diverged { .. }) if cache.head().is_some() => {
                 tracing::warn!(%error, "this node's cache is older than the log or went another way");
                 cache.close()?;

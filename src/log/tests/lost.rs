@@ -78,3 +78,18 @@ fn a_lost_checkpoint_is_named_and_a_lost_record_before_the_end_too() {
     let hint = Hint { seq: 19, open: 0 };
     assert!(matches!(tip(hint), Err(LogError::Damaged { name, .. }) if name == lost));
 }
+
+#[test]
+fn a_log_that_ends_before_the_cache_is_an_old_one() {
+    let bench = bench();
+    let (mut writer, _) = bench.open(None).unwrap();
+    bench.commit(&mut writer);
+    let old = bench.store.0.lock().clone();
+    bench.commit(&mut writer);
+    let cache = || Some(CacheState { head: writer.head(), intent: None, unnamed: Vec::new() });
+    let new = std::mem::replace(&mut *bench.store.0.lock(), old.clone());
+    assert!(matches!(bench.open(cache()), Err(LogError::RolledBack { cache: 3, log: 2 })));
+    assert_eq!(*bench.store.0.lock(), old, "nothing is put");
+    *bench.store.0.lock() = new;
+    bench.open(cache()).unwrap();
+}
