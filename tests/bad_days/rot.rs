@@ -1,6 +1,6 @@
 //! A cache's disk that does not keep what was written: `meta.db`, data files.
 
-use super::{content, errno};
+use super::{content, errno, until};
 use crate::rig::Rig;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -154,7 +154,7 @@ fn flipped_bytes_of_cached_data_are_found_and_mended() {
     rig.flush("first");
     let (code, found) = scrub(&rig);
     assert!(code == 0 && found["bad_bytes"] == 0 && found["difference_count"] == 0, "{found}");
-    assert!(found["bytes"].as_u64().is_some_and(|bytes| bytes >= 3 << 20) && found["rows"] == 63, "{found}");
+    assert!(found["bytes"].as_u64().is_some_and(|bytes| bytes >= 3 << 20) && found["rows"].as_u64() >= Some(63), "{found}");
     let mut flipped = 0;
     for path in files(&cache(&rig).join("data")) {
         let file = File::options().read(true).write(true).open(&path).expect("open");
@@ -176,6 +176,72 @@ fn flipped_bytes_of_cached_data_are_found_and_mended() {
     }
     assert_eq!(fs::read(first.root.join("large")).expect("read"), content(99, 3 << 20));
     assert_eq!(scrub(&rig).1["bad_bytes"], 0);
+    rig.unmount("first", first);
+}
+
+#[test]
+fn what_no_commit_has_is_no_difference() {
+    let rig = Rig::new();
+    let first = rig.mount("first");
+    for n in 0..3 {
+        fs::write(first.root.join(format!("small{n}")), content(n, 3000)).expect("write");
+    }
+    fs::hard_link(first.root.join("small1"), first.root.join("again")).expect("link");
+    std::os::unix::fs::symlink("small2", first.root.join("symlink")).expect("symlink");
+    fs::create_dir(first.root.join("local")).expect("mkdir");
+    fs::write(first.root.join("local/CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55").expect("write");
+    fs::write(first.root.join("local/file"), content(100, 5000)).expect("write");
+    let nameless = File::create_new(first.root.join("nameless")).expect("create");
+    nameless.write_all_at(&content(101, 5000), 0).expect("write");
+    fs::remove_file(first.root.join("nameless")).expect("unlink");
+    rig.flush("first");
+    fs::write(first.root.join("local/later"), "later").expect("write");
+    let sound = |found: &serde_json::Value| found["difference_count"] == 0 && found["bad_bytes"] == 0 && found["rows"].as_u64() >= Some(12);
+    let (code, found) = scrub(&rig);
+    assert!(code == 0 && sound(&found), "{found}");
+    drop(nameless);
+    rig.unmount("first", first);
+    let first = rig.mount("first");
+    let (code, found) = scrub(&rig);
+    assert!(code == 0 && sound(&found), "{found}");
+    rig.unmount("first", first);
+}
+
+#[test]
+fn rotten_bytes_that_the_kernel_has_in_memory_are_renewed() {
+    let rig = Rig::new();
+    let first = rig.mount("first");
+    let path = first.root.join("file");
+    fs::write(&path, content(1, 300_000)).expect("write");
+    rig.flush("first");
+    let data = files(&cache(&rig).join("data")).into_iter().find(|path| fs::metadata(path).expect("stat").len() >= 300_000);
+    overwrite(&data.expect("its data file"), 100_000, 100);
+    let file = File::open(&path).expect("open");
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("the kernel forgets it");
+    assert_ne!(fs::read(&path).expect("read"), content(1, 300_000), "nobody looks at checksums when a clean page is read");
+    let (code, found) = scrub(&rig);
+    assert!(code == 0 && found["bad"].as_array().is_some_and(|bad| bad.len() == 1), "{found}");
+    assert_eq!(fs::read(&path).expect("read"), content(1, 300_000));
+    drop(file);
+    rig.unmount("first", first);
+}
+
+#[test]
+fn a_scrub_ends_with_its_mount() {
+    let rig = Rig::new();
+    let first = rig.mount("first");
+    fs::write(first.root.join("file"), content(1, 300_000)).expect("write");
+    rig.flush("first");
+    let root = first.root.display().to_string();
+    let mut slow = rig.prepare("first", &["scrub", &root, "--rate", "1KiB"]).spawn().expect("holdfast starts");
+    let tree = cache(&rig).join("scrub");
+    until("it is at work", || tree.exists().then_some(()));
+    assert_eq!(scrub(&rig).0, 8, "one at a time");
+    rig.unmount("first", first);
+    assert!(!slow.wait().expect("its status").success(), "given up");
+    assert!(!tree.exists(), "and nothing is left of it");
+    let first = rig.mount("first");
+    assert_eq!(scrub(&rig).0, 0);
     rig.unmount("first", first);
 }
 
