@@ -24,7 +24,7 @@ part_store() { suite store; }
 part_sim() { suite sim; }
 part_fuse() { THREADS=1 suite fuse keeper semantics; }
 part_posix() { THREADS=1 suite posix tools; }
-part_crash() { THREADS=1 suite crash bad_days branches; }
+part_crash() { THREADS=1 suite crash bad_days branches tiers; }
 part_power() { THREADS=1 suite power; }
 part_xfs() { tests/xfs.sh; }
 part_cli() { THREADS=1 suite cli restore history; }

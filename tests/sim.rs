@@ -144,6 +144,7 @@ mod whole {
         "opens that adopt",
         "closes",
         "flushes",
+        "strict fsyncs",
         "refusals",
     ];
 

@@ -43,6 +43,7 @@ mod slots;
 mod space;
 mod spoiled;
 mod spool;
+mod touched;
 mod types;
 mod update;
 mod uploads;
@@ -57,6 +58,7 @@ pub use load::Loader;
 pub use options::CacheOptions;
 pub use repair::Repair;
 pub use seal::Seal;
+pub use touched::Touched;
 pub use types::{
     CacheError, CacheOrigin, Change, CopyOutcome, Cut, Difference, Entry, Head, Intent, LocalExtent, Missing, NewInode, ObjectId, Odd,
     ReadOutcome, Recovered, RequestId, SavedReply, Scrubbed, SealedFile, Space, Whence, WriteOutcome,
@@ -104,6 +106,7 @@ pub struct Cache {
     /// Unclean boots that this cache has seen.
     boots: u64,
     stir: Stir,
+    touches: touched::Touches,
     /// Of those of the process, how many were looked into.
     suspicions: AtomicU64,
     spoils: spoiled::Spoils,

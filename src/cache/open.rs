@@ -304,6 +304,7 @@ impl Cache {
             head: Mutex::new(head),
             boots,
             stir: super::Stir::default(),
+            touches: super::touched::Touches::default(),
             spoils: super::spoiled::Spoils::default(),
             suspicions: AtomicU64::new(health::suspicions()),
             disk: options.disk(),

@@ -75,7 +75,7 @@ impl Cache {
         let sent = self.seal.sent.lock().get(&file.ino).copied().unwrap_or(Sent::All);
         let behind = content.freeze(sealing, sent);
         if content.is_changed() {
-            self.list(file, content, sealing + 1);
+            self.relist(file, content, sealing + 1);
         }
         if behind {
             self.seal.behind.store(true, Ordering::SeqCst);
@@ -85,6 +85,11 @@ impl Cache {
 
     /// A file's content changed in `epoch`.
     pub(super) fn list(&self, file: &Arc<DataFile>, content: &mut Content, epoch: u64) {
+        self.touch(file.ino);
+        self.relist(file, content, epoch);
+    }
+
+    fn relist(&self, file: &Arc<DataFile>, content: &mut Content, epoch: u64) {
         if content.listed != epoch {
             content.listed = epoch;
             self.seal.list(epoch, file.ino);

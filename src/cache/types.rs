@@ -210,7 +210,7 @@ pub struct Space {
 }
 
 /// What is classified when a seal freezes: its tier decides whether it is captured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// An inode: attributes, xattrs, content.
     Inode(Ino),

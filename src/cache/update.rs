@@ -126,6 +126,7 @@ impl Update<'_> {
         }
         let mut all = Vec::with_capacity(rows.len() + effects.len());
         for (ino, nlink) in rows {
+            cache.touch(ino);
             let Some(row) = meta.row(ino)? else { continue };
             let row = row.row.clone();
             if nlink > 0 && row.attr.nlink == 0 {
@@ -272,6 +273,7 @@ impl Update<'_> {
             }
         };
         self.view.meta.set_name(dir, name, Some(NameRow { cookie, ino }))?;
+        self.view.cache.touch_name(dir, name, ino);
         self.effects.push(Effect::Name { dir, name: name.to_vec(), cookie, ino });
         let row = self.row_mut(ino)?;
         let (was, home, is_dir) = (row.attr.nlink, row.home, row.attr.is_dir());
@@ -294,6 +296,7 @@ impl Update<'_> {
     pub fn remove_name(&mut self, dir: Ino, name: &[u8]) -> Result<(), CacheError> {
         let Some(old) = self.view.meta.name(dir, name)? else { return Ok(()) };
         self.view.meta.set_name(dir, name, None)?;
+        self.view.cache.touch_name(dir, name, old.row.ino);
         self.effects.push(Effect::Unname { dir, name: name.to_vec() });
         self.lose_name(dir, name, old.row)
     }

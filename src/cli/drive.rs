@@ -215,7 +215,9 @@ async fn open(context: &Context, args: &MountArgs, told: Told<'_>, desk: Option<
     let sizes = sizes(&context.settings, &cache.dir)?;
     if resumed {
         let params = late_params(context, args, told, desk, cache.clone(), sizes);
-        return Volume::resume(context.env.clone(), &args.volume, cache, sizes, run, params).await;
+        // A file that cannot be read any more is reported when the log is to be opened with it.
+        let policy = context.settings.read_policy().unwrap_or_else(|_| Policy::built_in());
+        return Volume::resume(context.env.clone(), &args.volume, cache, sizes, run, &policy, params).await;
     }
     let unlocked = unlock_waiting(context, args, told, &waiting).await?;
     let params = open_params(&context.settings, args, books(unlocked, context), cache, sizes, context.settings.read_policy()?)?;

@@ -133,7 +133,7 @@ impl Driver {
             head: self.head(),
             dirty_bytes: cache.dirty_bytes(),
             oldest_dirty_seconds: self.age_of_dirt().map(|age| age.as_secs()),
-            lag_milliseconds: milliseconds(lag.in_force),
+            lag_milliseconds: milliseconds(lag.in_force.max(lag.of_dirty)),
             lag_reason: why_wider(lag),
             dirty_limit_bytes: sizes.dirty_max,
             cache_bytes: cache.cached_bytes(),

@@ -2,8 +2,9 @@
 //!
 //! Measured (kernel 6.18): an O_PATH open by handle and statx with DONT_SYNC send us nothing and tell the kernel's size,
 //! also of what it has not sent; sync_file_range takes no lock of the inode, so it cannot deadlock with a handler, fsync
-//! would. A descriptor that stays open makes unmounting fail: each lives for one call.
+//! would. A descriptor that stays open makes unmounting fail: each is closed soon, and an unmount waits for that.
 
+use super::closer::Closer;
 use crate::types::{Ino, UnixNanos};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -40,17 +41,23 @@ struct KernelView {
 pub(super) struct ByHandle {
     dir: PathBuf,
     flushed: Mutex<HashMap<Ino, (KernelView, UnixNanos)>>,
+    closer: Closer,
 }
 
 impl ByHandle {
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_path_buf(), flushed: Mutex::default() }
+        Self { dir: dir.to_path_buf(), flushed: Mutex::default(), closer: Closer::new() }
     }
 
     /// The mount itself, by which its files are opened: for one batch, as the mount is busy meanwhile.
     pub(super) fn root(&self) -> io::Result<OwnedFd> {
         let root = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(&self.dir)?;
         Ok(root.into())
+    }
+
+    /// Waits a while until the files opened here are closed, before an unmount.
+    pub(super) fn settle(&self) {
+        self.closer.settle();
     }
 
     fn open(root: &OwnedFd, ino: Ino, flags: i32) -> io::Result<OwnedFd> {
@@ -108,7 +115,13 @@ impl ByHandle {
         if unchanged {
             return (Some(view.size), Ok(()));
         }
-        let (_, flushed) = Self::flush(root, ino);
+        if !self.closer.has_room() {
+            return (Some(view.size), Err(io::Error::from_raw_os_error(libc::EMFILE)));
+        }
+        let (file, flushed) = Self::flush(root, ino);
+        if let Some(file) = file {
+            self.closer.close(file);
+        }
         if flushed.is_ok() {
             let mut known = self.flushed.lock();
             if known.len() > KNOWN_MAX {

@@ -5,13 +5,14 @@
 //! | `mount.rs` | mount(2), the table of mounts, the kernel's knobs |
 //! | `session.rs` | INIT, and taking a live connection over |
 //! | `shell.rs`, `work.rs` | the handlers, and what of them may have to wait |
-//! | `kernel.rs`, `outside.rs` | the mount seen from outside, by handle: what the kernel still holds |
+//! | `kernel.rs`, `outside.rs`, `closer.rs` | the mount seen from outside, by handle: what the kernel still holds |
 //! | `holder/` | the second holder of the descriptor, which restarts the driver and uses the mount for it |
 //! | `journal.rs` | what a kernel that cannot resend needs |
 //! | `errno.rs`, `attr.rs` | words |
 
 mod attr;
 mod buffers;
+mod closer;
 mod errno;
 mod holder;
 mod journal;

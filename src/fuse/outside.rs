@@ -66,6 +66,7 @@ impl Outside {
 
     pub(super) fn unmount(&self, lazy: bool) -> Result<(), Errno> {
         let _closed = self.open.write();
+        self.kernel.settle();
         let mut flags = MntFlags::UMOUNT_NOFOLLOW;
         flags.set(MntFlags::MNT_DETACH, lazy);
         umount2(&self.dir, flags)

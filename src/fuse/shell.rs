@@ -300,13 +300,13 @@ impl Filesystem for Shell {
     fn fsync(&self, request: &Request, ino: INodeNo, _handle: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let _timed = self.work.timed(Op::Fsync);
         self.work.received(request);
-        self.work.sync(move |posix| posix.fsync(ino.0, datasync), reply);
+        self.work.sync(ino.0, move |posix| posix.fsync(ino.0, datasync), reply);
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let _timed = self.work.timed(Op::Fsyncdir);
         self.work.received(request);
-        self.work.sync(move |posix| posix.fsyncdir(ino.0), reply);
+        self.work.sync(ino.0, move |posix| posix.fsyncdir(ino.0), reply);
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -250,23 +250,36 @@ impl Work {
     }
 
     /// fsync or fsyncdir: on the handler's own thread (a hand-over costs as much as a fast disk's flush) unless half of the
-    /// handlers do so already.
-    pub(super) fn sync(self: &Arc<Self>, sync: impl FnOnce(&Posix) -> Result<(), PosixError> + Send + 'static, reply: ReplyEmpty) {
-        let began = self.env.monotonic();
-        let timed = move |work: &Self| work.times.syncs().record(work.env.monotonic().saturating_sub(began));
+    /// handlers do so already. One that waits for a commit keeps its reply and no thread.
+    pub(super) fn sync(
+        self: &Arc<Self>,
+        ino: Ino,
+        sync: impl FnOnce(&Posix) -> Result<(), PosixError> + Send + 'static,
+        reply: ReplyEmpty,
+    ) {
+        let (work, began) = (Arc::clone(self), self.env.monotonic());
+        let answer = move |synced| {
+            work.times.syncs().record(work.env.monotonic().saturating_sub(began));
+            done(synced, reply);
+        };
         if self.syncing.fetch_add(1, Ordering::AcqRel) < self.syncing_max {
             let synced = sync(&self.posix);
             self.syncing.fetch_sub(1, Ordering::AcqRel);
-            timed(self);
-            return done(synced, reply);
+            return self.synced(ino, synced, answer);
         }
         self.syncing.fetch_sub(1, Ordering::AcqRel);
         let work = Arc::clone(self);
         self.syncs.run(move || {
             let synced = sync(&work.posix);
-            timed(&work);
-            done(synced, reply);
+            work.synced(ino, synced, answer);
         });
+    }
+
+    fn synced(&self, ino: Ino, synced: Result<(), PosixError>, answer: impl FnOnce(Result<(), PosixError>) + Send + 'static) {
+        match synced {
+            Ok(()) => self.posix.after_commit(ino, Box::new(answer)),
+            Err(_) => answer(synced),
+        }
     }
 
     /// What the kernel holds of a file that is about to get another name comes in before (protocol.md 6.3). The kernel has

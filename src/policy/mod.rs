@@ -5,7 +5,9 @@
 //! ```text
 //! # PATTERN      TIER        [parameters with units]
 //! /scratch/      local
+//! /ledger/       strict
 //! My\ Music/     continuous  lag=10s
+//! /config/       debounced   quiet=5s max=5min
 //! @cachedir-tag  local
 //! *              continuous  1s
 //! ```
@@ -36,6 +38,7 @@ pub use tier::Tier;
 use rule::Rule;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The policy without which a volume is mounted: safe before thrifty. No guess by name may lose a database.
 pub const BUILT_IN: &str = "@cachedir-tag local\n* continuous 1s\n";
@@ -159,6 +162,45 @@ impl Policy {
     #[must_use]
     pub fn needs_tags(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule.pattern, rule::Pattern::CachedirTag))
+    }
+
+    /// How old a change of the most urgent tier may become; what nobody changes in time is not asked.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        let urgent = self.rules.iter().filter(|rule| !matches!(rule.tier, Tier::Debounced { .. })).filter_map(|rule| rule.tier.lag()).min();
+        urgent.or_else(|| self.rules.iter().filter_map(|rule| rule.tier.lag()).min()).unwrap_or(Tier::LAG)
+    }
+
+    /// The shortest lag of the `continuous` rules.
+    #[must_use]
+    pub fn continuous_lag(&self) -> Option<Duration> {
+        self.rules.iter().filter(|rule| matches!(rule.tier, Tier::Continuous { .. })).filter_map(|rule| rule.tier.lag()).min()
+    }
+
+    /// Whether some paths have another time than those of a `continuous` tier: then who waits must know which paths changed.
+    #[must_use]
+    pub fn has_times(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.tier, Tier::Strict { .. } | Tier::Debounced { .. }))
+    }
+
+    /// Whether any path is `strict`.
+    #[must_use]
+    pub fn has_strict(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.tier, Tier::Strict { .. }))
+    }
+
+    /// How long an fsync of this path waits for its commit; `None`: it does not. A directory's concerns the names in it: it waits too
+    /// when something below the directory may be `strict`. No CACHEDIR.TAG is looked at: who may be `strict` by one waits.
+    #[must_use]
+    pub fn sync_wait(&self, path: &[u8], is_dir: bool) -> Option<Duration> {
+        let wait = |tier: &Tier| match tier {
+            Tier::Strict { wait } => Some(*wait),
+            Tier::Continuous { .. } | Tier::Debounced { .. } | Tier::Local => None,
+        };
+        let (untagged, tagged) = (self.walk(path, is_dir, &mut |_| false).0, self.walk(path, is_dir, &mut |_| true).0);
+        let below = self.rules.iter().take(if is_dir { untagged.0 } else { 0 }).filter(|rule| rule.may_match_below(path));
+        let own = [untagged, tagged].into_iter().map(|standing| self.tier(standing));
+        own.chain(below.map(|rule| &rule.tier)).filter_map(wait).max()
     }
 
     fn walk<'p>(&self, path: &'p [u8], is_dir: bool, tagged: &mut dyn FnMut(&[u8]) -> bool) -> (Standing, &'p [u8]) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 const RULES_MAX: usize = 1000;
 const TEXT_MAX: usize = 64 << 10;
 
-const TIERS: &str = "`continuous [LAG]` or `local`";
+const TIERS: &str = "`strict`, `continuous [LAG]`, `debounced` or `local`";
 
 /// Why a text is no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,39 +111,66 @@ type Refusal = (String, String);
 
 fn tier(name: &str, parameters: &[&str]) -> Result<Tier, Refusal> {
     match name {
-        "continuous" => continuous(parameters),
+        "strict" => {
+            let [wait] = times("strict", parameters, [("wait", Tier::WAIT)], None, "`strict` or `strict wait=30s`")?;
+            Ok(Tier::Strict { wait })
+        }
+        "continuous" => {
+            let allowed = "`continuous`, `continuous 1s` or `continuous lag=1s`";
+            let [lag] = times("continuous", parameters, [("lag", Tier::LAG)], Some("lag"), allowed)?;
+            Ok(Tier::Continuous { lag })
+        }
+        "debounced" => {
+            let allowed = "`debounced`, with `quiet=5s` or `max=5min` or both";
+            let [quiet, max] = times("debounced", parameters, [("quiet", Tier::QUIET), ("max", Tier::MAX)], None, allowed)?;
+            if quiet > max {
+                let what = format!("a quiet of {} is never reached before the max of {}", show(quiet), show(max));
+                return Err((what, "`quiet` at most `max`".to_owned()));
+            }
+            Ok(Tier::Debounced { quiet, max })
+        }
         "local" => match parameters {
             [] => Ok(Tier::Local),
             [first, ..] => Err(unknown_parameter("local", first, "`local` alone: it has no parameters")),
         },
-        "strict" | "debounced" | "scheduled" => {
-            Err((format!("the tier `{name}` is not in this version, which has continuous and local"), TIERS.to_owned()))
-        }
+        "scheduled" => Err(("the tier `scheduled` is not in this version".to_owned(), TIERS.to_owned())),
         other => Err((format!("`{}` is no tier", other.escape_debug()), TIERS.to_owned())),
     }
 }
 
-fn continuous(parameters: &[&str]) -> Result<Tier, Refusal> {
-    let allowed = "`continuous`, `continuous 1s` or `continuous lag=1s`";
-    let lag = match parameters {
-        [] => return Ok(Tier::DEFAULT),
-        [one] => match one.split_once('=') {
-            None => one,
-            Some(("lag", value)) => value,
-            Some(_) => return Err(unknown_parameter("continuous", one, allowed)),
-        },
-        [first, second, ..] => {
-            let extra = if first.starts_with("lag=") || !first.contains('=') { second } else { first };
-            return Err(unknown_parameter("continuous", extra, allowed));
-        }
+/// The durations of a tier, in the order of `known`, which has the name of each and what it is when it is not said. `bare`: the one whose
+/// name may be left out.
+fn times<const N: usize>(
+    tier: &str,
+    parameters: &[&str],
+    known: [(&str, Duration); N],
+    bare: Option<&str>,
+    allowed: &str,
+) -> Result<[Duration; N], Refusal> {
+    let mut said = [None; N];
+    for word in parameters {
+        let (name, value) = word.split_once('=').map_or((bare, *word), |(name, value)| (Some(name), value));
+        let at = known.iter().position(|(known, _)| Some(*known) == name);
+        let Some(place) = at.and_then(|at| said.get_mut(at)).filter(|place| place.is_none()) else {
+            return Err(unknown_parameter(tier, word, allowed));
+        };
+        *place = Some(duration(name.unwrap_or_default(), value)?);
+    }
+    let mut times = known.map(|(_, default)| default);
+    for (time, said) in times.iter_mut().zip(said) {
+        *time = said.unwrap_or(*time);
+    }
+    Ok(times)
+}
+
+fn duration(name: &str, text: &str) -> Result<Duration, Refusal> {
+    let Some(time) = duration::parse_duration(text) else {
+        return Err((format!("`{}` is no duration", text.escape_debug()), duration::ALLOWED.to_owned()));
     };
-    let Some(lag) = duration::parse_duration(lag) else {
-        return Err((format!("`{}` is no duration", lag.escape_debug()), duration::ALLOWED.to_owned()));
-    };
-    if (Tier::LAG_MIN..=Tier::LAG_MAX).contains(&lag) {
-        Ok(Tier::Continuous { lag })
+    if (Tier::LAG_MIN..=Tier::LAG_MAX).contains(&time) {
+        Ok(time)
     } else {
-        Err((format!("a lag of {} is out of range", show(lag)), format!("{} to {}", show(Tier::LAG_MIN), show(Tier::LAG_MAX))))
+        Err((format!("a {name} of {} is out of range", show(time)), format!("{} to {}", show(Tier::LAG_MIN), show(Tier::LAG_MAX))))
     }
 }
 

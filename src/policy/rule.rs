@@ -26,9 +26,23 @@ pub(super) enum Pattern {
     Everything,
 }
 
+impl Rule {
+    /// Whether something below this directory, at any depth, could match. Errs on the side of yes.
+    pub(super) fn may_match_below(&self, dir: &[u8]) -> bool {
+        match &self.pattern {
+            Pattern::Glob(glob) => glob.may_match_below(dir),
+            Pattern::CachedirTag | Pattern::Everything => true,
+        }
+    }
+}
+
 /// One gitignore pattern.
 #[derive(Debug)]
-pub(super) struct Glob(Gitignore);
+pub(super) struct Glob {
+    matcher: Gitignore,
+    /// The directories on the way to what it matches, without the root; `None`: it may match in any.
+    above: Option<Vec<Gitignore>>,
+}
 
 impl Glob {
     /// Checks and takes a pattern as written (blanks escaped).
@@ -47,19 +61,34 @@ impl Glob {
         if (body.len() - body.trim_end_matches('\\').len()) % 2 == 1 {
             return Err("it ends in a `\\` that escapes nothing".to_owned());
         }
-        let mut builder = GitignoreBuilder::new("");
-        // A `[` that is never closed is a slip more often than a name; `\[` says the name.
-        builder.allow_unclosed_class(false);
-        builder.add_line(None, pattern).map_err(|error| error.to_string())?;
-        let matcher = builder.build().map_err(|error| error.to_string())?;
-        if matcher.num_ignores() != 1 {
-            return Err("it is no pattern".to_owned());
+        let matcher = matcher(pattern)?;
+        // Only a pattern with a slash before its end is bound to the volume's root.
+        let bound = pattern.starts_with('/') || body.contains('/');
+        let mut above = (bound && !body.contains("**") && !body.contains('\\')).then(Vec::new);
+        if let Some(above) = &mut above {
+            for (end, _) in body.match_indices('/') {
+                above.push(self::matcher(&format!("/{}", body.get(..end).unwrap_or_default()))?);
+            }
         }
-        Ok(Self(matcher))
+        Ok(Self { matcher, above })
     }
 
     /// Whether the pattern matches exactly this path (not its parents).
     pub(super) fn matches(&self, path: &[u8], is_dir: bool) -> bool {
-        self.0.matched(Path::new(OsStr::from_bytes(path)), is_dir).is_ignore()
+        self.matcher.matched(Path::new(OsStr::from_bytes(path)), is_dir).is_ignore()
     }
+
+    fn may_match_below(&self, dir: &[u8]) -> bool {
+        let on_the_way = |matcher: &Gitignore| matcher.matched(Path::new(OsStr::from_bytes(dir)), true).is_ignore();
+        dir.is_empty() || self.above.as_ref().is_none_or(|above| above.iter().any(on_the_way))
+    }
+}
+
+fn matcher(pattern: &str) -> Result<Gitignore, String> {
+    let mut builder = GitignoreBuilder::new("");
+    // A `[` that is never closed is a slip more often than a name; `\[` says the name.
+    builder.allow_unclosed_class(false);
+    builder.add_line(None, pattern).map_err(|error| error.to_string())?;
+    let matcher = builder.build().map_err(|error| error.to_string())?;
+    if matcher.num_ignores() == 1 { Ok(matcher) } else { Err("it is no pattern".to_owned()) }
 }

@@ -29,9 +29,14 @@ fn errors_say_line_what_and_allowed() {
         ),
         ("/a local\n", "policy line 1: the last line does not say"),
         ("*.log\n* local", "policy line 1: `*.log` has no tier; allowed: `PATTERN TIER [parameters]`"),
-        ("# x\n\n*.db strct\n* local", "policy line 3: `strct` is no tier; allowed: `continuous [LAG]` or `local`"),
-        ("*.db strict\n* local", "policy line 1: the tier `strict` is not in this version, which has continuous and local"),
-        ("*.db debounced quiet=5s max=5min\n* local", "the tier `debounced` is not in this version"),
+        ("# x\n\n*.db strct\n* local", "policy line 3: `strct` is no tier; allowed: `strict`, `continuous [LAG]`, `debounced` or `local`"),
+        ("*.db strict 5s\n* local", "policy line 1: `5s` is no parameter of strict; allowed: `strict` or `strict wait=30s`"),
+        ("*.db strict wait=1\n* local", "`1` is no duration"),
+        ("*.db strict wait=1ms\n* local", "a wait of 1ms is out of range; allowed: 100ms to 1d"),
+        ("*.db strict wait=1s wait=2s\n* local", "`wait=2s` is no parameter of strict"),
+        ("*.db debounced 5s\n* local", "`5s` is no parameter of debounced; allowed: `debounced`, with `quiet=5s` or `max=5min` or both"),
+        ("*.db debounced quiet=10min\n* local", "a quiet of 10min is never reached before the max of 5min; allowed: `quiet` at most `max`"),
+        ("*.db debounced max=2d\n* local", "a max of 2d is out of range"),
         ("*.db scheduled 0 4 * * *\n* local", "the tier `scheduled` is not in this version"),
         ("* continuous 5", "policy line 1: `5` is no duration; allowed: a whole number and ms, s, min, h or d"),
         ("* continuous lag=1.5s", "`1.5s` is no duration"),
@@ -116,6 +121,57 @@ fn tag_is_asked_only_when_it_matters() {
 }
 
 #[test]
+fn parameters_come_in_any_order_and_have_defaults() {
+    let policy = Policy::parse("/a strict\n/b strict wait=5s\n/c debounced\n/d debounced max=1min quiet=2s\n* debounced quiet=1s").unwrap();
+    let tiers: Vec<String> = policy.rules().map(|(_, _, tier)| tier.to_string()).collect();
+    let expected =
+        ["strict wait=30s", "strict wait=5s", "debounced quiet=5s max=5min", "debounced quiet=2s max=1min", "debounced quiet=1s max=5min"];
+    assert_eq!(tiers, expected);
+}
+
+#[test]
+fn the_lag_is_that_of_the_most_urgent_tier() {
+    for (policy, lag) in [
+        ("* continuous 5s", 5),
+        ("/a strict\n* continuous 5s", 1),
+        ("/a debounced quiet=2s\n* continuous 5s", 5),
+        ("/a debounced quiet=2s\n* local", 2),
+        ("* local", 1),
+    ] {
+        assert_eq!(Policy::parse(policy).unwrap().lag(), Duration::from_secs(lag), "{policy}");
+    }
+}
+
+#[test]
+fn syncs_wait_where_something_may_be_strict() {
+    let policy = "/tmp/ local\n/books/ strict wait=9s\n/app/*/db/*.wal strict wait=7s\n/app/x/ continuous 1s\n* continuous 1s";
+    let policy = Policy::parse(policy).unwrap();
+    for (path, is_dir, wait) in [
+        ("books/a", false, Some(9)),
+        ("books", true, Some(9)),
+        ("books/deep/er", true, Some(9)),
+        ("", true, Some(9)),
+        ("a", false, None),
+        ("a", true, None),
+        ("tmp", true, None),
+        ("app", true, Some(7)),
+        ("app/x", true, Some(7)),
+        ("app/x/db", true, Some(7)),
+        ("app/x/log", true, None),
+        ("app/x/db/sub", true, None),
+        ("app/x/db/a.wal", false, Some(7)),
+        ("app/x/db/a", false, None),
+    ] {
+        assert_eq!(policy.sync_wait(path.as_bytes(), is_dir), wait.map(Duration::from_secs), "{path}");
+    }
+    for policy in ["*.db strict\n* local", "a/**/b strict\n* local", "/x/a\\ b strict\n* local", "@cachedir-tag strict\n* local"] {
+        assert!(Policy::parse(policy).unwrap().sync_wait(b"some/dir", true).is_some(), "{policy}");
+    }
+    assert_eq!(Policy::parse("/tmp/ local\n*.db strict\n* local").unwrap().sync_wait(b"tmp/dir", true), None);
+    assert_eq!(Policy::built_in().sync_wait(b"a", true), None);
+}
+
+#[test]
 fn estimate_counts_by_rule_and_bounds_the_commits() {
     let policy = Policy::parse("*.o local\n* continuous 10s").unwrap();
     let mut estimate = Estimate::new(policy.clone());
@@ -163,9 +219,12 @@ proptest! {
 
     #[test]
     fn tiers_and_durations_read_back(millis in 100u64..=86_400_000) {
-        let tier = Tier::Continuous { lag: Duration::from_millis(millis) };
-        let policy = Policy::parse(&format!("* {tier}")).unwrap();
-        prop_assert_eq!(policy.tier(policy.root()), &tier);
+        let time = Duration::from_millis(millis);
+        let tiers = [Tier::Continuous { lag: time }, Tier::Strict { wait: time }, Tier::Debounced { quiet: time, max: time }];
+        for tier in tiers {
+            let policy = Policy::parse(&format!("* {tier}")).unwrap();
+            prop_assert_eq!(policy.tier(policy.root()), &tier);
+        }
         prop_assert_eq!(parse_duration(&show_duration(Duration::from_millis(millis))), Some(Duration::from_millis(millis)));
     }
 }

@@ -143,6 +143,7 @@ impl LateProgress {
 mod tests {
     use super::*;
     use crate::cache::{CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update};
+    use crate::policy::Policy;
     use crate::types::{CacheId, Identity, Incarnation, ROOT, StoreId};
     use crate::volume::{RunOptions, Sizes, Volume};
 
@@ -163,7 +164,8 @@ mod tests {
         drop(cache);
         let sizes = Sizes { cache_max: 1 << 30, dirty_max: 1 << 29, capacity: None };
         let never = std::future::pending();
-        let volume = Volume::resume(Env::real(), &identity, options(), sizes, RunOptions::default(), never).await.unwrap();
+        let volume =
+            Volume::resume(Env::real(), &identity, options(), sizes, RunOptions::default(), &Policy::built_in(), never).await.unwrap();
         let make = |update: &mut Update<'_>| -> Result<((), SavedReply), CacheError> {
             let ino = update.new_inode(&NewInode { mode: libc::S_IFREG | 0o644, ..NewInode::default() })?.ino;
             update.set_name(ROOT, b"f", ino)?;

@@ -1,8 +1,10 @@
 //! The limits of a volume, and what is done at them (protocol.md 7.5): WRITEs are delayed, what can be refused is refused.
 
 use super::late::{Late, LateProgress};
-use super::ops::{Admission, Gate, PosixError};
+use super::ops::{Admission, Answer, Gate, PosixError};
+use super::strict::Strict;
 use crate::cache::{Cache, Space};
+use crate::types::Ino;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +31,14 @@ pub(super) struct Limits {
     late: LateProgress,
     sizes: Sizes,
     quarantined: bool,
+    /// Where anything is `strict`.
+    strict: Option<Strict>,
 }
 
 impl Limits {
     /// Of the volume with this cache. `quarantined`: its requests have crashed drivers, and no change is let in that can be refused.
-    pub(super) fn of(cache: &Arc<Cache>, late: &Arc<Late>, sizes: Sizes, quarantined: bool) -> Arc<Self> {
-        Arc::new(Self { cache: Arc::clone(cache), late: LateProgress(Arc::clone(late)), sizes, quarantined })
+    pub(super) fn of(cache: &Arc<Cache>, late: &Arc<Late>, sizes: Sizes, quarantined: bool, strict: Option<Strict>) -> Arc<Self> {
+        Arc::new(Self { cache: Arc::clone(cache), late: LateProgress(Arc::clone(late)), sizes, quarantined, strict })
     }
 
     /// Whether new work is refused.
@@ -66,6 +70,13 @@ impl Gate for Limits {
 
     fn refuses_changes(&self) -> bool {
         self.quarantined
+    }
+
+    fn after_commit(&self, ino: Ino, answer: Answer) {
+        match &self.strict {
+            Some(strict) => strict.after_commit(ino, answer),
+            None => answer(Ok(())),
+        }
     }
 
     fn is_closing(&self) -> bool {
@@ -120,7 +131,7 @@ mod tests {
         cache.abandon(seal).unwrap();
         assert_eq!(cache.dirty_content(), 0, "no commit will take it");
         let sizes = |cache_max| Sizes { cache_max, dirty_max: cache_max / 2, capacity: None };
-        let limits = |cache_max| Limits::of(&cache, &Arc::default(), sizes(cache_max), false);
+        let limits = |cache_max| Limits::of(&cache, &Arc::default(), sizes(cache_max), false, None);
         assert_eq!(limits(1 << 20).admit(Admission::Create), Ok(()));
         assert_eq!(limits(100_000).admit(Admission::Create), Err(PosixError::NoSpace));
         assert_eq!(limits(100_000).admit(Admission::Sync), Ok(()));

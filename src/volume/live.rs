@@ -8,6 +8,7 @@ use super::late::{self, BlockingFetch, Engine, Late};
 use super::limits::{Limits, Sizes};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
 use super::ops::{Fetch, Gate, Options, Posix};
+use super::strict::Strict;
 use crate::cache::Cache;
 use crate::env::{Env, Task};
 use crate::hydrate::{self, FetchOptions, Fetcher};
@@ -20,7 +21,6 @@ use crate::writeback::{
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// When data comes here.
@@ -81,9 +81,11 @@ impl Volume {
     pub async fn open(params: OpenParams, run: RunOptions, waiting: &(dyn Fn(&str) + Sync)) -> Result<Arc<Self>, Fault> {
         let opened = open::open(&params, waiting).await?;
         let (cache, late, sizes) = (Arc::clone(&opened.cache), Arc::new(Late::default()), params.sizes);
-        let gate = Limits::of(&cache, &late, sizes, run.quarantined);
         let (env, dir) = (&params.books.env, &params.cache.dir);
+        let (strict, waits) = Strict::start(env, &params.policy, &cache, &late).unzip();
+        let gate = Limits::of(&cache, &late, sizes, run.quarantined, strict);
         let volume = Self::build(env, &params.identity, dir, cache, late, sizes, gate, run, Flavor::Fresh, Report::default())?;
+        volume.tasks.lock().extend(waits);
         volume.start(&params, opened, run);
         if run.hydrate == HydrateMode::Eager {
             volume.hydrate_all().await?;
@@ -149,7 +151,7 @@ impl Volume {
         // What is read is not counted as what writing costs.
         let reading = objects.with_store(Arc::clone(&params.books.store));
         let fetcher = Arc::new(Fetcher::new(reading, Arc::clone(&cache), run.fetch));
-        let lag = params.policy.rules().filter_map(|(_, _, tier)| tier.lag()).min().unwrap_or(Duration::from_secs(1));
+        let lag = params.policy.lag();
         debug_assert!(Tier::LAG_MIN <= lag);
         let classifier = Classifier::new(params.policy.clone());
         let (budget, dirty_max) = (params.budget, params.sizes.dirty_max);

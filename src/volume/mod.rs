@@ -8,6 +8,7 @@
 //! late     the part that needs the store, which a resumed mount has only later
 //! holder   who else may have the volume, and how long he is waited for
 //! limits   what is refused or slowed, and when
+//! strict   fsyncs that wait for a commit
 //! branch   what a cache had not committed when another writer took the volume
 //! reader   a moment of a volume, to be read only
 //! restore  a new volume that begins with a commit of another
@@ -28,13 +29,15 @@ mod restore;
 mod resume;
 mod scrub;
 mod source;
+mod strict;
 mod upkeep;
 
 pub use limits::Sizes;
 pub use live::{HydrateMode, RunOptions, Volume};
 pub use open::{OpenParams, Report};
 pub use ops::{
-    Admission, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime, Written,
+    Admission, Answer, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime,
+    Written,
 };
 pub use reader::{Moment, reader_cache, reader_of};
 pub use restore::{AUTHOR, CLONE, Restorable, RestoreParams, Restored, release, restore};

@@ -5,9 +5,11 @@ use super::late::{self, Engine, Late};
 use super::limits::{Limits, Sizes};
 use super::live::{Flavor, RunOptions, Volume};
 use super::open::{self, OpenParams, Opened, Report, on_thread};
+use super::strict::Strict;
 use crate::cache::{Cache, CacheOptions};
 use crate::env::Env;
 use crate::hydrate::Fetcher;
+use crate::policy::Policy;
 use crate::types::{Fault, FaultKind, Identity};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 impl Volume {
     /// Takes over a live mount: serves from its cache at once, and opens the log beside it, as soon as `params` has reached the store.
+    /// `policy`: the one that `params` will have, by which fsyncs are answered from the beginning.
     ///
     /// # Errors
     /// The cache is not there or cannot be read.
@@ -24,13 +27,15 @@ impl Volume {
         cache: CacheOptions,
         sizes: Sizes,
         run: RunOptions,
+        policy: &Policy,
         params: impl Future<Output = Result<OpenParams, Fault>> + Send + 'static,
     ) -> Result<Arc<Self>, Fault> {
         let (world, dir) = (env.clone(), cache.dir.clone());
         let (cache, recovered) = on_thread(&env, move || Cache::open(world, cache)).await?;
         tracing::info!(?recovered, "taking over a live mount");
         let late = Arc::new(Late::default());
-        let gate = Limits::of(&cache, &late, sizes, run.quarantined);
+        let (strict, waits) = Strict::start(&env, policy, &cache, &late).unzip();
+        let gate = Limits::of(&cache, &late, sizes, run.quarantined, strict);
         let local = Arc::clone(&cache);
         let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
         let later = Arc::clone(&volume);
@@ -43,7 +48,7 @@ impl Volume {
                 Err(fault) => later.not_opened(None, run, &fault).await,
             }
         });
-        volume.tasks.lock().push(task);
+        volume.tasks.lock().extend(waits.into_iter().chain([task]));
         Ok(volume)
     }
 

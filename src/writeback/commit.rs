@@ -14,7 +14,7 @@ use crate::format::names;
 use crate::log::{Framed, LogError, Prepared, Writer};
 use crate::rpc;
 use crate::store::Objects;
-use crate::types::{Fault, FaultKind, Head, Seq};
+use crate::types::{Domain, Fault, FaultKind, Head, Seq};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -47,6 +47,8 @@ pub(super) struct Committer {
 pub(super) struct Done {
     /// Everything that was dirty at its cut (and is not `local`) is in the log.
     pub(super) full: bool,
+    /// Everything that was fsynced before the cut is. What a seal leaves behind in a file lies above the size at its last fsync.
+    pub(super) synced: bool,
     /// Something was held only until a tag file is read: seal again at once.
     pub(super) again: bool,
     /// Why not all that the kernel holds came in before the cut, if it was asked: then the commit is not full.
@@ -70,13 +72,13 @@ impl Committer {
             missed = brought.missed;
         }
         if !self.cache.changed() && !self.checkpoint_unnamed {
-            return Ok(Done { full: missed.is_none(), again: false, missed });
+            return Ok(Done { full: missed.is_none(), synced: true, again: false, missed });
         }
         let seal = self.seal().await?;
         let sealed = env.monotonic();
         self.progress.seals().record(sealed.saturating_sub(began));
         env.failpoint("writeback.after_seal");
-        let full = self.is_full(&seal);
+        let (full, seal_is_full) = (self.is_full(&seal), seal.is_full());
         if seal.is_empty() && !self.checkpoint_unnamed {
             self.abandon(seal).await?;
         } else {
@@ -90,7 +92,7 @@ impl Committer {
         })
         .await?;
         self.classifier = classifier;
-        Ok(Done { full: full && !again && missed.is_none(), again, missed })
+        Ok(Done { full: full && !again && missed.is_none(), synced: seal_is_full && !again, again, missed })
     }
 
     /// With something dirty for `age`, before its time to be sealed has come: asks for a successor when that is due (protocol.md 1.10).
@@ -283,12 +285,28 @@ impl Committer {
         abandoned
     }
 
+    /// Those that the policy has paths for: a commit captures all of them.
+    fn domains(&self) -> impl Iterator<Item = rpc::Domain> {
+        let mut domains: Vec<Domain> = self.classifier.policy().rules().map(|(_, _, tier)| tier.domain()).collect();
+        // What a commit has held stays captured as `continuous`, and so does the root.
+        domains.push(Domain::Continuous);
+        domains.sort_unstable();
+        domains.dedup();
+        domains.into_iter().filter_map(|domain| match domain {
+            Domain::Strict => Some(rpc::Domain::Strict),
+            Domain::Continuous => Some(rpc::Domain::Continuous),
+            Domain::Debounced => Some(rpc::Domain::Debounced),
+            Domain::Scheduled => Some(rpc::Domain::Scheduled),
+            Domain::Local => None,
+        })
+    }
+
     fn commit_message(&self, seal: &Seal, seq: Seq) -> rpc::Commit {
         let (cut, totals) = (seal.cut(), seal.totals());
         rpc::Commit {
             cut_time: cut.time,
             full: self.is_full(seal),
-            domains: vec![rpc::DomainInstant { domain: rpc::Domain::Continuous.into(), seq, cut_time: cut.time }],
+            domains: self.domains().map(|domain| rpc::DomainInstant { domain: domain.into(), seq, cut_time: cut.time }).collect(),
             policy: if self.policy_recorded { String::new() } else { self.classifier.policy().text().to_owned() },
             totals: Some(rpc::Totals { inodes: totals.inodes, bytes: totals.bytes, uploaded: 0 }),
             ..Default::default()

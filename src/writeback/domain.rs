@@ -1,12 +1,14 @@
 //! To which tier a change belongs: asked for every change at the flip, answered from the current path (protocol.md 5.4, 5.5).
 //!
-//! Top down: what lies in a held directory is held; else an entry is `local` when the policy says so and no commit has held that
-//! very name (a file once captured stays captured). A link count above one: the most urgent of its names decides.
+//! An entry is `local` when the policy says so and no commit has held that very name (a file once captured stays captured). A link count
+//! above one: the most urgent of its names decides. A `local` directory with an entry of another tier is captured with it, and not what
+//! else is in it.
 
 use crate::cache::{Cache, CacheError, Change, ReadOutcome, View};
-use crate::policy::{CACHEDIR_SIGNATURE_LEN, CACHEDIR_TAG, Policy, Standing, is_cachedir_tag};
+use crate::policy::{CACHEDIR_SIGNATURE_LEN, CACHEDIR_TAG, Policy, Standing, Tier, is_cachedir_tag};
 use crate::types::{Domain, Ino, ROOT, UnixNanos};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// How deep a path may be before its change is simply captured.
 const DEPTH_MAX: usize = 2048;
@@ -24,8 +26,6 @@ pub struct Classifier {
 
 #[derive(Debug, Clone)]
 struct Directory {
-    /// Everything below is held.
-    held: bool,
     /// The rule that holds for it.
     standing: Standing,
     /// Path from the root, without a leading slash.
@@ -58,11 +58,18 @@ impl Classifier {
 
     /// The tier's domain of a change. Errors of the cache classify as `Continuous`: what is not known is captured.
     pub fn classify(&mut self, view: &mut View<'_>, change: &Change) -> Domain {
-        let local = match change {
-            Change::Inode(ino) => self.inode_is_local(view, *ino),
-            Change::Name { dir, name, ino } => self.entry_is_local(view, *dir, name, *ino),
-        };
-        if local.unwrap_or(false) { Domain::Local } else { Domain::Continuous }
+        self.tier(view, change).map_or(Domain::Continuous, |tier| tier.map_or(Domain::Continuous, |tier| tier.domain()))
+    }
+
+    /// The tier of a change; `None`: of an inode that has no name any more.
+    ///
+    /// # Errors
+    /// Only when meta.db fails.
+    pub(super) fn tier(&mut self, view: &mut View<'_>, change: &Change) -> Result<Option<Tier>, CacheError> {
+        match change {
+            Change::Inode(ino) => self.inode_tier(view, *ino),
+            Change::Name { dir, name, ino } => self.entry_tier(view, *dir, name, *ino).map(Some),
+        }
     }
 
     /// After each seal, without any lock: looks at the tag files it met. Tells whether there were any, so that what was held for
@@ -82,40 +89,35 @@ impl Classifier {
         any
     }
 
-    fn inode_is_local(&mut self, view: &mut View<'_>, ino: Ino) -> Result<bool, CacheError> {
+    fn inode_tier(&mut self, view: &mut View<'_>, ino: Ino) -> Result<Option<Tier>, CacheError> {
         if ino == ROOT {
-            return Ok(false);
+            let tier = self.policy.tier(self.policy.root());
+            return Ok(Some(if tier.domain() == Domain::Local { Tier::DEFAULT } else { tier.clone() }));
         }
-        let names = view.names_of(ino)?;
-        if names.is_empty() {
-            return Ok(false);
-        }
-        for (dir, name) in names {
-            if !self.entry_is_local(view, dir, &name, ino)? {
-                return Ok(false);
+        let mut most_urgent: Option<Tier> = None;
+        for (dir, name) in view.names_of(ino)? {
+            let tier = self.entry_tier(view, dir, &name, ino)?;
+            if most_urgent.as_ref().is_none_or(|known| urgency(&tier) < urgency(known)) {
+                most_urgent = Some(tier);
             }
         }
-        Ok(true)
+        Ok(most_urgent)
     }
 
-    fn entry_is_local(&mut self, view: &mut View<'_>, dir: Ino, name: &[u8], ino: Ino) -> Result<bool, CacheError> {
+    fn entry_tier(&mut self, view: &mut View<'_>, dir: Ino, name: &[u8], ino: Ino) -> Result<Tier, CacheError> {
         let above = self.directory(view, dir)?;
-        if above.held {
-            return Ok(true);
-        }
         let is_dir = view.attr(ino)?.is_some_and(|attr| attr.is_dir());
         let tagged = is_dir && self.has_tag(view, ino)?;
         let standing = self.policy.enter(above.standing, &join(&above.path, name), is_dir, || tagged);
-        Ok(self.is_local(standing) && !view.name_captured(dir, name)?)
-    }
-
-    fn is_local(&self, standing: Standing) -> bool {
-        self.policy.tier(standing).domain() == Domain::Local
+        match self.policy.tier(standing) {
+            Tier::Local if view.name_captured(dir, name)? => Ok(Tier::DEFAULT),
+            tier => Ok(tier.clone()),
+        }
     }
 
     fn directory(&mut self, view: &mut View<'_>, dir: Ino) -> Result<Directory, CacheError> {
         // Up to the nearest directory that is known, then down again: no recursion, paths may be deep.
-        let root = Directory { held: false, standing: self.policy.root(), path: Vec::new() };
+        let root = Directory { standing: self.policy.root(), path: Vec::new() };
         let mut chain = Vec::new();
         let mut at = dir;
         let mut known = loop {
@@ -127,15 +129,14 @@ impl Classifier {
             }
             // A directory without a name was removed while open: nothing below it can be shown.
             let Some((parent, name)) = view.names_of(at)?.into_iter().next() else { break root };
-            chain.push((at, parent, name));
+            chain.push((at, name));
             at = parent;
         };
-        while let Some((ino, parent, name)) = chain.pop() {
+        while let Some((ino, name)) = chain.pop() {
             let path = join(&known.path, &name);
             let tagged = self.has_tag(view, ino)?;
             let standing = self.policy.enter(known.standing, &path, true, || tagged);
-            let held = known.held || (self.is_local(standing) && !view.name_captured(parent, &name)?);
-            known = Directory { held, standing, path };
+            known = Directory { standing, path };
             self.directories.insert(ino, known.clone());
         }
         Ok(known)
@@ -155,6 +156,32 @@ impl Classifier {
             }
         }
     }
+}
+
+// The smaller, the sooner.
+fn urgency(tier: &Tier) -> (Domain, Duration) {
+    (tier.domain(), tier.lag().unwrap_or(Duration::MAX))
+}
+
+/// A path of an inode from the volume's root, for every name that it has; none: it has no name.
+///
+/// # Errors
+/// Only when meta.db fails.
+pub fn paths_of(view: &mut View<'_>, ino: Ino) -> Result<Vec<Vec<u8>>, CacheError> {
+    if ino == ROOT {
+        return Ok(vec![Vec::new()]);
+    }
+    let mut paths = Vec::new();
+    for (mut dir, name) in view.names_of(ino)? {
+        let mut path = name;
+        for _ in 0..DEPTH_MAX {
+            let Some((parent, name)) = view.names_of(dir)?.into_iter().next() else { break };
+            path = join(&name, &path);
+            dir = parent;
+        }
+        paths.push(path);
+    }
+    Ok(paths)
 }
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {

@@ -3,6 +3,7 @@
 //! ```text
 //! plan        when to seal, how to cut frames                      pure
 //! domain      to which tier a change belongs                       asked at the flip
+//! survey      how long each tier has been dirty                    asked between seals
 //! upload      frozen content -> packs or inline frames             bounded memory
 //! reuse       what was uploaded and never committed             found again by content
 //! delta       what a seal changed -> the commit, or packs         bounded memory
@@ -10,7 +11,9 @@
 //! checkpoint  the deltas since the last one -> the next one        parts are shared
 //! branch      what a fenced writer had not committed -> beside the log
 //! clone       the tree of another incarnation's commit -> a first commit
-//! run         the loop; flush, drain, cancel
+//! run         the loop; flush, sync, drain, cancel
+//! inbox       who waits for which commit
+//! kernel      what the kernel holds of files in front
 //! protocol    the order that keeps data safe: window, failpoint, test
 //! ```
 
@@ -20,11 +23,14 @@ mod clone;
 mod commit;
 mod delta;
 mod domain;
+mod inbox;
+mod kernel;
 mod plan;
 mod progress;
 pub mod protocol;
 mod reuse;
 mod run;
+mod survey;
 mod upload;
 
 #[cfg(test)]
@@ -33,7 +39,8 @@ mod tests;
 pub use branch::{BranchNews, BranchPhase, Brancher, Branches, Kept};
 pub use checkpoint::Tail;
 pub use clone::{Cloned, clone_tree};
-pub use domain::Classifier;
+pub use domain::{Classifier, paths_of};
+pub use kernel::{Brought, KernelPages, NoKernel};
 pub use plan::QUIET_MAX;
 pub use progress::{LastCommit, Progress, State, Trouble};
-pub use run::{Brought, Ended, KernelPages, Lag, Loop, NoKernel, Parts, WriteBack};
+pub use run::{Ended, Lag, Loop, Parts, WriteBack};

@@ -26,14 +26,63 @@ pub(super) struct Situation {
     pub(super) kernel_may_hold: Option<Duration>,
     /// Dirty bytes as a share of the limit, in thousandths.
     pub(super) dirty_permille: u64,
+    /// How long until the most urgent of the dirty tiers is due; `None`: none will be.
+    pub(super) due: Option<Duration>,
+    /// How long what the kernel may hold may stay there.
+    pub(super) kernel_within: Duration,
     /// Somebody waits for a full commit (flush, drain).
     pub(super) flush_wanted: bool,
+    /// An fsync waits for a commit of what it is about, which is here already.
+    pub(super) sync_waits: bool,
     /// The last seal was made without the kernel, so that there is room for what the kernel holds.
     pub(super) relieved: bool,
     /// It had to leave bytes behind a gap that only the kernel can fill, or say that it is one.
     pub(super) left_behind: bool,
-    /// How old a change may become before it must be sealed.
-    pub(super) lag: Duration,
+}
+
+/// When a tier wants to be in a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timing {
+    /// At most so long after its oldest change.
+    Within(Duration),
+    /// When nothing changed for `quiet`, at the latest `max` after its oldest change.
+    Quiet {
+        /// How long nothing may have changed.
+        quiet: Duration,
+        /// After its oldest change.
+        max: Duration,
+    },
+}
+
+impl Timing {
+    /// How old a change may become by it.
+    pub(super) fn at_most(self) -> Duration {
+        match self {
+            Self::Within(lag) => lag,
+            Self::Quiet { max, .. } => max,
+        }
+    }
+}
+
+/// A tier with something in no commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DirtyTier {
+    /// When it wants to be in one.
+    pub(super) timing: Timing,
+    /// Age of its oldest change.
+    pub(super) oldest: Duration,
+    /// Age of its newest change.
+    pub(super) newest: Duration,
+}
+
+/// How long until the first of these tiers is due: then all that is dirty is sealed. `None`: there is none.
+#[must_use]
+pub(super) fn due_in(dirty: impl IntoIterator<Item = DirtyTier>) -> Option<Duration> {
+    let due = dirty.into_iter().map(|tier| match tier.timing {
+        Timing::Within(lag) => lag.saturating_sub(tier.oldest),
+        Timing::Quiet { quiet, max } => quiet.saturating_sub(tier.newest).min(max.saturating_sub(tier.oldest)),
+    });
+    due.min()
 }
 
 /// What to do next.
@@ -64,14 +113,14 @@ pub(super) fn next(s: Situation) -> Action {
     if s.dirty_permille >= AT_LIMIT_PERMILLE && dirty && !(s.relieved && (s.flush_wanted || s.left_behind)) {
         return Action::SealWithoutKernel;
     }
-    if s.flush_wanted || (dirty && s.dirty_permille >= HIGH_WATER_PERMILLE) {
+    if s.flush_wanted || s.sync_waits || (dirty && s.dirty_permille >= HIGH_WATER_PERMILLE) {
         return Action::Seal;
     }
-    let age = s.oldest_dirty.into_iter().chain(s.kernel_may_hold).max();
-    match age {
+    let kernel = s.kernel_may_hold.map(|age| s.kernel_within.saturating_sub(age));
+    match s.due.into_iter().chain(kernel).min() {
         None => Action::Idle,
-        Some(age) if age >= s.lag => Action::Seal,
-        Some(age) => Action::Wait(s.lag.saturating_sub(age)),
+        Some(Duration::ZERO) => Action::Seal,
+        Some(wait) => Action::Wait(wait),
     }
 }
 
@@ -128,10 +177,12 @@ mod tests {
         oldest_dirty: None,
         kernel_may_hold: None,
         dirty_permille: 0,
+        due: None,
+        kernel_within: Duration::from_secs(1),
         flush_wanted: false,
+        sync_waits: false,
         relieved: false,
         left_behind: false,
-        lag: Duration::from_secs(1),
     };
 
     #[test]
@@ -139,11 +190,20 @@ mod tests {
         let ms = Duration::from_millis;
         let cases = [
             (QUIET, Action::Idle),
-            (Situation { oldest_dirty: Some(ms(200)), ..QUIET }, Action::Wait(ms(800))),
-            (Situation { oldest_dirty: Some(ms(1000)), ..QUIET }, Action::Seal),
+            (Situation { oldest_dirty: Some(ms(200)), due: Some(ms(800)), ..QUIET }, Action::Wait(ms(800))),
+            (Situation { oldest_dirty: Some(ms(1000)), due: Some(ms(0)), ..QUIET }, Action::Seal),
+            // Only what never is due.
+            (Situation { oldest_dirty: Some(ms(1000)), ..QUIET }, Action::Idle),
             (Situation { kernel_may_hold: Some(ms(300)), ..QUIET }, Action::Wait(ms(700))),
             (Situation { kernel_may_hold: Some(ms(1500)), ..QUIET }, Action::Seal),
+            (Situation { kernel_may_hold: Some(ms(300)), due: Some(ms(500)), ..QUIET }, Action::Wait(ms(500))),
+            (Situation { kernel_may_hold: Some(ms(1500)), kernel_within: ms(9000), ..QUIET }, Action::Wait(ms(7500))),
             (Situation { flush_wanted: true, ..QUIET }, Action::Seal),
+            // An fsync that waits is not delayed by any tier's time.
+            (Situation { oldest_dirty: Some(ms(1)), due: Some(ms(999)), sync_waits: true, ..QUIET }, Action::Seal),
+            (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, sync_waits: true, ..QUIET }, Action::SealWithoutKernel),
+            // Above the high-water mark every tier is due.
+            (Situation { oldest_dirty: Some(ms(1)), due: Some(ms(99_999)), dirty_permille: 500, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 500, ..QUIET }, Action::Seal),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, ..QUIET }, Action::SealWithoutKernel),
             (Situation { oldest_dirty: Some(ms(1)), dirty_permille: 950, relieved: true, ..QUIET }, Action::SealWithoutKernel),
@@ -153,6 +213,40 @@ mod tests {
         ];
         for (situation, want) in cases {
             assert_eq!(next(situation), want, "{situation:?}");
+        }
+    }
+
+    #[test]
+    fn quiet_begins_anew_with_each_change_and_max_bounds_it() {
+        let secs = Duration::from_secs;
+        let timing = Timing::Quiet { quiet: secs(5), max: secs(60) };
+        let tier = |oldest, newest| DirtyTier { timing, oldest: secs(oldest), newest: secs(newest) };
+        for (oldest, newest, due) in [(0, 0, 5), (3, 3, 2), (5, 5, 0), (40, 1, 4), (58, 1, 2), (60, 0, 0), (90, 0, 0)] {
+            assert_eq!(due_in([tier(oldest, newest)]), Some(secs(due)), "{oldest} {newest}");
+        }
+        assert_eq!(due_in([]), None);
+        let continuous = DirtyTier { timing: Timing::Within(secs(1)), oldest: Duration::ZERO, newest: Duration::ZERO };
+        assert_eq!(due_in([tier(3, 0), continuous]), Some(secs(1)), "the most urgent decides");
+        assert_eq!(due_in([tier(60, 0), continuous]), Some(secs(0)));
+    }
+
+    proptest::proptest! {
+        // Whatever changes when: never sooner than `quiet` after the newest change unless `max` is over, never later than either.
+        #[test]
+        fn debounced_is_due_as_the_definition_says(
+            quiet in 1u64..20, more in 0u64..100, changes in proptest::collection::vec(0u64..40, 1..12),
+        ) {
+            let max = quiet + more;
+            let mut at = 0;
+            let times: Vec<u64> = changes.iter().map(|gap| { at += gap; at }).collect();
+            let (first, secs) = (times[0], Duration::from_secs);
+            let fired = (first..).find(|now| {
+                let newest = *times.iter().filter(|time| *time <= now).max().unwrap();
+                let timing = Timing::Quiet { quiet: secs(quiet), max: secs(max) };
+                due_in([DirtyTier { timing, oldest: secs(now - first), newest: secs(now - newest) }]) == Some(Duration::ZERO)
+            }).unwrap();
+            let calm = (first..).find(|now| !times.iter().any(|time| time <= now && now - time < quiet)).unwrap();
+            proptest::prop_assert_eq!(fired, calm.min(first + max));
         }
     }
 

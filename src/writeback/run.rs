@@ -4,48 +4,21 @@ use super::branch::{Brancher, Branches};
 use super::checkpoint::Tail;
 use super::commit::{Committer, Done, blocking};
 use super::domain::Classifier;
+use super::inbox::{Inbox, Waiters, Wanted};
+use super::kernel::{KernelPages, NoKernel};
 use super::plan::{self, Action, Situation};
 use super::progress::Progress;
+use super::survey::{Survey, Surveyed};
 use crate::cache::{Cache, Head};
 use crate::env::Env;
 use crate::log::Writer;
 use crate::store::plan::{Budget, Spending};
 use crate::store::{Counters, Objects};
-use crate::types::{Fault, FaultKind, Ino};
+use crate::types::{Fault, FaultKind};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
-
-/// What the kernel holds of files that are open for writing, and how to bring it in.
-pub trait KernelPages: Send + Sync + std::fmt::Debug {
-    /// Whether any file is open for writing, so that the kernel may hold bytes that the driver has not seen.
-    fn any(&self) -> bool;
-    /// Brings everything in, as of the call. Blocks.
-    fn bring_in(&self) -> Brought;
-}
-
-/// What came of asking the kernel for its pages.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Brought {
-    /// For each file the size that the kernel knew before (protocol.md 6.2).
-    pub sizes: Vec<(Ino, u64)>,
-    /// Why not everything came, if so: what programs wrote last may still be in the kernel alone.
-    pub missed: Option<String>,
-}
-
-/// No kernel in front: everything written has arrived.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoKernel;
-
-impl KernelPages for NoKernel {
-    fn any(&self) -> bool {
-        false
-    }
-    fn bring_in(&self) -> Brought {
-        Brought::default()
-    }
-}
+use tokio::sync::Notify;
 
 /// What a volume gives to its write-back.
 #[derive(Debug)]
@@ -97,19 +70,10 @@ pub struct Lag {
     pub in_force: Duration,
     /// What the policy asks for.
     pub asked: Duration,
+    /// How old what is dirty now may become by its tiers, when these wait longer.
+    pub of_dirty: Duration,
     /// What makes it wider.
     pub budget: Budget,
-}
-
-/// Somebody who waits for a full commit; or why there will be none.
-type Waiter = oneshot::Sender<Result<Option<Head>, (FaultKind, String)>>;
-
-#[derive(Debug, Default)]
-struct Inbox {
-    flushes: Vec<Waiter>,
-    drain: bool,
-    failed: Option<Fault>,
-    ended: Option<(FaultKind, String)>,
 }
 
 /// How the loop ended.
@@ -136,12 +100,13 @@ impl WriteBack {
             wake: Notify::new(),
             inbox: Mutex::default(),
             kernel: Mutex::new(Arc::new(NoKernel)),
-            lag: Mutex::new(Lag { in_force: budget.lag(lag, (0, 0)), asked: lag, budget }),
+            lag: Mutex::new(Lag { in_force: budget.lag(lag, (0, 0)), asked: lag, of_dirty: lag, budget }),
             requests: Arc::clone(&requests),
             dirty_max,
         });
         let kernel = Arc::new(NoKernel);
         let looked = objects.env().monotonic();
+        let survey = classifier.policy().has_times().then(|| Survey::new(&cache, looked));
         let committer = Committer {
             objects,
             cache,
@@ -163,6 +128,7 @@ impl WriteBack {
             failures: 0,
             missed: 0,
             relieved: false,
+            survey,
             spending: Spending::default(),
             accounted: requests.total(),
             branches,
@@ -204,14 +170,20 @@ impl WriteBack {
     /// # Errors
     /// The loop ended before that; what was not committed stays in the cache.
     pub async fn flush(&self) -> Result<Option<Head>, Fault> {
-        let (send, receive) = oneshot::channel();
-        {
-            let mut inbox = self.inbox.lock();
-            if let Some((kind, why)) = &inbox.ended {
-                return Err(Fault::new(*kind, why.clone()));
-            }
-            inbox.flushes.push(send);
-        }
+        self.wait(Wanted::Full).await
+    }
+
+    /// Everything that was fsynced here before the call is in a commit when this returns. The commit begins at once, or when the one
+    /// under way is stored; who waits at that time shares it.
+    ///
+    /// # Errors
+    /// The loop ended before that; what was not committed stays in the cache.
+    pub async fn sync(&self) -> Result<(), Fault> {
+        self.wait(Wanted::Synced).await.map(drop)
+    }
+
+    async fn wait(&self, wanted: Wanted) -> Result<Option<Head>, Fault> {
+        let receive = self.inbox.lock().wait(wanted)?;
         self.wake.notify_one();
         match receive.await {
             Ok(Ok(head)) => Ok(head),
@@ -252,6 +224,8 @@ pub struct Loop {
     missed: u32,
     /// A seal without the kernel made room while somebody waited for a full commit.
     relieved: bool,
+    /// Where tiers have times of their own.
+    survey: Option<Survey>,
     spending: Spending,
     /// Requests so far that `spending` knows, or that it need not know.
     accounted: u64,
@@ -293,13 +267,7 @@ impl Loop {
                 (fault.kind, fault.to_string())
             }
         };
-        {
-            let mut inbox = self.handle.inbox.lock();
-            inbox.ended = Some(why.clone());
-            for waiter in inbox.flushes.drain(..) {
-                let _ = waiter.send(Err(why.clone()));
-            }
-        }
+        self.handle.inbox.lock().end(why);
         if matches!(&ended, Ended::Failed(fault) if fault.kind == FaultKind::Fenced) {
             self.branch().await;
         }
@@ -346,16 +314,17 @@ impl Loop {
 
     /// One decision. `false`: drained and closed.
     async fn step(&mut self) -> Result<bool, Fault> {
-        let (wanted, drain) = {
+        let (wanted, sync_waits, drain) = {
             let mut inbox = self.handle.inbox.lock();
             if let Some(fault) = inbox.failed.take() {
                 return Err(fault);
             }
-            (!inbox.flushes.is_empty(), inbox.drain)
+            let (wanted, sync_waits) = inbox.waiting();
+            (wanted, sync_waits, inbox.drain)
         };
-        let situation = self.situation(wanted || drain);
+        let surveyed = self.survey().await?;
+        let (situation, step) = self.situation(surveyed, wanted || drain, sync_waits);
         let action = plan::next(situation);
-        let step = (situation.lag / 2).min(plan::LOOK_EVERY / 4);
         match action {
             // Something will stir; the long rest only bounds what a lost word could cost.
             Action::Idle => self.rest(plan::QUIET_MAX).await,
@@ -366,12 +335,18 @@ impl Loop {
                 self.rest(duration.min(step)).await;
             }
             Action::Seal | Action::SealWithoutKernel => {
-                let flushes = std::mem::take(&mut self.handle.inbox.lock().flushes);
+                let waiters = self.handle.inbox.lock().take();
                 let with_kernel = action == Action::Seal;
                 self.committer.kernel = Arc::clone(&self.handle.kernel.lock());
                 // What the kernel gets from now on is not in this cut, however long the upload takes.
                 let asked = self.handle.env.monotonic();
+                if let Some(survey) = &mut self.survey {
+                    survey.sealing(&self.handle.cache, asked);
+                }
                 let done = self.committer.commit(with_kernel).await;
+                if let Some(survey) = &mut self.survey {
+                    survey.sealed(done.as_ref().map_or(true, |done| done.again) || self.handle.cache.left_behind());
+                }
                 if with_kernel {
                     self.kernel_seen = asked;
                 }
@@ -381,7 +356,7 @@ impl Loop {
                 }
                 let full = done.as_ref().is_ok_and(|done| done.full) && with_kernel;
                 let missed = done.as_ref().ok().and_then(|done| done.missed.clone());
-                self.answer(flushes, done, with_kernel)?;
+                self.answer(waiters, done, with_kernel)?;
                 match missed {
                     Some(why) if wanted || drain => self.missed(&why).await,
                     None if with_kernel => self.missed = 0,
@@ -396,24 +371,20 @@ impl Loop {
     }
 
     /// Tells those who waited, or lets them wait for the next commit.
-    fn answer(&mut self, flushes: Vec<Waiter>, done: Result<Done, Fault>, with_kernel: bool) -> Result<(), Fault> {
-        match done {
-            Ok(done) if done.full && with_kernel => {
-                let head = self.handle.cache.head();
-                for waiter in flushes {
-                    let _ = waiter.send(Ok(head));
-                }
+    fn answer(&mut self, mut waiters: Waiters, done: Result<Done, Fault>, with_kernel: bool) -> Result<(), Fault> {
+        if let Ok(done) = &done {
+            let head = self.handle.cache.head();
+            if done.full && with_kernel {
+                waiters.committed(Wanted::Full, head);
             }
-            Ok(done) => {
-                self.handle.inbox.lock().flushes.extend(flushes);
-                if done.again {
-                    self.handle.wake.notify_one();
-                }
+            // The kernel sends what an fsync is about before the fsync.
+            if done.synced {
+                waiters.committed(Wanted::Synced, head);
             }
-            Err(fault) => {
-                self.handle.inbox.lock().flushes.extend(flushes);
-                return Err(fault);
-            }
+        }
+        self.handle.inbox.lock().put_back(waiters);
+        if done?.again {
+            self.handle.wake.notify_one();
         }
         Ok(())
     }
@@ -428,9 +399,7 @@ impl Loop {
                 "not all that programs wrote is in a commit: what the kernel holds of files open for writing cannot be brought in ({why}); \
                  close or fsync them, then flush again"
             );
-            for waiter in self.handle.inbox.lock().flushes.drain(..) {
-                let _ = waiter.send(Err((FaultKind::Unknown, told.clone())));
-            }
+            self.handle.inbox.lock().refuse_flushes(&(FaultKind::Unknown, told));
         }
         self.rest(plan::KERNEL_AGAIN).await;
     }
@@ -447,25 +416,58 @@ impl Loop {
         lag.in_force = lag.budget.lag(lag.asked, self.spending.spent());
     }
 
-    fn situation(&self, flush_wanted: bool) -> Situation {
+    /// What is known of the tiers where these have times of their own.
+    async fn survey(&mut self) -> Result<Option<Surveyed>, Fault> {
+        let Some(survey) = self.survey.take() else { return Ok(None) };
+        let handle = Arc::clone(&self.handle);
+        let (cache, now) = (Arc::clone(&handle.cache), handle.env.monotonic());
+        let mut classifier = std::mem::replace(&mut self.committer.classifier, Classifier::built_in());
+        let (survey, classifier) = blocking(&handle.env, move || Ok((survey.look(&cache, &mut classifier, now), classifier))).await?;
+        self.committer.classifier = classifier;
+        let survey = survey.or_else(|error| {
+            tracing::warn!(%error, "which tiers changed is not known: all counts as continuous");
+            Ok::<_, Fault>(Survey::new(&handle.cache, now))
+        })?;
+        let lag = handle.lag();
+        // A budget that widens the lag delays those too that can wait.
+        let floor = if lag.in_force > lag.asked { lag.in_force } else { Duration::ZERO };
+        let oldest = handle.cache.changed().then(|| handle.cache.oldest_dirty().unwrap_or(now));
+        let continuous = self.committer.classifier.policy().continuous_lag().unwrap_or(lag.asked).max(floor);
+        let mut surveyed = survey.says(oldest, continuous, floor, now);
+        // A change of a more urgent tier may come at any time, and it is not told.
+        surveyed.again = surveyed.again.min(lag.asked / 2);
+        handle.lag.lock().of_dirty = surveyed.at_most;
+        self.survey = Some(survey);
+        Ok(Some(surveyed))
+    }
+
+    /// The situation, and after how long to look again at the latest.
+    fn situation(&self, surveyed: Option<Surveyed>, flush_wanted: bool, sync_waits: bool) -> (Situation, Duration) {
         let handle = &self.handle;
         let lag = handle.lag().in_force;
         let now = handle.env.monotonic();
         let age = |at: Duration| now.saturating_sub(at);
+        let oldest_dirty = if handle.cache.changed() {
+            Some(handle.cache.oldest_dirty().map_or(lag, age))
+        } else {
+            self.committer.checkpoint_unnamed.then_some(lag)
+        };
+        // A checkpoint that is to be named is no change of any tier.
+        let surveyed = surveyed.filter(|_| !self.committer.checkpoint_unnamed);
+        let Surveyed { dirty, kernel_within, again, .. } = surveyed.unwrap_or_else(|| Surveyed::continuous(oldest_dirty, lag));
         let kernel_may_hold = handle.kernel.lock().any().then(|| now.saturating_sub(self.kernel_seen));
-        Situation {
-            oldest_dirty: if handle.cache.changed() {
-                Some(handle.cache.oldest_dirty().map_or(lag, age))
-            } else {
-                self.committer.checkpoint_unnamed.then_some(lag)
-            },
-            kernel_may_hold,
+        let situation = Situation {
+            oldest_dirty,
+            kernel_may_hold: kernel_may_hold.filter(|_| kernel_within.is_some()),
             dirty_permille: handle.cache.dirty_bytes().saturating_mul(1000) / handle.dirty_max.max(1),
+            due: plan::due_in(dirty),
+            kernel_within: kernel_within.unwrap_or(lag),
             flush_wanted,
+            sync_waits,
             relieved: self.relieved,
             left_behind: handle.cache.left_behind(),
-            lag,
-        }
+        };
+        (situation, again.min(plan::LOOK_EVERY / 4))
     }
 
     /// Waits for something to happen.

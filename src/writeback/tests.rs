@@ -29,6 +29,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod parts;
+mod tiers;
 mod trouble;
 
 const LIFE: Incarnation = Incarnation([5; 16]);
@@ -133,9 +134,10 @@ struct Shape {
     lag: Duration,
     budget: Option<u64>,
     dirty_max: u64,
+    policy: &'static str,
 }
 
-const SHAPE: Shape = Shape { lag: Duration::from_secs(1), budget: None, dirty_max: 1 << 30 };
+const SHAPE: Shape = Shape { lag: Duration::from_secs(1), budget: None, dirty_max: 1 << 30, policy: crate::policy::BUILT_IN };
 
 fn params(writer: u8) -> WriterParams {
     let holder = Holder { cache_id: Bytes::copy_from_slice(CACHE.as_bytes()), ..Holder::default() };
@@ -170,7 +172,7 @@ impl World {
             cache: Arc::clone(&cache),
             writer,
             tail: Tail::after(None),
-            classifier: Classifier::new(Policy::built_in()),
+            classifier: Classifier::new(Policy::parse(shape.policy).unwrap()),
             landed: Vec::new(),
             lag: shape.lag,
             budget: Budget { requests_per_hour: shape.budget.and_then(NonZeroU64::new) },

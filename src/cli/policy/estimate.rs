@@ -28,6 +28,8 @@ struct Estimated {
     rules: Vec<EstimatedRule>,
     commits_per_day_max: u64,
     unreadable: u64,
+    #[serde(skip)]
+    strict: bool,
 }
 
 #[derive(Serialize)]
@@ -47,6 +49,9 @@ impl Answer for Estimated {
             writeln!(out, "{files:>10} {:>10}  {rule}  (line {line})", show_size(*bytes))?;
         }
         writeln!(out, "At most {} commits a day, if something changes all the time; none while nothing does.", self.commits_per_day_max)?;
+        if self.strict {
+            writeln!(out, "Each fsync in the tier strict may ask for one more.")?;
+        }
         if self.unreadable > 0 {
             writeln!(out, "{} entries could not be read and are not counted.", self.unreadable)?;
         }
@@ -81,12 +86,14 @@ pub(super) fn run(context: &Context, args: &EstimateArgs) -> Result<Exit, Fault>
         files: rule.files,
         bytes: rule.bytes,
     });
+    let strict = walk.policy.has_strict();
     context.answer(&Estimated {
         policy: super::check::name(&context.settings),
         dir: args.dir.display().to_string(),
         rules: rules.collect(),
         commits_per_day_max: walk.estimate.commits_per_day_max(),
         unreadable: walk.unreadable,
+        strict,
     })?;
     Ok(Exit::Done)
 }

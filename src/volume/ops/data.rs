@@ -1,7 +1,7 @@
 //! Contents: open and release, read and write, allocation, holes, copies, fsync.
 
 use super::attrs::without_privileges;
-use super::{Admission, Caller, Counters, Posix, PosixError, Result};
+use super::{Admission, Answer, Caller, Counters, Posix, PosixError, Result};
 use crate::cache::{CopyOutcome, ReadOutcome, SavedReply, Whence, WriteOutcome};
 use crate::types::{Attr, ByteRange, FILE_SIZE_MAX, FaultKind, Ino};
 
@@ -249,7 +249,8 @@ impl Posix {
         self.lost.check(ino)
     }
 
-    /// Makes a file survive the loss of power. May take as long as the disk does.
+    /// Makes a file survive the loss of power. May take as long as the disk does. What more an fsync means in its tier is in
+    /// [`Posix::after_commit`].
     ///
     /// # Errors
     /// Bytes were lost, the disk failed, or the volume makes no promises any more.
@@ -266,6 +267,11 @@ impl Posix {
     pub fn fsyncdir(&self, ino: Ino) -> Result<()> {
         self.gate.admit(Admission::Sync)?;
         Ok(self.cache.fsyncdir(ino)?)
+    }
+
+    /// After `fsync` or `fsyncdir` of this inode: answers now, or, where its tier is `strict`, when a commit holds it. Does not wait itself.
+    pub fn after_commit(&self, ino: Ino, answer: Answer) {
+        self.gate.after_commit(ino, answer);
     }
 
     fn waiting(&self, ino: Ino, mut attempt: impl FnMut() -> Result<Written>) -> Result<()> {

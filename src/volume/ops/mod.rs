@@ -61,6 +61,9 @@ pub enum Admission {
     Sync,
 }
 
+/// Takes the answer to an fsync, soon or later.
+pub type Answer = Box<dyn FnOnce(Result<()>) + Send>;
+
 /// Limits, as the volume's life cycle knows them.
 pub trait Gate: Send + Sync {
     /// Lets it in or says why not.
@@ -75,6 +78,11 @@ pub trait Gate: Send + Sync {
     /// How long the answer to a WRITE is to be delayed: longer the nearer the limit, never for long.
     fn delay(&self) -> Option<Duration> {
         None
+    }
+    /// Answers an fsync of which everything is durable here: at once, or when a commit holds it, from another thread.
+    fn after_commit(&self, ino: Ino, answer: Answer) {
+        let _ = ino;
+        answer(Ok(()));
     }
     /// Whether what waits for the store is given up now.
     fn is_closing(&self) -> bool {

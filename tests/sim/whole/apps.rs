@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// The kernel's connection: one for the life of a machine's mount.
 pub const CONNECTION: u64 = 7;
@@ -141,7 +142,8 @@ impl Apps {
     async fn fsync(&self) {
         let Some(ino) = self.any(|_| true) else { return };
         let apps = self.clone();
-        let _ = self
+        let (send, answer) = oneshot::channel();
+        let synced = self
             .env
             .block(move || {
                 let dir = apps.history.lock().now().get(ino).is_some_and(Node::is_dir);
@@ -149,17 +151,48 @@ impl Apps {
                 let result = if dir { posix.fsyncdir(ino) } else { posix.fsync(ino, false) };
                 let (sim, id) = (&apps.machine.sim, apps.machine.id);
                 if sim.is_doomed(id) {
-                    return;
+                    return None;
                 }
                 sim.note(|| format!("{id} fsync {ino:x} {result:?}"));
                 match result {
-                    Ok(()) => apps.history.lock().fsynced(ino),
+                    Ok(()) => {
+                        let mut history = apps.history.lock();
+                        history.fsynced(ino);
+                        posix.after_commit(
+                            ino,
+                            Box::new(|answered| {
+                                let _ = send.send(answered);
+                            }),
+                        );
+                        return Some(history.index());
+                    }
                     // After a fence nothing is promised any more.
                     Err(PosixError::Io | PosixError::NotFound) => {}
                     Err(error) => sim.violate(format!("fsync of {ino:x} failed: {error}")),
                 }
+                None
             })
             .await;
+        let strict = self.machine.habits.policy.contains("strict");
+        if let Ok(Some(at)) = synced
+            && let Ok(answered) = answer.await
+            && strict
+        {
+            self.acknowledged(at, answered);
+        }
+    }
+
+    /// An fsync of the tier `strict` has its answer.
+    fn acknowledged(&self, at: usize, answered: Result<(), PosixError>) {
+        let machine = &self.machine;
+        match answered {
+            _ if machine.sim.is_doomed(machine.id) => {}
+            Ok(()) => match self.history.lock().acknowledged(at) {
+                Ok(()) => machine.count("strict fsyncs"),
+                Err(why) => machine.sim.violate(format!("node {}: {why}", machine.id)),
+            },
+            Err(_) => machine.count("strict fsyncs in vain"),
+        }
     }
 
     async fn read(&self) {

@@ -39,6 +39,8 @@ pub enum Bug {
     ResumeDiverged,
     /// A request that is sent again is carried out again.
     AnswerTwice,
+    /// An fsync of the tier `strict` is answered when it is durable here.
+    StrictHere,
 }
 
 impl Bug {
@@ -54,6 +56,7 @@ impl Bug {
         (Self::AdoptUnchecked, 400),
         (Self::ResumeDiverged, 40),
         (Self::AnswerTwice, 400),
+        (Self::StrictHere, 40),
     ];
 
     pub fn by_name(name: &str) -> Option<Self> {

@@ -70,6 +70,15 @@ impl History {
         self.files.insert(ino, self.index());
     }
 
+    /// An fsync of the tier `strict`, made when the last state was this one, was answered: a commit shows that one or a later one.
+    pub fn acknowledged(&self, at: usize) -> Result<(), String> {
+        let shown = |state: &Arc<Tree>| **state == *self.logged || is_behind(&self.logged, state);
+        if self.states[at..].iter().any(shown) {
+            return Ok(());
+        }
+        Err(format!("I2: an fsync was answered, and no commit holds it: logged | then: {}", self.logged.differs(&self.states[at])))
+    }
+
     /// Everything is durable, as after a clean close.
     pub fn settled(&mut self) {
         self.synced = self.index();

@@ -4,14 +4,14 @@
 use super::super::engine::Kit;
 use super::super::exec::{MINUTE, SECOND};
 use super::apps::{AGAIN, Apps, brief};
-use super::bugs;
+use super::bugs::{self, Bug};
 use super::history::History;
 use super::judge::is_bare;
 use super::machine::{Kernel, Machine};
 use super::tree::{Tree, walk};
 use holdfast::env::{Env, Failpoints};
 use holdfast::log::lookup::Books;
-use holdfast::policy::Policy;
+use holdfast::policy::{BUILT_IN, Policy};
 use holdfast::store::plan::Budget;
 use holdfast::store::{Retries, Retrying};
 use holdfast::types::{Fault, FaultKind, Identity};
@@ -127,7 +127,7 @@ impl Life {
                 Ok(later)
             };
             let (identity, cache) = (params.identity.clone(), params.cache.clone());
-            Volume::resume(env.clone(), &identity, cache, params.sizes, RunOptions::default(), params_late).await
+            Volume::resume(env.clone(), &identity, cache, params.sizes, RunOptions::default(), &params.policy, params_late).await
         } else {
             {
                 let mut disk = machine.disk.lock();
@@ -162,12 +162,13 @@ impl Life {
 
     fn params(&self, take_over: bool) -> OpenParams {
         let machine = &self.machine;
+        let policy = if machine.bug == Bug::StrictHere { BUILT_IN } else { machine.habits.policy };
         let store = Arc::new(Retrying::new(bugs::store(machine), Retries::default(), self.env.clone()));
         OpenParams {
             books: Books { store, env: self.env.clone(), sealer: Kit::store_sealer() },
             identity: Identity::parse("vol").expect("an identity"),
             cache: machine.cache(),
-            policy: Policy::built_in(),
+            policy: Policy::parse(policy).expect("a policy"),
             sizes: machine.habits.sizes,
             budget: Budget::default(),
             take_over,

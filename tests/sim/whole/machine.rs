@@ -58,6 +58,8 @@ pub struct Habits {
     pub sizes: Sizes,
     /// The longest life of a process, in nanoseconds.
     pub life: u64,
+    /// The policy of the volume.
+    pub policy: &'static str,
 }
 
 pub struct Machine {

@@ -9,6 +9,7 @@ use super::judge::Log;
 use super::life;
 use super::machine::{Habits, Machine};
 use holdfast::format::{marker::Marker, names};
+use holdfast::policy::BUILT_IN;
 use holdfast::volume::Sizes;
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ fn faults(sim: &Sim) -> Faults {
     }
 }
 
-fn habits(sim: &Sim) -> Habits {
+fn habits(sim: &Sim, seed: u64) -> Habits {
     Habits {
         think: pick(sim, &[20 * MILLI, 200 * MILLI, SECOND, 4 * SECOND]),
         apps: sim.between(1, 3),
@@ -53,8 +54,12 @@ fn habits(sim: &Sim) -> Habits {
             capacity: None,
         },
         life: pick(sim, &[20 * SECOND, MINUTE, 5 * MINUTE]),
+        policy: POLICIES[(seed / 3 % POLICIES.len() as u64) as usize],
     }
 }
+
+/// Mostly the built-in one.
+const POLICIES: [&str; 4] = [BUILT_IN, "* strict wait=20s", BUILT_IN, BUILT_IN];
 
 /// Runs the world of a seed, with a bug planted or none.
 pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
@@ -65,7 +70,7 @@ pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
     marker.store = Kit::store_sealer().store();
     world.plant(names::marker(), marker.encode());
     let root = scratch();
-    let habits = habits(&sim);
+    let habits = habits(&sim, seed);
     let machines = pick(&sim, &[1, 1, 2, 3]);
     for id in 1..=machines as usize {
         let skew = if sim.permille(200) { sim.between(0, 10 * MINUTE) as i64 - 5 * MINUTE as i64 } else { 0 };
