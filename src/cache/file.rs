@@ -253,8 +253,12 @@ impl Content {
         match effect {
             Effect::Slot { slot, .. } => self.take_slot(*slot),
             Effect::Dirtied { range, .. } => {
-                self.dirtied(range.clone());
-                self.unsynced.insert(range.clone());
+                // In a replay the page may be absent: it had been evicted and fetched again, which no record says. Then it is as it was
+                // committed, and is fetched once more; dirty, its place in the data file would be committed, which may be given back.
+                for held in clipped(self.present.set(), range.clone()).iter() {
+                    self.dirtied(held.clone());
+                    self.unsynced.insert(held);
+                }
             }
             Effect::Wrote { range, .. } => self.wrote(range),
             Effect::Zeroed { range, .. } => self.filled(range),

@@ -59,7 +59,7 @@ fn habits(sim: &Sim, seed: u64) -> Habits {
 }
 
 /// Mostly the built-in one.
-const POLICIES: [&str; 4] = [BUILT_IN, "* strict wait=20s", BUILT_IN, BUILT_IN];
+const POLICIES: [&str; 4] = [BUILT_IN, "* strict wait=20s", BUILT_IN, "* debounced quiet=2s max=20s"];
 
 /// Runs the world of a seed, with a bug planted or none.
 pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
