@@ -2,9 +2,11 @@
 //! what was written meanwhile.
 
 use super::lab::{Lab, options, origin};
+use super::model;
 use crate::cache::{Basis, Cache, Difference, Odd, Repair};
 use crate::env::Env;
 use crate::types::{Ino, PAGE, ROOT};
+use proptest::prelude::*;
 use std::sync::Arc;
 
 fn commit(lab: &mut Lab) {
@@ -151,4 +153,81 @@ fn a_repair_never_goes_over_what_was_written_meanwhile() {
     lab.commit(sealing);
     assert_eq!(lab.cache.repair(&basis, &newest, &found).unwrap(), Repair::Moved);
     lab.check();
+}
+
+/// What the disk makes of the `pick`-th row that is in a commit as it is: `None` when there is none.
+fn rot_one(lab: &Lab, kind: u8, pick: usize) -> Option<()> {
+    let (of_names, sql) = match kind {
+        0 => (false, "UPDATE inodes SET mode=(mode|7)-(mode&7) WHERE ino=?1"),
+        1 => (false, "UPDATE inodes SET size=size+5000 WHERE ino=?1"),
+        2 => (false, "UPDATE inodes SET size=size/2 WHERE ino=?1"),
+        3 => (false, "DELETE FROM inodes WHERE ino=?1"),
+        4 => (false, "UPDATE extents SET checksum=checksum+1, length=1 WHERE ino=?1"),
+        5 => (true, "DELETE FROM names WHERE dir=?1 AND cookie=?2"),
+        6 => (true, "UPDATE OR IGNORE names SET name=CAST('rotten' AS BLOB) WHERE dir=?1 AND cookie=?2"),
+        _ => (true, "UPDATE names SET ino=1 WHERE dir=?1 AND cookie=?2"),
+    };
+    let mut meta = lab.cache.meta.lock();
+    let resolved = meta.resolved as i64;
+    let rows = match of_names {
+        true => "SELECT dir,cookie FROM names WHERE stamp<=?1",
+        // Of a file with other changes the row is not compared before its commit.
+        false => "SELECT ino,0 FROM inodes WHERE ino>1 AND stamp<=?1 AND ino NOT IN (SELECT ino FROM files WHERE changed<>0)",
+    };
+    let db = meta.write().unwrap();
+    let mut statement = db.prepare(rows).unwrap();
+    let rows: Vec<(i64, i64)> =
+        statement.query_map([resolved], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().collect::<Result<_, _>>().unwrap();
+    let (first, second) = *rows.get(pick % rows.len().max(1))?;
+    match of_names {
+        true => db.execute(sql, [first, second]).unwrap(),
+        false => db.execute(sql, [first]).unwrap(),
+    };
+    Some(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), ..ProptestConfig::default() })]
+    #[test]
+    fn a_tree_is_repaired_whatever_was_done_before(
+        before in proptest::collection::vec(model::op(), 1..60),
+        since in proptest::collection::vec(model::op(), 0..12),
+        rots in proptest::collection::vec((0..8_u8, any::<u16>()), 1..4),
+        after in proptest::collection::vec(model::op(), 0..20),
+    ) {
+        let (mut lab, mut sealing) = (Lab::new(), None);
+        commit(&mut lab);
+        for op in &before {
+            model::run(&mut lab, &mut sealing, op);
+        }
+        if let Some(sealing) = sealing.take() {
+            lab.commit(sealing);
+        }
+        commit(&mut lab);
+        for op in &since {
+            model::run(&mut lab, &mut sealing, op);
+        }
+        prop_assert_eq!(odd_now(&mut lab), [], "nothing is wrong yet");
+        lab.crash();
+        sealing = None;
+        lab.cache.apply_batch().unwrap();
+        for (kind, pick) in &rots {
+            let _ = rot_one(&lab, *kind, *pick as usize);
+        }
+        let (newest, basis) = (newest(&mut lab), lab.cache.basis().unwrap());
+        let found = odd(&lab, &basis, &newest);
+        repair(&lab, &basis, &newest, &found);
+        lab.check();
+        lab.crash();
+        lab.check();
+        for op in &after {
+            model::run(&mut lab, &mut sealing, op);
+        }
+        if let Some(sealing) = sealing.take() {
+            lab.commit(sealing);
+        }
+        commit(&mut lab);
+        lab.check();
+        prop_assert_eq!(odd_now(&mut lab), []);
+    }
 }

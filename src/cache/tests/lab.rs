@@ -2,7 +2,8 @@
 
 use super::cut::copy_dir;
 use crate::cache::{
-    Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Hook, Missing, NewInode, ReadOutcome, Recovered, SavedReply, Seal, Update,
+    Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Hook, LocalExtent, Missing, NewInode, ReadOutcome, Recovered, SavedReply,
+    Seal, Update,
 };
 use crate::env::{Env, Failpoints};
 use crate::rpc;
@@ -344,10 +345,6 @@ impl Lab {
         let (frames, files) = self.collect(&seal, &name);
         assert_eq!(self.committed.tree(), at_flip, "the commit is the state at the flip");
         let object = rpc::ObjectRef { name: name.clone(), ..rpc::ObjectRef::default() };
-        if let Some(delta) = self.deltas.last_mut() {
-            delta.objects.push(object.clone());
-            delta.extents.clone_from(&files);
-        }
         self.packs.insert(name, frames);
         self.cache.make_durable(&seal).unwrap();
         let head = Head { seq, hash: Hash([seq as u8; 32]), epoch: 1 };
@@ -356,9 +353,10 @@ impl Lab {
         assert_eq!(self.cache.head(), Some(head));
     }
 
-    pub(super) fn collect(&mut self, seal: &Seal, _pack: &str) -> (Vec<Vec<u8>>, Vec<rpc::ExtentChange>) {
+    pub(super) fn collect(&mut self, seal: &Seal, pack: &str) -> (Vec<Vec<u8>>, Vec<rpc::ExtentChange>) {
         let committed = &mut self.committed;
-        let mut delta = rpc::Delta::default();
+        let object = rpc::ObjectRef { name: pack.to_owned(), ..rpc::ObjectRef::default() };
+        let mut delta = rpc::Delta { objects: vec![object], ..rpc::Delta::default() };
         let mut cursor = 0;
         loop {
             let chunk = seal.removed_names(&mut cursor, 2).unwrap();
@@ -450,10 +448,24 @@ impl Lab {
                         at += length;
                     }
                 }
+                let mut told = change.clone();
+                if let Some(delta) = self.deltas.last_mut() {
+                    for e in &file.shared {
+                        delta.objects.push(self.cache.object(e.object).unwrap());
+                        told.extents.push(shared_extent(e, delta.objects.len() as u32));
+                    }
+                    delta.extents.push(told);
+                }
                 changes.push(change);
             }
         }
     }
+}
+
+/// As a commit says it, whose table has the object under this number.
+fn shared_extent(e: &LocalExtent, object: u32) -> rpc::Extent {
+    let LocalExtent { offset, length, frame, stored_offset, stored_length, plain_length, skip, checksum, .. } = *e;
+    rpc::Extent { offset, length, object, frame, stored_offset, stored_length, plain_length, skip, checksum, ..rpc::Extent::default() }
 }
 
 impl Committed {
