@@ -105,12 +105,10 @@ impl Cache {
         if unsettled || !differs(meta, basis, ours.as_ref(), theirs.as_ref().map(|theirs| &theirs.shown), ino)? {
             return Ok(None);
         }
-        if let Some((file, content)) = &mut held {
-            self.freeze_for(file, content, meta.epoch)?;
-        }
         let Some(theirs) = theirs.filter(|theirs| !ours.as_ref().is_some_and(|ours| theirs.is_older(&ours.row.attr))) else {
             meta.change(self, ino)?;
             if let Some((file, content)) = &mut held {
+                self.freeze_for(file, content, meta.epoch)?;
                 content.dirty_all(ino);
                 self.pend(file, content);
                 self.list(file, content, meta.epoch);
@@ -124,10 +122,13 @@ impl Cache {
         if theirs.row.attr.is_file() && was.is_none_or(content_differs) {
             match &mut held {
                 Some((file, content)) => self.put_content(meta, file, content, theirs)?,
-                // It was no file here: nobody has it.
+                // It was no file here: nobody has it. What it has in no commit stays.
                 None => {
                     let file = self.load_file(meta, ino)?;
-                    self.put_content(meta, &file, &mut file.inner.lock(), theirs)?;
+                    let mut content = file.inner.lock();
+                    if !content.is_unsettled() {
+                        self.put_content(meta, &file, &mut content, theirs)?;
+                    }
                 }
             }
         }
@@ -159,10 +160,8 @@ impl Cache {
         Ok(())
     }
 
+    // Settled content becomes what a commit says. A seal that reads meanwhile has not got it: it need not be frozen.
     fn put_content(&self, meta: &mut Meta, file: &Arc<DataFile>, content: &mut Content, theirs: Committed) -> Result<(), CacheError> {
-        if content.is_unsettled() {
-            return Ok(());
-        }
         let db = meta.write()?;
         let mut ids = BTreeMap::new();
         for (id, object) in &theirs.objects {

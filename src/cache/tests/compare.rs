@@ -155,6 +155,40 @@ fn a_repair_never_goes_over_what_was_written_meanwhile() {
     lab.check();
 }
 
+#[test]
+fn a_repair_while_a_seal_reads_what_changed() {
+    let (mut lab, [a, ..]) = volume();
+    let many: Vec<Ino> = (0..3000).map(|n| lab.file(format!("f{n}").as_bytes())).collect();
+    commit(&mut lab);
+    lab.crash();
+    rot(&lab, &format!("UPDATE inodes SET size=100 WHERE ino={a}"));
+    let (newest, basis) = (newest(&mut lab), lab.cache.basis().unwrap());
+    for ino in &many {
+        lab.chmod(*ino, 0o600);
+    }
+    let (reading, begun) = std::sync::mpsc::channel();
+    let (cache, newest) = (&lab.cache, &newest);
+    let (done, seal) = std::thread::scope(|threads| {
+        // It gets the metadata between two of the many chunks that the seal reads.
+        let repair = threads.spawn(move || {
+            begun.recv().unwrap();
+            cache.repair(&basis, newest, &[Odd::Inode(a)]).unwrap()
+        });
+        let seal = lab.cache.seal(&mut |_, _| {
+            let _ = reading.send(());
+            crate::types::Domain::Continuous
+        });
+        (repair.join().unwrap(), seal.unwrap())
+    });
+    assert!(matches!(&done, Repair::Done(done) if done.len() == 1 && !done[0].kept), "{done:?}");
+    let at_flip = lab.tree.clone();
+    lab.commit(super::lab::Sealing { seal, at_flip });
+    lab.check();
+    commit(&mut lab);
+    lab.check();
+    assert_eq!(odd_now(&mut lab), []);
+}
+
 /// What the disk makes of the `pick`-th row that is in a commit as it is: `None` when there is none.
 fn rot_one(lab: &Lab, kind: u8, pick: usize) -> Option<()> {
     let (of_names, sql) = match kind {
@@ -187,7 +221,7 @@ fn rot_one(lab: &Lab, kind: u8, pick: usize) -> Option<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: std::env::var("CACHE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(16), ..ProptestConfig::default() })]
     #[test]
     fn a_tree_is_repaired_whatever_was_done_before(
         before in proptest::collection::vec(model::op(), 1..60),
