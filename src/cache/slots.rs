@@ -14,7 +14,7 @@ use super::types::CacheError;
 use crate::types::{ByteRange, RangeSet};
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
@@ -129,7 +129,8 @@ struct Inner {
     // Freed by the record with this LSN.
     limbo: Vec<(u64, u64)>,
     // Taken from `free` since the last batch.
-    taken: HashSet<u64>,
+    /// In order, as each batch writes them: the same history is the same file.
+    taken: BTreeSet<u64>,
     directories: HashSet<String>,
     // Of files that slots share, when they were last looked at.
     lengths: HashMap<(usize, u64), u64>,
@@ -146,7 +147,7 @@ impl Slots {
             next,
             // Freed before a crash, and perhaps not emptied: the first batch looks.
             limbo: free.into_iter().map(|slot| (0, slot)).collect(),
-            taken: HashSet::new(),
+            taken: BTreeSet::new(),
             directories: HashSet::new(),
             lengths: HashMap::new(),
             new_in: HashSet::new(),
@@ -250,7 +251,7 @@ impl Slots {
         self.inner.lock().next
     }
 
-    pub(super) fn take_taken(&self) -> HashSet<u64> {
+    pub(super) fn take_taken(&self) -> BTreeSet<u64> {
         std::mem::take(&mut self.inner.lock().taken)
     }
 
