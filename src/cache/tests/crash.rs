@@ -14,7 +14,7 @@ fn killed_at(lab: &mut Lab, point: &'static str, f: impl FnOnce(&Arc<Cache>)) ->
     copy_dir(&lab.dir, &here);
     let (from, copy) = (here.clone(), to.clone());
     // What a kill there would leave.
-    let env = super::lab::armed(point, 1, move || copy_dir(&from, &copy));
+    let env = super::armed::armed(point, 1, move || copy_dir(&from, &copy));
     let (cache, _) = Cache::open(env, options(&here, 1)).unwrap();
     f(&cache);
     assert!(to.exists(), "{point} was not passed");

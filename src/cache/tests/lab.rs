@@ -5,7 +5,7 @@ use crate::cache::{
     Cache, CacheError, CacheOptions, CacheOrigin, Change, Head, Hook, LocalExtent, Missing, NewInode, ReadOutcome, Recovered, SavedReply,
     Seal, Update,
 };
-use crate::env::{Env, Failpoints};
+use crate::env::Env;
 use crate::rpc;
 use crate::types::{CacheId, Domain, Hash, Identity, Incarnation, Ino, ROOT, StoreId};
 use std::collections::{BTreeMap, HashMap};
@@ -482,27 +482,4 @@ impl Committed {
         }
         tree
     }
-}
-
-/// The environment with one failpoint.
-pub(super) fn armed(point: &str, n: u64, action: impl Fn() + Send + Sync + 'static) -> Env {
-    struct Clock;
-    impl crate::env::Clock for Clock {
-        fn now(&self) -> i64 {
-            1_000_000
-        }
-        fn monotonic(&self) -> std::time::Duration {
-            std::time::Duration::from_secs(1)
-        }
-        fn sleep(&self, _: std::time::Duration) -> futures::future::BoxFuture<'static, ()> {
-            Box::pin(std::future::ready(()))
-        }
-    }
-    struct Chance;
-    impl crate::env::Random for Chance {
-        fn fill(&self, bytes: &mut [u8]) {
-            bytes.fill(7);
-        }
-    }
-    Env::new(Arc::new(Clock), Arc::new(Chance), Failpoints::none().arm(point, n, Arc::new(action)))
 }

@@ -1,6 +1,7 @@
 //! The cache against a model of a file system in memory, through crashes, seals, fetches and evictions.
 #![allow(clippy::disallowed_methods, reason = "tests")]
 
+mod armed;
 mod compare;
 mod crash;
 #[path = "../../../tests/common/cut.rs"]

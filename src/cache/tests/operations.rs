@@ -353,7 +353,7 @@ fn nothing_is_shared_while_a_commit_is_taken_over() {
     lab.write(from, 0, &[1; 100_000]);
     let (cache, seen) = (Arc::new(OnceLock::<Weak<Cache>>::new()), Arc::new(OnceLock::new()));
     let (here, outcome) = (Arc::clone(&cache), Arc::clone(&seen));
-    lab.env = super::lab::armed("cache.in_resolve", 1, move || {
+    lab.env = super::armed::armed("cache.in_resolve", 1, move || {
         let cache = here.get().and_then(Weak::upgrade).unwrap();
         outcome.set(cache.copy_range(None, from, 0, to, 0, 8192).unwrap()).unwrap();
     });

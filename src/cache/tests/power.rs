@@ -272,7 +272,7 @@ fn powered_with(point: &str, n: u64, seed: u64) -> (Lab, PathBuf, Chance, Action
     let (mut lab, durable, mut chance) = powered(seed);
     let action: Action = Arc::default();
     let passed = Arc::clone(&action);
-    lab.env = super::lab::armed(point, n, move || passed.lock().unwrap().take().unwrap()());
+    lab.env = super::armed::armed(point, n, move || passed.lock().unwrap().take().unwrap()());
     lose_power(&mut lab, &durable, &mut chance);
     (lab, durable, chance, action)
 }
