@@ -2,7 +2,7 @@
 //!
 //! SQLite keeps no checksums of its pages. What it can see of them, their structure, is looked at when a volume is mounted, together with
 //! what holds between our own rows; while a volume is served, any statement that meets a malformed page raises a suspicion, and the whole
-//! database is looked at. A row with another value in it is no less sound to SQLite, and nothing compares the rows with the newest commit.
+//! database is looked at. A row with another value in it is no less sound to SQLite: a scrub finds it, beside the newest commit (`compare.rs`).
 
 use super::codec::{Reader, Writer};
 use super::open::{decode_origin, encode_origin};

@@ -9,7 +9,7 @@
 //!
 //! A death between the two names (`volume.branch_before_rename`) leaves the first: the next mount finds its branch as it is.
 
-use super::open::{OpenParams, look_up, on_thread};
+use super::open::{OpenParams, look_up};
 use crate::cache::Cache;
 use crate::log::{self, Lookup};
 use crate::store::Objects;
@@ -64,7 +64,7 @@ pub(super) async fn before_refusal(params: &OpenParams, objects: Objects, cache:
             (Err(fault), None) => format!("; what this machine had not committed is in its cache alone: {fault}"),
         };
     }
-    if let Err(error) = on_thread(&params.books.env, move || cache.close()).await {
+    if let Err(error) = params.books.env.blocking(move || cache.close()).await {
         tracing::warn!(%error, "the cache was not closed in order");
     }
     Fault::new(refusal.kind, format!("{refusal}{told}"))
@@ -102,7 +102,7 @@ async fn store_aside(
 ) -> Result<(), Fault> {
     let (env, mut options) = (params.books.env.clone(), params.cache.clone());
     options.dir = dir.to_path_buf();
-    let (cache, _) = on_thread(&params.books.env, move || Cache::open(env, options)).await?;
+    let (cache, _) = params.books.env.blocking(move || Cache::open(env, options)).await?;
     let origin = cache.origin();
     if origin.store_id != params.books.sealer.store() || origin.incarnation != objects.incarnation() {
         tracing::info!(cache = %dir.display(), "a cache of an earlier life of this volume, or of another store, is kept");
@@ -110,7 +110,7 @@ async fn store_aside(
     }
     let kernel: Arc<dyn KernelPages> = Arc::new(NoKernel);
     let kept = brancher(params, objects.clone(), Arc::clone(&cache), progress, branches).store(&kernel).await;
-    on_thread(&params.books.env, move || cache.close()).await?;
+    params.books.env.blocking(move || cache.close()).await?;
     if kept?.cache_may_go() {
         params.books.env.failpoint("volume.branch_before_rename");
         let stored = stored_name(dir);

@@ -6,7 +6,7 @@
 use super::branch;
 use super::late::{self, BlockingFetch, Engine, Late};
 use super::limits::{Limits, Sizes};
-use super::open::{self, OpenParams, Opened, Report, on_thread};
+use super::open::{self, OpenParams, Opened, Report};
 use super::ops::{Fetch, Gate, Options, Posix};
 use super::strict::Strict;
 use crate::cache::Cache;
@@ -362,7 +362,7 @@ impl Volume {
             let _ = task.await;
         }
         let cache = Arc::clone(&self.cache);
-        on_thread(&self.env, move || cache.close()).await?;
+        self.env.blocking(move || cache.close()).await?;
         result
     }
 

@@ -277,7 +277,7 @@ async fn existing_cache(params: &OpenParams, incarnation: Incarnation, report: &
     let env = params.books.env.clone();
     let mut options = params.cache.clone();
     options.check = true;
-    let (cache, recovered) = match on_thread(&params.books.env, move || Cache::open(env, options)).await {
+    let (cache, recovered) = match params.books.env.blocking(move || Cache::open(env, options)).await {
         Err(fault) if fault.kind == FaultKind::Damaged => return damaged_cache(params, incarnation, &fault, report),
         opened => opened?,
     };
@@ -329,7 +329,7 @@ async fn new_cache(params: &OpenParams, objects: &Objects) -> Result<Arc<Cache>,
         cache_id: CacheId(params.books.env.random()),
     };
     let (env, options) = (params.books.env.clone(), params.cache.clone());
-    on_thread(objects.env(), move || Cache::create(env, options, &origin)).await
+    objects.env().blocking(move || Cache::create(env, options, &origin)).await
 }
 
 fn writer_params(params: &OpenParams, tip: &Tip, cache: &Cache) -> Result<WriterParams, Fault> {
@@ -360,12 +360,14 @@ async fn go_on(place: Place, cache: Arc<Cache>, writer: Writer, opened: log::Ope
         tracing::info!("the commit that was under way when the last driver ended is in the log");
     }
     let local = Arc::clone(&cache);
-    on_thread(objects.env(), move || {
-        local.set_epoch(head.epoch)?;
-        local.set_head(head)?;
-        local.set_intent(None)
-    })
-    .await?;
+    objects
+        .env()
+        .blocking(move || {
+            local.set_epoch(head.epoch)?;
+            local.set_head(head)?;
+            local.set_intent(None)
+        })
+        .await?;
     let mut tail = Tail::unread(opened.before.checkpoint, (opened.before.seq, opened.before.hash));
     tail.opened(head.seq);
     report.resumed = true;
@@ -388,11 +390,13 @@ async fn fill(place: Place, cache: Arc<Cache>, writer: Writer, before: Tip, mut 
         hydrate::load(&objects, &cache, hydrate::Source { head: Some(head), ..source }).await?;
     }
     let local = Arc::clone(&cache);
-    on_thread(objects.env(), move || {
-        local.set_epoch(head.epoch)?;
-        local.set_head(head)
-    })
-    .await?;
+    objects
+        .env()
+        .blocking(move || {
+            local.set_epoch(head.epoch)?;
+            local.set_head(head)
+        })
+        .await?;
     tail.opened(head.seq);
     report.hydrated = last;
     Ok(Opened { objects, cache, writer, tail, last, report, requests, landed: Vec::new() })
@@ -413,15 +417,4 @@ fn move_aside(dir: &Path, env: &Env, what: &str) -> Result<PathBuf, Fault> {
         Fault::with(FaultKind::Local, format!("the cache {} cannot be set aside as {}", dir.display(), aside.display()), error)
     })?;
     Ok(aside)
-}
-
-pub(super) async fn on_thread<T: Send + 'static, E>(env: &Env, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fault>
-where
-    E: Send + 'static,
-    Fault: From<E>,
-{
-    match env.block(work).await {
-        Ok(done) => done.map_err(Fault::from),
-        Err(error) => Err(Fault::with(FaultKind::Local, "a thread did not end", error)),
-    }
 }

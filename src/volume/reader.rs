@@ -3,7 +3,7 @@
 use super::late::{Engine, Late};
 use super::limits::Sizes;
 use super::live::{Flavor, RunOptions, Volume};
-use super::open::{self, Report, on_thread};
+use super::open::{self, Report};
 use super::ops::NoLimits;
 use super::{HydrateMode, source};
 use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
@@ -63,7 +63,7 @@ impl Volume {
             cache_id: CacheId(books.env.random()),
         };
         let (env, dir) = (books.env.clone(), cache.dir.clone());
-        let cache = on_thread(objects.env(), move || Cache::create(env, cache, &origin)).await?;
+        let cache = objects.env().blocking(move || Cache::create(env, cache, &origin)).await?;
         if shown.last.is_some() {
             hydrate::load(&objects, &cache, shown.source).await?;
         }

@@ -4,7 +4,7 @@ use super::branch;
 use super::late::{self, Engine, Late};
 use super::limits::{Limits, Sizes};
 use super::live::{Flavor, RunOptions, Volume};
-use super::open::{self, OpenParams, Opened, Report, on_thread};
+use super::open::{self, OpenParams, Opened, Report};
 use super::strict::Strict;
 use crate::cache::{Cache, CacheOptions};
 use crate::env::Env;
@@ -31,7 +31,7 @@ impl Volume {
         params: impl Future<Output = Result<OpenParams, Fault>> + Send + 'static,
     ) -> Result<Arc<Self>, Fault> {
         let (world, dir) = (env.clone(), cache.dir.clone());
-        let (cache, recovered) = on_thread(&env, move || Cache::open(world, cache)).await?;
+        let (cache, recovered) = env.blocking(move || Cache::open(world, cache)).await?;
         tracing::info!(?recovered, "taking over a live mount");
         let late = Arc::new(Late::default());
         let (strict, waits) = Strict::start(&env, policy, &cache, &late).unzip();

@@ -8,7 +8,6 @@
 //! An end of the volume ends a scrub first ([`Scrubs::end`]): whatever waits is given up, and nothing is changed any more.
 
 use super::live::Volume;
-use super::open::on_thread;
 use super::source;
 use crate::cache::{Basis, Cache, CacheError, CacheOptions, CacheOrigin, Difference, Odd, Repair, SCRATCH, Scrubbed};
 use crate::env::Env;
@@ -207,16 +206,18 @@ impl Scrub<'_> {
             return Err(given_up());
         }
         let cache = Arc::clone(&self.volume.cache);
-        on_thread(&self.volume.env, move || work(&cache)).await
+        self.volume.env.blocking(move || work(&cache)).await
     }
 
     async fn tell(&self, outdated: Outdated) -> Result<(), Fault> {
         let tell = Arc::clone(&self.tell);
-        on_thread(&self.volume.env, move || {
-            tell(&outdated);
-            Ok::<_, CacheError>(())
-        })
-        .await
+        self.volume
+            .env
+            .blocking(move || {
+                tell(&outdated);
+                Ok::<_, CacheError>(())
+            })
+            .await
     }
 
     async fn tree(&mut self) -> Result<(), Fault> {
@@ -247,7 +248,7 @@ impl Scrub<'_> {
         (options.hot_inodes, options.hot_names) = (64, 64);
         let origin = CacheOrigin { cache_id: CacheId([0; 16]), ..self.volume.cache.origin() };
         let env = self.volume.env.clone();
-        let commit = on_thread(&self.volume.env, move || Cache::create(env, options, &origin)).await?;
+        let commit = self.volume.env.blocking(move || Cache::create(env, options, &origin)).await?;
         self.unless_ended(hydrate::load(&objects, &commit, shown.source)).await??;
         self.report.commit = Some(basis.head.seq);
         let mut against = Against { commit, reader, basis, now: basis, touched: HashSet::new() };

@@ -1,7 +1,6 @@
 //! What a volume does by itself beside write-back: the cache's background work, eviction, and looking at a cache that raised a suspicion.
 
 use super::live::Volume;
-use super::open::on_thread;
 use crate::cache::CacheError;
 use crate::hydrate::Prefetch;
 use crate::types::{Fault, FaultKind};
@@ -33,7 +32,7 @@ impl Volume {
                     () = env.sleep(Duration::from_secs(1)) => {}
                 }
                 let Some(volume) = volume.upgrade() else { return };
-                let done = on_thread(&env, move || volume.upkeep().map(|()| volume.cache.is_quiet())).await;
+                let done = env.blocking(move || volume.upkeep().map(|()| volume.cache.is_quiet())).await;
                 let tell = |fault: &Fault| tracing::error!(%fault, "the cache's background work failed; it is tried again");
                 if done.inspect_err(tell).unwrap_or(false) {
                     tokio::select! {
