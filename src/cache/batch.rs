@@ -69,12 +69,13 @@ struct Encoded {
 #[derive(Debug)]
 pub(super) struct Begun {
     flush: u64,
+    failures: u64,
     encoded: Vec<Encoded>,
 }
 
 impl Begun {
     pub(super) fn new(cache: &Cache) -> Self {
-        Self { flush: cache.next_flush(), encoded: Vec::new() }
+        Self { flush: cache.next_flush(), failures: cache.failures.count(), encoded: Vec::new() }
     }
 }
 
@@ -113,7 +114,7 @@ impl Cache {
     }
 
     pub(super) fn apply_locked(&self, batch: &mut Batch, begun: Begun) -> Result<(), CacheError> {
-        let Begun { flush, mut encoded } = begun;
+        let Begun { flush, failures, mut encoded } = begun;
         let place = {
             let mut meta = self.meta.lock();
             meta.flush()?;
@@ -128,6 +129,7 @@ impl Cache {
         }
         done?;
         self.ring.trim(place);
+        self.trust_again(failures);
         batch.durable = place.lsn;
         self.reclaim(encoded)?;
         self.cool();
@@ -139,9 +141,7 @@ impl Cache {
     fn make_durable_as_encoded(&self, batch: &mut Batch, encoded: &[Encoded], place: Place) -> Result<(), CacheError> {
         if let Err(error) = self.flush_files(encoded) {
             for entry in encoded {
-                let mut content = entry.file.inner.lock();
-                content.unflushed |= entry.unflushed;
-                self.pend(&entry.file, &mut content);
+                self.pend(&entry.file, &mut entry.file.inner.lock());
             }
             return Err(error);
         }
@@ -214,7 +214,11 @@ impl Cache {
     fn encode(&self, meta: &mut Meta, file: Arc<DataFile>, flush: u64) -> Result<Encoded, CacheError> {
         let mut content = file.inner.lock();
         content.pending = false;
-        let unflushed = std::mem::take(&mut content.unflushed);
+        let flushing = std::mem::take(&mut content.unflushed);
+        let unflushed = !flushing.is_empty();
+        if unflushed {
+            content.flushing.push((flush, flushing));
+        }
         let (slot, stale, moves) = (content.slot, content.reclaimable(), content.moves);
         let unsynced = std::mem::take(&mut content.unsynced);
         let syncing = !content.dead && !unsynced.is_empty();
@@ -277,9 +281,7 @@ impl Cache {
             self.redo(file)?;
         }
         self.disk.sync(what, sync).map_err(|error| {
-            for (_, file) in files {
-                file.inner.lock().flush_failed(error.raw_os_error().unwrap_or(libc::EIO));
-            }
+            self.flush_failed(files.iter().map(|(_, file)| *file), &error);
             CacheError::io("data files")(error)
         })
     }
@@ -291,7 +293,8 @@ impl Cache {
     // Under the metadata mutex, between two transactions: nobody reads or writes meta.db.
     fn empty_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
         self.flush_wal(batch)?;
-        Ok(batch.checkpointer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+        self.copy_wal(batch, "TRUNCATE");
+        Ok(())
     }
 
     fn flush_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
@@ -301,8 +304,19 @@ impl Cache {
         }
         let Some(wal) = &batch.wal else { return Ok(()) };
         // After a failed flush the next one may succeed without the lost pages: nothing may be trimmed on its word.
-        self.disk.sync(Synced::Wal, || wal.sync_data()).unwrap_or_else(|error| die("meta.db-wal cannot be flushed", &error));
+        self.disk.sync(Synced::Wal, || wal.sync_data()).unwrap_or_else(|error| {
+            self.note_failed_flush();
+            die("meta.db-wal cannot be flushed", &error)
+        });
         Ok(())
+    }
+
+    // A flush is a part of it, and what is true of others is of this one.
+    fn copy_wal(&self, batch: &Batch, how: &str) {
+        batch.checkpointer.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(())).unwrap_or_else(|error| {
+            self.note_failed_flush();
+            die("meta.db cannot be flushed", &error)
+        });
     }
 
     fn sync_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
@@ -310,7 +324,7 @@ impl Cache {
         // No other transaction can be committed meanwhile: the whole of it can be copied, and the next writer begins it anew unless it has
         // begun already.
         if self.wal_bytes(batch)? > WAL_BYTES {
-            batch.checkpointer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+            self.copy_wal(batch, "PASSIVE");
         }
         Ok(())
     }

@@ -63,8 +63,10 @@ pub(super) struct Content {
     pub(super) unsynced: RangeSet,
     /// Those that a flush under way will cover, by its number: not durable before it ends.
     pub(super) syncing: Vec<(u64, RangeSet)>,
-    /// The data file has bytes that were not flushed.
-    pub(super) unflushed: bool,
+    /// Pages of the data file, also clean ones and those that the log has, not flushed since they were written there.
+    pub(super) unflushed: RangeSet,
+    /// Those that a batch's flush under way will cover, by its number.
+    pub(super) flushing: Vec<(u64, RangeSet)>,
     /// No fsync has logged the size since it changed.
     pub(super) size_unsynced: bool,
     /// The size of the last FSYNC.
@@ -130,27 +132,30 @@ impl Content {
 
     /// A flush ended: what it covers is durable, or not after all.
     pub(super) fn synced(&mut self, flush: u64, done: bool) {
-        if let Some(at) = self.syncing.iter().position(|(number, _)| *number == flush) {
-            let (_, set) = self.syncing.swap_remove(at);
-            if !done {
-                set.iter().for_each(|range| self.unsynced.insert(range));
+        for (under_way, not_yet) in [(&mut self.syncing, &mut self.unsynced), (&mut self.flushing, &mut self.unflushed)] {
+            if let Some(at) = under_way.iter().position(|(number, _)| *number == flush) {
+                let (_, set) = under_way.swap_remove(at);
+                if !done {
+                    set.iter().for_each(|range| not_yet.insert(range));
+                }
             }
         }
     }
 
-    /// A flush failed. The kernel may count the pages as clean from here on, and a later flush succeed without them: fsync reports
-    /// them until they are written anew, and the next flush writes first what the page cache still has of them.
+    /// A flush failed. The kernel may count the pages as clean from here on, and a later flush succeed without them: the next flush
+    /// writes first what the page cache still has of them, those too that the log has as yet, and fsync reports what nothing else has
+    /// until it is written anew.
     pub(super) fn flush_failed(&mut self, errno: i32) {
+        for range in self.unflushed.iter().chain(self.flushing.iter().flat_map(|(_, set)| set.iter())) {
+            self.redo.insert(range);
+        }
         let lost = self.volatile();
         if lost.is_empty() {
             return;
         }
         let error = self.error.get_or_insert((errno, RangeSet::new()));
         error.0 = errno;
-        for range in lost.iter() {
-            error.1.insert(range.clone());
-            self.redo.insert(range);
-        }
+        lost.iter().for_each(|range| error.1.insert(range));
     }
 
     /// What was lost of these pages does not matter any more.
@@ -167,7 +172,14 @@ impl Content {
     pub(super) fn stays(&self) -> bool {
         // Frozen and not changed since: what `meta.db` has freezes to the same.
         let frozen = self.frozen.is_some() && self.is_changed();
-        self.pending || frozen || self.error.is_some() || !self.spoiled.is_empty() || self.spare.is_some() || self.local || self.unnamed
+        self.pending
+            || !self.redo.is_empty()
+            || frozen
+            || self.error.is_some()
+            || !self.spoiled.is_empty()
+            || self.spare.is_some()
+            || self.local
+            || self.unnamed
     }
 
     /// Whether anything of it is in no commit and in no seal.
@@ -233,8 +245,8 @@ impl Content {
         self.present.insert(pages.clone());
         self.dirtied(pages.clone());
         self.unsynced.insert(pages.clone());
-        self.stale.remove(pages);
-        self.unflushed = true;
+        self.stale.remove(pages.clone());
+        self.unflushed.insert(pages);
     }
 
     // Its first place, or one that it was copied to.
@@ -243,9 +255,15 @@ impl Content {
             self.left.push(old);
             self.moves += 1;
             self.stale = RangeSet::new();
-            self.unflushed = true;
+            self.all_unflushed();
         }
         self.spare = None;
+    }
+
+    /// Nothing is known of a flush of the place where its bytes are: what is read from there, frozen pages too.
+    pub(super) fn all_unflushed(&mut self) {
+        let frozen = self.frozen.as_ref().map(|frozen| frozen.dirty.set().iter().collect::<Vec<_>>()).unwrap_or_default();
+        self.unflushed = self.present.set().iter().chain(frozen).collect();
     }
 
     /// Carries out what a record says of the content.
@@ -257,6 +275,7 @@ impl Content {
                 // committed, and is fetched once more; dirty, its place in the data file would be committed, which may be given back.
                 for held in clipped(self.present.set(), range.clone()).iter() {
                     self.dirtied(held.clone());
+                    self.unflushed.insert(held.clone());
                     self.unsynced.insert(held);
                 }
             }

@@ -8,14 +8,12 @@ use super::put::read_zeros_after_end;
 use super::slots;
 use super::types::CacheError;
 use super::{Cache, length};
-use crate::types::{ByteRange, Ino, RangeSet};
+use crate::types::{Ino, RangeSet};
 
 /// Up to so many bytes go into the log.
 const LOGGED_MAX: u64 = 128 << 10;
 // Ranges in one record.
 const RANGES: usize = 1000;
-// Bytes written once more at a time.
-const REDO: usize = 1 << 20;
 
 impl Cache {
     /// Makes a file's content, size and everything logged so far survive the loss of power.
@@ -139,28 +137,9 @@ impl Cache {
         self.redo(file)?;
         let data = self.slots.file(slot)?;
         self.disk.sync(Synced::Slot(slot), || data.sync_data()).map_err(|error| {
-            file.inner.lock().flush_failed(error.raw_os_error().unwrap_or(libc::EIO));
+            self.flush_failed(std::iter::once(file), &error);
             CacheError::io("data file")(error)
         })
-    }
-
-    /// Writes once more what a flush has failed to make durable, as far as the page cache has it.
-    pub(super) fn redo(&self, file: &DataFile) -> Result<(), CacheError> {
-        let mut content = file.inner.lock();
-        let Some(slot) = content.slot.filter(|_| !content.redo.is_empty()) else { return Ok(()) };
-        let data = self.slots.file(slot)?;
-        let pages: Vec<ByteRange> = content.redo.iter().flat_map(|range| content.present.set().within(range).collect::<Vec<_>>()).collect();
-        for range in pages {
-            for at in range.clone().step_by(REDO) {
-                let mut bytes = vec![0; (range.end - at).min(REDO as u64) as usize];
-                // What cannot be read is lost: it is reported, and no reason to flush nothing any more.
-                if read_zeros_after_end(&data, &mut bytes, at).is_ok() {
-                    data.write_all_at(&bytes, at).map_err(CacheError::io("data file"))?;
-                }
-            }
-        }
-        content.redo = RangeSet::new();
-        Ok(())
     }
 
     /// Makes everything logged so far (names, attributes) survive the loss of power.

@@ -283,7 +283,6 @@ impl Cache {
             self.log_content(&file, &mut content, None, effects);
         }
         content.used = self.now_used();
-        content.unflushed = true;
         self.pend(&file, &mut content);
         for part in taken.iter() {
             let pages = outward(&part);
@@ -295,6 +294,7 @@ impl Cache {
                 write(&vec![0; (pages.end - part.end) as usize], part.end)?;
             }
             content.present.insert(pages.clone());
+            content.unflushed.insert(pages.clone());
             content.stale.remove(pages);
         }
         self.tell(&file, &mut content);

@@ -16,6 +16,7 @@ mod codec;
 mod compare;
 mod db;
 mod disk;
+mod distrust;
 mod effect;
 mod evict;
 mod file;
@@ -91,6 +92,7 @@ pub struct Cache {
     meta: Mutex<Meta>,
     ring: Ring,
     disk: disk::Disk,
+    failures: distrust::Failures,
     slots: Slots,
     reserve: reserve::Reserve,
     files: Mutex<HashMap<Ino, Arc<DataFile>>>,

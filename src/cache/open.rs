@@ -4,6 +4,7 @@ use super::batch::{Batch, NEXT_SLOTS, WAL_BYTES_MAX};
 use super::codec::{Reader, Writer};
 use super::compare::SCRATCH;
 use super::db::{self, get_number, get_state, put_number, put_state};
+use super::distrust::{self, Failures, Trust};
 use super::effect::{Effect, InodeRow, Record, decode_reply};
 use super::flip::Flip;
 use super::meta::{Changed, Meta};
@@ -210,6 +211,7 @@ impl Cache {
         if let Some(why) = health::mark(&dir).filter(|_| options.check) {
             return Err(CacheError::Damaged(why));
         }
+        let trust = distrust::renew(&dir)?;
         let db = db::open(&dir.join("meta.db"), false, options.no_sync)?;
         if options.check {
             health::check(&db, false)?;
@@ -220,19 +222,17 @@ impl Cache {
         let boot = boot_id(&options)?;
         let same_boot = get_state(&db, "boot")?.as_deref() == Some(&boot);
         let clean = get_number(&db, "clean")? == 1;
-        let power_lost = !same_boot && !clean;
-        let boots = get_number(&db, "boots")? + u64::from(power_lost);
+        let power_lost = !clean && (!same_boot || trust == Trust::Nothing);
+        let boots = get_number(&db, "boots")? + u64::from(power_lost || trust != Trust::All);
         let generation = get_number(&db, "generation")? as u32;
         let log = OpenOptions::new().read(true).write(true).open(dir.join("log")).map_err(CacheError::io("log"))?;
         let size = get_number(&db, "log_bytes")?;
         let start = Place { lsn: get_number(&db, "replay_lsn")?, at: get_number(&db, "replay_at")? };
-        let mut scan = Scan { file: &log, size, generation, place: start };
-        while scan.next()?.is_some() {}
-        let end = scan.place;
+        let scan = || Scan { file: &log, size, generation, place: start };
+        let end = scan().end()?;
         let ring = Ring::new(log.try_clone().map_err(CacheError::io("log"))?, size, generation.wrapping_add(1), start, end, options.disk());
         let cache = Self::assemble(env, options, (lock, reserve), origin, db, ring, boots)?;
-        let scan = Scan { file: &log, size, generation, place: start };
-        let (replayed, lost_bytes) = recover::replay(&cache, scan, power_lost)?;
+        let (replayed, lost_bytes) = recover::replay(&cache, scan(), power_lost, same_boot && trust != Trust::All)?;
         cache.env.failpoint("cache.in_recovery");
         {
             let mut meta = cache.meta.lock();
@@ -308,6 +308,7 @@ impl Cache {
             spoils: super::spoiled::Spoils::default(),
             suspicions: AtomicU64::new(health::suspicions()),
             disk: options.disk(),
+            failures: Failures::default(),
             dir,
             options,
         }))

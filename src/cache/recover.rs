@@ -32,6 +32,12 @@ impl Copies {
         self.zeros.retain(|(_, range)| !gone(floor(range.start)));
     }
 
+    // The pages that have something of them.
+    fn held(&self, content: &Content) -> RangeSet {
+        let touched = self.zeros.iter().map(|(_, range)| outward(range)).chain(self.pages.keys().map(|at| *at..*at + PAGE));
+        touched.flat_map(|pages| clipped(content.present.set(), pages).iter().collect::<Vec<_>>()).collect()
+    }
+
     // The data file was flushed, with all it had, when its newest record was `upto`.
     fn flushed(&mut self, upto: u64) {
         self.pages.retain(|_, (from, _)| *from > upto);
@@ -48,8 +54,9 @@ struct Replay<'a> {
     meta_lsn: u64,
 }
 
-/// Carries out what `scan` finds; tells how many records, and how many bytes of writes were lost.
-pub(super) fn replay(cache: &Cache, mut scan: Scan<'_>, power_lost: bool) -> Result<(u64, u64), CacheError> {
+/// Carries out what `scan` finds; tells how many records, and how many bytes of writes were lost. `redo`: the page cache has what was
+/// written, and a flush has failed.
+pub(super) fn replay(cache: &Cache, mut scan: Scan<'_>, power_lost: bool, redo: bool) -> Result<(u64, u64), CacheError> {
     let meta_lsn = cache.meta.lock().lsn;
     let mut replay = Replay { cache, power_lost, files: HashMap::new(), copies: HashMap::new(), meta_lsn };
     let mut count = 0;
@@ -59,7 +66,7 @@ pub(super) fn replay(cache: &Cache, mut scan: Scan<'_>, power_lost: bool) -> Res
         replay.record(lsn, record)?;
         count += 1;
     }
-    let lost = replay.finish()?;
+    let lost = replay.finish(redo)?;
     Ok((count, lost))
 }
 
@@ -165,7 +172,6 @@ impl Replay<'_> {
             self.weigh(&mut content, ino, lsn, effect);
         }
         content.apply(effect);
-        content.unflushed = true;
         cache.pend(&file, &mut content);
         cache.tell(&file, &mut content);
         drop(content);
@@ -228,12 +234,15 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<u64, CacheError> {
+    fn finish(self, redo: bool) -> Result<u64, CacheError> {
         let mut lost_bytes = 0;
         if !self.power_lost {
             // What the records dirtied counts as present, whether the data file has it or not.
             for (ino, file) in &self.files {
                 let mut content = file.inner.lock();
+                if redo {
+                    content.redo = content.unflushed.clone();
+                }
                 if self.cache.check_length(*ino, &mut content)? {
                     self.cache.pend(file, &mut content);
                     self.cache.tell(file, &mut content);
@@ -251,7 +260,11 @@ impl Replay<'_> {
                 content.resize(size);
             }
             self.restore(&content, self.copies.get(ino))?;
-            content.unflushed = true;
+            if redo {
+                // The same boot: what is put there now may be in memory alone for ever, as what failed was.
+                content.redo = self.copies.get(ino).map(|copies| copies.held(&content)).unwrap_or_default();
+            }
+            content.all_unflushed();
             content.synced_size = content.size;
             content.settled = content.size;
             content.appended = RangeSet::new();

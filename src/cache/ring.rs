@@ -52,8 +52,8 @@ struct Inner {
 struct Flush {
     done: u64,
     leader: bool,
-    // After a failed flush the kernel may call lost pages clean: nothing flushed through this file is believed again.
-    failed: Option<i32>,
+    // After a failed flush the kernel may call lost pages clean: no flush is believed before meta.db has all records up to this one.
+    failed: Option<(i32, u64)>,
 }
 
 /// Room for a record, taken before any lock that the making of room needs.
@@ -171,6 +171,9 @@ impl Ring {
         drop(inner);
         let mut flush = self.flush.lock();
         flush.done = flush.done.max(place.lsn);
+        if flush.failed.is_some_and(|(_, upto)| upto <= place.lsn) {
+            flush.failed = None;
+        }
     }
 
     /// Flushes the log up to `lsn` at least; one flush serves everybody who waits meanwhile.
@@ -180,7 +183,7 @@ impl Ring {
             if flush.done >= lsn {
                 return Ok(());
             }
-            if let Some(errno) = flush.failed {
+            if let Some((errno, _)) = flush.failed {
                 return Err(CacheError::io("log")(std::io::Error::from_raw_os_error(errno)));
             }
             if !flush.leader {
@@ -192,11 +195,12 @@ impl Ring {
         drop(flush);
         let target = self.end().lsn;
         let result = self.disk.sync(Synced::Log, || self.file.sync_data());
+        let written = self.end().lsn;
         let mut flush = self.flush.lock();
         flush.leader = false;
         match &result {
             Ok(()) => flush.done = flush.done.max(target),
-            Err(error) => flush.failed = Some(error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(error) => flush.failed = Some((error.raw_os_error().unwrap_or(libc::EIO), written)),
         }
         self.flushed.notify_all();
         result.map_err(CacheError::io("log"))
@@ -226,6 +230,12 @@ pub(super) struct Scan<'a> {
 }
 
 impl Scan<'_> {
+    /// Where what is valid ends.
+    pub(super) fn end(mut self) -> Result<Place, CacheError> {
+        while self.next()?.is_some() {}
+        Ok(self.place)
+    }
+
     /// The next payload; `place` is after it then. `None`: the end of what is valid.
     pub(super) fn next(&mut self) -> Result<Option<(u64, Vec<u8>)>, CacheError> {
         let lsn = self.place.lsn + 1;

@@ -18,6 +18,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +46,26 @@ impl Data {
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let most = self.room.saturating_sub(offset).min(buffer.len() as u64) as usize;
         self.file.read_at(&mut buffer[..most], self.base + offset)
+    }
+
+    /// Fills the buffer with what the page cache has; whether it had all.
+    pub(super) fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let part = libc::iovec { iov_base: buffer[done..].as_mut_ptr().cast(), iov_len: buffer.len() - done };
+            let at = (self.base + offset) as i64 + done as i64;
+            // SAFETY: one vector, which names a part of a buffer that outlives the call.
+            match unsafe { libc::preadv2(self.file.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) } {
+                0 => return Ok(false),
+                n if n > 0 => done += n as usize,
+                _ => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(true)
     }
 
     /// As `FileExt::write_all_at`; refuses to write beyond the slot.
@@ -118,6 +139,8 @@ fn directory_of(slot: u64) -> String {
 #[derive(Debug)]
 pub(super) struct Slots {
     dir: PathBuf,
+    // Held while entries are made durable: whoever finds none left relies on them.
+    entries: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
@@ -128,8 +151,7 @@ struct Inner {
     next: [u64; CLASSES],
     // Freed by the record with this LSN.
     limbo: Vec<(u64, u64)>,
-    // Taken from `free` since the last batch.
-    /// In order, as each batch writes them: the same history is the same file.
+    // Taken from `free` since the last batch; in order, as each batch writes them: the same history is the same file.
     taken: BTreeSet<u64>,
     directories: HashSet<String>,
     // Of files that slots share, when they were last looked at.
@@ -152,7 +174,7 @@ impl Slots {
             lengths: HashMap::new(),
             new_in: HashSet::new(),
         };
-        Self { dir: dir.to_owned(), inner: Mutex::new(inner) }
+        Self { dir: dir.to_owned(), entries: Mutex::new(()), inner: Mutex::new(inner) }
     }
 
     /// A slot that nobody uses, with room for so many bytes.
@@ -304,6 +326,7 @@ impl Slots {
 
     /// Makes the entries of new data files durable.
     pub(super) fn sync_entries(&self) -> Result<(), CacheError> {
+        let _one = self.entries.lock();
         let new: Vec<String> = self.inner.lock().new_in.drain().collect();
         if new.is_empty() {
             return Ok(());

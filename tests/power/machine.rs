@@ -56,8 +56,9 @@ pub(crate) struct Machine {
     writers: Vec<Writer>,
     ledgers: Vec<Ledger>,
     busy: Option<Busy>,
-    // Told when something fails.
+    // Told when something fails: the newest cut, and what the driver had said before it.
     last: String,
+    before: String,
     sums: Sums,
 }
 
@@ -68,7 +69,8 @@ impl Machine {
         let disk = Disk::new(&rig.path(""), &rig.cache("first"), kind);
         fs::write(rig.path("policy"), "* continuous 200ms\n").expect("a policy");
         let (last, sums) = ("the first boot".to_owned(), Sums::default());
-        let mut machine = Self { mount: None, disk, rig, writers: Vec::new(), ledgers: Vec::new(), busy: None, last, sums };
+        let before = String::new();
+        let mut machine = Self { mount: None, disk, rig, writers: Vec::new(), ledgers: Vec::new(), busy: None, last, before, sums };
         machine.mount(false);
         machine.control("synced");
         machine
@@ -147,7 +149,7 @@ impl Machine {
         if chance.between(0, 2) == 0 {
             self.write_back();
         }
-        let failing = chance.between(0, 6) == 0;
+        let failing = chance.between(0, 3) == 0 || std::env::var_os("HOLDFAST_TEST_FAILING").is_some();
         if failing {
             self.fail(chance);
         }
@@ -161,6 +163,7 @@ impl Machine {
         self.disk.freeze();
         let struck = self.mount.as_ref().map(Mount::strike).unwrap_or_default();
         let fate = self.disk.decide(seed, sector);
+        self.before = self.said();
         if let Some(mount) = self.mount.take() {
             mount.kill();
         }
@@ -293,5 +296,13 @@ impl Machine {
         let enough = controls - (controls / 20).max(1);
         assert!(bytes_vanished >= enough, "unsynced bytes vanished in {bytes_vanished} of {controls} cuts only");
         assert!(names_vanished >= enough, "unsynced names vanished in {names_vanished} of {controls} cuts only");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}, before which the driver had said:\n{}", self.last, self.before);
+        }
     }
 }

@@ -6,6 +6,7 @@ mod compare;
 mod crash;
 #[path = "../../../tests/common/cut.rs"]
 mod cut;
+mod distrust;
 mod health;
 mod lab;
 mod load;
