@@ -4,6 +4,8 @@
 
 #[path = "restore/clones.rs"]
 mod clones;
+#[path = "restore/diffs.rs"]
+mod diffs;
 mod harness;
 #[path = "restore/removal.rs"]
 mod removal;

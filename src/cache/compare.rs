@@ -83,7 +83,7 @@ fn pieces(extents: &[LocalExtent]) -> Vec<Piece> {
 }
 
 /// The keys of both, as far as both were read: each up to `limit` rows.
-fn keys_of<K: Ord + Copy, A, B>(ours: &BTreeMap<K, A>, theirs: &BTreeMap<K, B>, limit: usize) -> BTreeSet<K> {
+pub(super) fn keys_of<K: Ord + Copy, A, B>(ours: &BTreeMap<K, A>, theirs: &BTreeMap<K, B>, limit: usize) -> BTreeSet<K> {
     let last_of = |count: usize, last: Option<&K>| last.copied().filter(|_| count == limit);
     let ends = [last_of(ours.len(), ours.keys().next_back()), last_of(theirs.len(), theirs.keys().next_back())];
     let end = ends.into_iter().flatten().min();
@@ -92,7 +92,7 @@ fn keys_of<K: Ord + Copy, A, B>(ours: &BTreeMap<K, A>, theirs: &BTreeMap<K, B>, 
 
 impl Meta {
     // Rows after a number, up to `limit`, as `meta.db` has them.
-    fn inodes_after(&mut self, after: Ino, limit: usize) -> Result<BTreeMap<Ino, Stamped<InodeRow>>, CacheError> {
+    pub(super) fn inodes_after(&mut self, after: Ino, limit: usize) -> Result<BTreeMap<Ino, Stamped<InodeRow>>, CacheError> {
         self.flush()?;
         let mut statement = self.db.prepare_cached(&format!("SELECT * FROM inodes WHERE ino>?1 ORDER BY ino LIMIT {limit}"))?;
         let rows = statement.query_map([after as i64], |row| db::inode_of(row, 0))?;

@@ -15,6 +15,7 @@ mod batch;
 mod codec;
 mod compare;
 mod db;
+mod diff;
 mod disk;
 mod distrust;
 mod effect;
@@ -54,6 +55,7 @@ mod view;
 mod tests;
 
 pub use compare::{Basis, SCRATCH};
+pub use diff::{Changed, Differs, Named};
 pub use disk::{Hook, Synced};
 pub use load::Loader;
 pub use options::CacheOptions;

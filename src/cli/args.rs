@@ -1,7 +1,7 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
 use super::{
-    branch, completions, doctor, exit, gc, handover, history, janitor, key, live, mount, pin, policy, restore, retention, snapshot,
+    branch, completions, diff, doctor, exit, gc, handover, history, janitor, key, live, mount, pin, policy, restore, retention, snapshot,
 };
 use super::{scrub, status, store, tree, volume};
 use crate::config::KEYS;
@@ -47,6 +47,8 @@ pub enum Command {
     Fits(handover::FitsArgs),
     /// The commits of a volume, newest first
     History(history::HistoryArgs),
+    /// What changed between two moments of a volume
+    Diff(diff::DiffArgs),
     /// List a directory of a commit, without a mount
     Ls(tree::TreeArgs),
     /// Print a file of a commit, without a mount

@@ -10,6 +10,7 @@ pub mod completions;
 pub mod context;
 pub mod control;
 mod copy;
+pub mod diff;
 pub mod doctor;
 mod drive;
 pub mod exit;
@@ -85,6 +86,7 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
         Command::Abort(args) => handover::abort(&context, &args),
         Command::Fits(args) => handover::fits(&args),
         Command::History(args) => history::run(&context, &args),
+        Command::Diff(args) => diff::run(&context, &args),
         Command::Ls(args) => tree::ls(&context, &args),
         Command::Cat(args) => tree::cat(&context, &args),
         Command::Cp(args) => tree::cp(&context, &args),

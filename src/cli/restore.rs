@@ -104,11 +104,11 @@ pub(super) async fn make(context: &Context, reading: &Reading, what: Restorable,
     Ok(Made { volume, incarnation, commit, from, from_commit, from_branch, cut: at::timestamp(cut), inodes, bytes, uploaded })
 }
 
-/// The commit that is meant. A time after the newest commit is refused: whether the volume changed since then only its holder knows.
+/// The commit that is meant; `now` means the newest. A time after it is refused: whether the volume changed since then only its holder knows.
 async fn resolve(context: &Context, reading: &Reading, text: Option<&str>) -> Result<Seq, Fault> {
     let (entry, resolved) = reading.resolve(context, text).await?;
     let now = context.now();
-    if let Some(text) = text
+    if let Some(text) = text.filter(|text| text.trim() != "now")
         && let Ok(At::Time(time)) = at::parse(text, &now)
     {
         let newest = history::newest(&reading.reader).await?;

@@ -29,8 +29,8 @@ fn whole_and_its_own(s3: bool) {
     lab.reader(&["check", NEW]);
     lab.reader(&["check", VOLUME]);
     assert!(!lab.succeed(&["ls", &format!("{VOLUME}:")]).contains("mine"));
-    // A clone of a clone reads packs of both.
-    lab.succeed(&["restore", NEW, "--to", "test/third"]);
+    // A clone of a clone reads packs of both. `now` is the newest commit, however long ago that was.
+    lab.succeed(&["restore", NEW, "--at", "now", "--to", "test/third"]);
     lab.reader(&["check", "test/third"]);
     let copy = lab.rig.path("copy");
     lab.succeed(&["export", "test/third:", &copy.display().to_string()]);
@@ -66,7 +66,7 @@ fn what_cannot_be_restored_is_said() {
         (["restore", VOLUME, "--at", "99", "--to", "test/x"], 3, "volume test/days has no commit 99"),
         (["restore", VOLUME, "--at", "soon", "--to", "test/x"], 3, "there is no snapshot `soon`"),
         (["restore", VOLUME, "--at", time, "--to", "test/x"], 3, "the volume has no commit that old"),
-        (["restore", VOLUME, "--at", "now", "--to", "test/x"], 3, "is after the newest commit of volume test/days, commit 3 of"),
+        (["restore", VOLUME, "--at", "0s ago", "--to", "test/x"], 3, "is after the newest commit of volume test/days, commit 3 of"),
         (["restore", VOLUME, "--at", FIRST, "--to", "a//b"], 2, "`a//b` is no volume name"),
     ] {
         let (was, said) = lab.say(&arguments);

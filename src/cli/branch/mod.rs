@@ -1,6 +1,5 @@
 //! `holdfast branch list|show|mount|restore|drop`: what a fenced writer had not committed.
 
-mod compare;
 mod drop;
 mod list;
 mod mount;
