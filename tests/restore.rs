@@ -7,6 +7,8 @@ mod clones;
 #[path = "restore/diffs.rs"]
 mod diffs;
 mod harness;
+#[path = "restore/in_place.rs"]
+mod in_place;
 #[path = "restore/removal.rs"]
 mod removal;
 #[path = "crash/rig.rs"]

@@ -99,7 +99,7 @@ impl Meta {
         rows.map(|row| Ok(row.map(|row| (row.row.attr.ino, row))?)).collect()
     }
 
-    fn names_after(&mut self, after: Place, limit: usize) -> Result<Names, CacheError> {
+    pub(super) fn names_after(&mut self, after: Place, limit: usize) -> Result<Names, CacheError> {
         self.flush()?;
         let sql = format!("SELECT dir,cookie,name,ino,stamp,flags FROM names WHERE (dir,cookie)>(?1,?2) ORDER BY dir,cookie LIMIT {limit}");
         let mut statement = self.db.prepare_cached(&sql)?;

@@ -46,6 +46,7 @@ mod space;
 mod spoiled;
 mod spool;
 mod touched;
+mod turn;
 mod types;
 mod update;
 mod uploads;
@@ -62,6 +63,7 @@ pub use options::CacheOptions;
 pub use repair::Repair;
 pub use seal::Seal;
 pub use touched::Touched;
+pub use turn::{Place, Turn};
 pub use types::{
     CacheError, CacheOrigin, Change, CopyOutcome, Cut, Difference, Entry, Head, Intent, LocalExtent, Missing, NewInode, ObjectId, Odd,
     ReadOutcome, Recovered, RequestId, SavedReply, Scrubbed, SealedFile, Space, Whence, WriteOutcome,

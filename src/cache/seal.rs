@@ -13,7 +13,6 @@ use super::meta::{Changed, Key, Meta, parts};
 use super::spool::{Kept, Spool};
 use super::types::{CacheError, Change, Cut, Space};
 use super::view::View;
-use crate::rpc;
 use crate::types::{Domain, Ino};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -430,27 +429,7 @@ impl Meta {
             let content = file.inner.lock();
             size = content.frozen.as_ref().filter(|_| content.frozen_for == self.sealing).map_or(content.size, |frozen| frozen.size);
         }
-        let mut view = View { cache, meta: self };
-        let target = if a.kind() == libc::S_IFLNK { view.target(ino)?.unwrap_or_default() } else { Vec::new() };
-        let mut xattrs = Vec::new();
-        for name in view.xattrs(ino)? {
-            let value = view.xattr(ino, &name)?.unwrap_or_default();
-            xattrs.push(rpc::Xattr { name: name.into(), value: value.into() });
-        }
-        let inode = rpc::Inode {
-            ino,
-            mode: a.mode,
-            uid: a.uid,
-            gid: a.gid,
-            rdev: a.rdev,
-            size,
-            atime: a.atime,
-            mtime: a.mtime,
-            ctime: a.ctime,
-            target: target.into(),
-            xattrs,
-            btime: a.btime,
-        };
+        let inode = View { cache, meta: self }.message(&a, size)?;
         let kept = Kept { inode, captured, orphan: a.nlink == 0 };
         self.spool.as_mut().map_or(Ok(()), |spool| spool.keep_inode(&kept))
     }

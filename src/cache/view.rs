@@ -4,6 +4,7 @@ use super::db::inode_of;
 use super::meta::Meta;
 use super::types::{CacheError, Entry, Space};
 use super::{Cache, db};
+use crate::rpc;
 use crate::types::{Attr, Ino, ROOT};
 use rusqlite::{OptionalExtension, params};
 use std::fmt;
@@ -159,6 +160,18 @@ impl View<'_> {
     pub fn target(&mut self, ino: Ino) -> Result<Option<Vec<u8>>, CacheError> {
         let mut statement = self.meta.db.prepare_cached("SELECT target FROM targets WHERE ino=?1")?;
         Ok(statement.query_row([ino as i64], |row| row.get(0)).optional()?)
+    }
+
+    /// An inode as a commit says it.
+    pub(super) fn message(&mut self, attr: &Attr, size: u64) -> Result<rpc::Inode, CacheError> {
+        let Attr { ino, mode, uid, gid, rdev, atime, mtime, ctime, btime, .. } = *attr;
+        let target = if attr.kind() == libc::S_IFLNK { self.target(ino)?.unwrap_or_default() } else { Vec::new() };
+        let mut xattrs = Vec::new();
+        for name in self.xattrs(ino)? {
+            let value = self.xattr(ino, &name)?.unwrap_or_default();
+            xattrs.push(rpc::Xattr { name: name.into(), value: value.into() });
+        }
+        Ok(rpc::Inode { ino, mode, uid, gid, rdev, size, atime, mtime, ctime, target: target.into(), xattrs, btime })
     }
 
     /// Numbers for `statfs`.

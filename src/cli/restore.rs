@@ -1,4 +1,5 @@
-//! `holdfast restore VOLUME --at WHEN --to NEW`: a new volume that begins with a commit of another.
+//! `holdfast restore VOLUME --at WHEN --to NEW|--in-place`: a new volume that begins with a commit of another, or the volume itself goes on
+//! from an older commit.
 
 use super::at::{self, At};
 use super::context::{Answer, Context};
@@ -9,8 +10,9 @@ use super::unlock::KeyArgs;
 use crate::config::show_size;
 use crate::format::names;
 use crate::history;
+use crate::rpc;
 use crate::types::{Epoch, Fault, FaultKind, Identity, Seq};
-use crate::volume::{Restorable, RestoreParams, Restored, restore};
+use crate::volume::{InPlace, InPlaceParams, Restorable, RestoreParams, Restored, restore, restore_in_place};
 use clap::Args;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -29,8 +31,14 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "WHEN")]
     at: Option<String>,
     /// The volume to make
-    #[arg(long, value_name = "NEW", value_parser = Identity::parse)]
-    to: Identity,
+    #[arg(long, value_name = "NEW", value_parser = Identity::parse, required_unless_present = "in_place")]
+    to: Option<Identity>,
+    /// Instead of a new volume one more commit of this one, with the tree of the older commit; nobody may have it mounted
+    #[arg(long, conflicts_with = "to", requires = "at")]
+    in_place: bool,
+    /// In place: the host that has the volume open and is gone for good
+    #[arg(long, value_name = "HOST", requires = "in_place")]
+    even_if_held_by: Option<String>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -65,15 +73,50 @@ impl Answer for Made {
     }
 }
 
+/// A volume that goes on from an older commit.
+#[derive(Serialize)]
+struct Back {
+    volume: String,
+    commit: Seq,
+    from_commit: Seq,
+    cut: Timestamp,
+    before: Seq,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<u64>,
+    inodes: u64,
+    bytes: u64,
+    uploaded: u64,
+}
+
+impl Answer for Back {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { volume, commit, from_commit, before, inodes, bytes, uploaded, .. } = self;
+        let cut = at::show(self.cut, &TimeZone::system());
+        if commit == before {
+            return writeln!(out, "Commit {commit} of {volume} shows what commit {from_commit} of {cut} does: nothing is to be restored.");
+        }
+        writeln!(out, "{volume} goes on from commit {from_commit} of {cut}: that is commit {commit} now.")?;
+        let (bytes, uploaded) = (show_size(*bytes), show_size(*uploaded));
+        writeln!(out, "{inodes} files and directories, {bytes}; {uploaded} written, the data stays where it is.")?;
+        let pin = self.pin.map_or_else(String::new, |pin| format!("; pin {pin} keeps it for 30 days"));
+        writeln!(out, "Undone by `holdfast restore {volume} --at {before} --in-place`{pin}.")
+    }
+}
+
 pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> {
     let RestoreArgs { volume, to, .. } = args;
     if let Some(text) = &args.at {
         // What is typed wrong is said before the store is asked.
         at::parse(text, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
     }
-    if volume == to {
-        return Err(Fault::new(FaultKind::Invalid, format!("volume {to} cannot be restored into itself: give the new one another name")));
+    if to.as_ref() == Some(volume) {
+        let why = format!("volume {volume} cannot be restored into itself: give the new one another name, or say --in-place");
+        return Err(Fault::new(FaultKind::Invalid, why));
     }
+    let Some(to) = to else {
+        context.answer(&context.run(back(context, args))?)?;
+        return Ok(Exit::Done);
+    };
     let made = context.run(async {
         let reading = Reading::start(context, volume, &args.key).await?;
         let seq = resolve(context, &reading, args.at.as_deref()).await?;
@@ -81,6 +124,24 @@ pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> 
     })?;
     context.answer(&made)?;
     Ok(Exit::Done)
+}
+
+/// Makes one more commit of the volume.
+async fn back(context: &Context, args: &RestoreArgs) -> Result<Back, Fault> {
+    let reading = Reading::start(context, &args.volume, &args.key).await?;
+    let seq = resolve(context, &reading, args.at.as_deref()).await?;
+    let params = InPlaceParams {
+        books: reading.books.clone(),
+        volume: reading.volume.clone(),
+        seq,
+        holder: rpc::Holder { cache_id: Default::default(), ..drive::holder([0; 16]) },
+        even_if_held_by: args.even_if_held_by.clone(),
+        scratch: context.settings.cache_of(&reading.volume),
+    };
+    let made = restore_in_place(&params, &|why| context.say(&format!("waiting for the store: {why}"))).await?;
+    let InPlace { commit, before, pin, cut, inodes, bytes, uploaded } = made;
+    let (volume, cut) = (reading.volume.to_string(), at::timestamp(cut));
+    Ok(Back { volume, commit, from_commit: seq, cut, before, pin, inodes, bytes, uploaded })
 }
 
 /// Makes the new volume, and shows that it goes on.

@@ -7,13 +7,14 @@ use crate::peer::{self, Answer, Heard};
 use crate::rpc::{self, log_record::Kind};
 use crate::types::{CacheId, Fault, FaultKind};
 
-/// Whoever else holds the log that ends so: it was not closed, it was not this very cache, and no person said that it is to be taken.
+/// Whoever else holds the log that ends so: it was not closed, it was not this very cache, and no person said that it is to be taken. Who has
+/// no cache has nothing that is in no commit (a restore in place): the log is taken from him, and he is told so.
 pub(super) fn held<'a>(params: &OpenParams, tip: &'a Tip, own: Option<CacheId>) -> Option<&'a rpc::Holder> {
     if tip.phase != Phase::Open || params.take_over {
         return None;
     }
     let Kind::Open(open) = tip.open.as_ref()?.record.kind.as_ref()? else { return None };
-    open.holder.as_ref().filter(|holder| !is_own(holder, own, &params.installation))
+    open.holder.as_ref().filter(|holder| !holder.cache_id.is_empty() && !is_own(holder, own, &params.installation))
 }
 
 /// Waits for whoever holds the volume; `false`: nobody does, `true`: nobody does any more, or somebody else does.

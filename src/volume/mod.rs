@@ -12,6 +12,7 @@
 //! branch   what a cache had not committed when another writer took the volume
 //! reader   a moment of a volume, to be read only
 //! restore  a new volume that begins with a commit of another
+//! in_place a volume that goes on from an older commit of itself
 //! scrub    the cache against the newest commit and the checksums
 //! source   from the log to what hydrate and write-back begin with
 //! upkeep   the cache's background work; a cache that is found damaged
@@ -19,6 +20,7 @@
 
 mod branch;
 mod holder;
+mod in_place;
 mod late;
 mod limits;
 mod live;
@@ -32,6 +34,7 @@ mod source;
 mod strict;
 mod upkeep;
 
+pub use in_place::{InPlace, InPlaceParams, UNDO, restore_in_place};
 pub use limits::Sizes;
 pub use live::{HydrateMode, RunOptions, Volume};
 pub use open::{OpenParams, Report};

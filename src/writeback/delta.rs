@@ -13,11 +13,12 @@ use crate::store::Objects;
 use crate::types::{Fault, FaultKind};
 use prost::Message;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// A delta of at most so many plain bytes stands in the commit itself, whose object may have 4 MiB.
 const INLINE_MAX: usize = 2 << 20;
 /// Plain bytes of one frame of a larger one.
-const FRAME: usize = 2 << 20;
+pub(super) const FRAME: usize = 2 << 20;
 /// Rows asked for at once from a seal.
 const ROWS: usize = 4096;
 
@@ -43,30 +44,7 @@ pub(super) async fn place(
     let (send, mut made) = Feed::new(objects.env());
     let (rows, extents) = (Arc::clone(seal), Arc::clone(stored));
     let producer = objects.env().block(move || make(&rows, &extents, &send));
-    let placed = async {
-        let mut placed = Placed::default();
-        let mut framing = Framing { objects, progress, home, builder: Builder::default(), packs: Vec::new() };
-        let mut first: Option<rpc::Delta> = None;
-        while let Some(delta) = made.recv().await {
-            placed.deltas.push(PackedDelta::of(&delta));
-            if placed.deltas.len() == 1 {
-                first = Some(delta);
-                continue;
-            }
-            if let Some(first) = first.take() {
-                framing.push(&first, commit).await?;
-            }
-            framing.push(&delta, commit).await?;
-        }
-        match first {
-            Some(delta) if delta.encoded_len() <= INLINE_MAX => commit.delta = Some(delta),
-            Some(delta) => framing.push(&delta, commit).await?,
-            None => {}
-        }
-        framing.close(commit).await?;
-        placed.packs = framing.packs;
-        Ok(placed)
-    };
+    let placed = collect(objects, progress, home, &mut made, commit);
     let placed = tokio::select! {
         placed = placed => placed,
         fault = stop => Err(fault),
@@ -75,6 +53,38 @@ pub(super) async fn place(
     // The seal is read until it ends.
     let ended = producer.await.map_err(|error| Fault::with(FaultKind::Local, "reading what was sealed did not end", error))?;
     placed.and_then(|placed| ended.map(|()| placed))
+}
+
+/// Puts deltas, as they are made, into `commit`, or into packs of their own when they are much.
+pub(super) async fn collect(
+    objects: &Objects,
+    progress: &Progress,
+    home: Home,
+    made: &mut mpsc::Receiver<rpc::Delta>,
+    commit: &mut rpc::Commit,
+) -> Result<Placed, Fault> {
+    let mut placed = Placed::default();
+    let mut framing = Framing { objects, progress, home, builder: Builder::default(), packs: Vec::new() };
+    let mut first: Option<rpc::Delta> = None;
+    while let Some(delta) = made.recv().await {
+        placed.deltas.push(PackedDelta::of(&delta));
+        if placed.deltas.len() == 1 {
+            first = Some(delta);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            framing.push(&first, commit).await?;
+        }
+        framing.push(&delta, commit).await?;
+    }
+    match first {
+        Some(delta) if delta.encoded_len() <= INLINE_MAX => commit.delta = Some(delta),
+        Some(delta) => framing.push(&delta, commit).await?,
+        None => {}
+    }
+    framing.close(commit).await?;
+    placed.packs = framing.packs;
+    Ok(placed)
 }
 
 /// Deltas on their way into packs.

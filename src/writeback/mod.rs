@@ -11,6 +11,7 @@
 //! checkpoint  the deltas since the last one -> the next one        parts are shared
 //! branch      what a fenced writer had not committed -> beside the log
 //! clone       the tree of another incarnation's commit -> a first commit
+//! turn        the tree of an older commit -> one more commit
 //! run         the loop; flush, sync, drain, cancel
 //! inbox       who waits for which commit
 //! kernel      what the kernel holds of files in front
@@ -31,6 +32,7 @@ pub mod protocol;
 mod reuse;
 mod run;
 mod survey;
+mod turn;
 mod upload;
 
 #[cfg(test)]
@@ -44,3 +46,4 @@ pub use kernel::{Brought, KernelPages, NoKernel};
 pub use plan::QUIET_MAX;
 pub use progress::{LastCommit, Progress, State, Trouble};
 pub use run::{Ended, Lag, Loop, Parts, WriteBack};
+pub use turn::{Turned, turn_back};

@@ -118,7 +118,7 @@ fn seen(root: &Path) -> Seen {
 }
 
 /// A few hundred changes drawn by a seed.
-fn change(root: &Path, seed: &mut u64, count: usize) {
+pub(super) fn change(root: &Path, seed: &mut u64, count: usize) {
     let mut draw = |most: u64| {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (*seed >> 33) % most
