@@ -56,7 +56,14 @@ pub(super) fn renew(dir: &Path) -> Result<Trust, CacheError> {
     let (path, new) = (dir.join("meta.db"), dir.join("meta.new"));
     db::open(&path, false, false)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     let copied = fs::copy(&path, &new).and_then(|_| File::open(&new)?.sync_all());
-    copied.and_then(|()| fs::rename(&new, &path)).and_then(|()| File::open(dir)?.sync_all()).map_err(CacheError::io("meta.db"))?;
+    match copied.and_then(|()| fs::rename(&new, &path)).and_then(|()| File::open(dir)?.sync_all()) {
+        // Served rather than kept away: should it have lost a page, then SQLite will see that.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            tracing::warn!(%error, "a flush of meta.db had failed, and there is no room for it in new blocks");
+            let _ = fs::remove_file(&new);
+        }
+        copied => copied.map_err(CacheError::io("meta.db"))?,
+    }
     Ok(trust)
 }
 

@@ -293,7 +293,7 @@ impl Machine {
             fate.kept
         );
         // A flush of something else may have taken one with it: once is chance.
-        let enough = controls - (controls / 20).max(1);
+        let enough = controls.saturating_sub((controls / 20).max(1));
         assert!(bytes_vanished >= enough, "unsynced bytes vanished in {bytes_vanished} of {controls} cuts only");
         assert!(names_vanished >= enough, "unsynced names vanished in {names_vanished} of {controls} cuts only");
     }
