@@ -4,6 +4,8 @@
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod controller;
+pub mod csi;
 pub mod env;
 pub mod format;
 pub mod fuse;
@@ -11,6 +13,7 @@ pub mod history;
 pub mod hydrate;
 pub mod keeper;
 pub mod log;
+pub mod node;
 pub mod peer;
 pub mod policy;
 pub mod rpc;

@@ -28,12 +28,14 @@ part_crash() { THREADS=1 suite crash bad_days branches tiers; }
 part_power() { THREADS=1 suite power; }
 part_xfs() { tests/xfs.sh; }
 part_cli() { THREADS=1 suite cli restore history; }
+# Upstream's tests of the Kubernetes driver, with FUSE and without privileges, and our own.
+part_csi() { csi-sanity/run.sh && THREADS=1 suite csi; }
 part_apps() { THREADS=1 suite apps; }
 # Two commands a person would give, and every workload of the benchmarks once, so that neither rots.
 part_demo() { HOLDFAST="$PWD/target/debug/holdfast" DEMO_FILES=300 tests/demo.sh; }
 part_bench() { cargo bench --quiet --profile dev --bench speed -- --smoke --systems ext4,bare,holdfast-file,holdfast-s3; }
 
-all=(setup build lint tidy unit model store sim fuse posix crash power xfs cli apps demo bench)
+all=(setup build lint tidy unit model store sim fuse posix crash power xfs cli csi apps demo bench)
 # A test file that no part names would never run.
 for file in tests/*.rs; do
     name=$(basename "$file" .rs)

@@ -1,7 +1,8 @@
 //! The command line: global settings, made from the list of `config`, and the tree of commands.
 
 use super::{
-    branch, completions, diff, doctor, exit, gc, handover, history, janitor, key, live, mount, pin, policy, restore, retention, snapshot,
+    branch, completions, csi, diff, doctor, exit, gc, handover, history, janitor, key, live, mount, pin, policy, restore, retention,
+    snapshot,
 };
 use super::{scrub, status, store, tree, volume};
 use crate::config::KEYS;
@@ -94,6 +95,8 @@ pub enum Command {
     /// Which tier a path has, and why
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Answer Kubernetes: the driver of its volumes
+    Csi(csi::CsiArgs),
     /// See whether this machine has what a mount needs
     Doctor(doctor::DoctorArgs),
     /// Print completions for a shell

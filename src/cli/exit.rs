@@ -107,6 +107,12 @@ pub fn kind(word: &str) -> FaultKind {
     KINDS.into_iter().find(|kind| self::word(*kind) == word).unwrap_or(FaultKind::Unknown)
 }
 
+/// The kind of an exit code; one that a newer program may end with is `Unknown`.
+#[must_use]
+pub fn kind_of(code: u8) -> FaultKind {
+    KINDS.into_iter().find(|kind| self::code(*kind) == code).unwrap_or(FaultKind::Unknown)
+}
+
 /// For the end of `--help`.
 pub(super) const HELP: &str = "\
 Exit codes:
@@ -133,7 +139,7 @@ mod tests {
                     .any(|line| line.starts_with(&format!("//! | {} |", code(kind))) && line.contains(&format!("`{}`", word(kind)))),
                 "{kind:?}"
             );
-            assert_eq!(super::kind(word(kind)), kind);
+            assert_eq!((super::kind(word(kind)), kind_of(code(kind))), (kind, kind));
             assert!(HELP.contains(&format!("{} ", code(kind))));
         }
         let mut codes: Vec<u8> = KINDS.map(code).into_iter().chain([Exit::Done.code(), Exit::NotSafe.code()]).collect();

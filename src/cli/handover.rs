@@ -10,6 +10,7 @@ use super::mount::own_program;
 use super::status::{Phase, VolumeStatus};
 use super::target::Which;
 use crate::cache::Cache;
+use crate::env::Env;
 use crate::fuse::{self, Holder};
 use crate::keeper::wire::Standing;
 use crate::keeper::{Holding, Line};
@@ -111,7 +112,7 @@ pub(super) fn upgrade(context: &Context, args: &UpgradeArgs) -> Result<Exit, Fau
         let mut upgraded = Vec::new();
         for (socket, before) in all {
             check(&kept, &before, &to).await?;
-            upgraded.push(hand_over(context, &socket, &before, &to).await?);
+            upgraded.push(hand_over(&context.env, &socket, &before, &to).await?);
         }
         Ok(upgraded)
     })?;
@@ -182,8 +183,16 @@ async fn check(kept: &Kept, before: &Before, program: &Path) -> Result<(), Fault
     Err(Fault::new(FaultKind::Local, message))
 }
 
-async fn hand_over(context: &Context, socket: &Path, before: &Before, to: &Path) -> Result<Upgraded, Fault> {
-    let env = &context.env;
+/// Hands a mount over to this very program again: its next driver reads its settings anew.
+pub(super) async fn renew(env: &Env, socket: &Path, status: VolumeStatus) -> Result<(), Fault> {
+    let before = Before::of(status);
+    if !before.ready {
+        return Err(Fault::new(FaultKind::Busy, format!("{} is opening or draining: try again", before.directory)));
+    }
+    hand_over(env, socket, &before, &own_program()?).await.map(drop)
+}
+
+async fn hand_over(env: &Env, socket: &Path, before: &Before, to: &Path) -> Result<Upgraded, Fault> {
     let began = env.monotonic();
     let (holder, program) = (Holder::at(socket.with_extension("hold")), to.to_path_buf());
     let asked = tokio::task::spawn_blocking(move || holder.upgrade(&program)).await;

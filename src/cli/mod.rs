@@ -10,6 +10,7 @@ pub mod completions;
 pub mod context;
 pub mod control;
 mod copy;
+pub mod csi;
 pub mod diff;
 pub mod doctor;
 mod drive;
@@ -104,6 +105,7 @@ fn run(arguments: Arguments) -> Result<Exit, Fault> {
         Command::Key(command) => key::run(&context, command),
         Command::Volume(command) => volume::run(&context, command),
         Command::Policy(command) => policy::run(&context, command),
+        Command::Csi(args) => csi::run(&context, &flags, &args),
         Command::Doctor(args) => doctor::run(&context, &args),
         Command::Completions(args) => completions::run(&args),
     }

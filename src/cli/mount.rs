@@ -13,6 +13,7 @@ use super::drive;
 use super::exit::Exit;
 use super::unlock::{self, KeyArgs};
 use crate::cli::context::Context;
+use crate::config::file_name_of;
 use crate::fuse::{Custody, HoldOptions, MountOptions, check_place, hold};
 use crate::keeper;
 use crate::types::{Fault, FaultKind, Identity};
@@ -253,7 +254,7 @@ fn inner_arguments() -> Vec<OsString> {
 /// Where holder and driver write their log.
 #[must_use]
 pub(super) fn log_path(context: &Context, volume: &Identity) -> PathBuf {
-    context.settings.run_dir.join(format!("{}.log", volume.as_str().replace('/', "~")))
+    context.settings.run_dir.join(format!("{}.log", file_name_of(volume)))
 }
 
 fn absolute(dir: &Path) -> Result<PathBuf, Fault> {

@@ -140,6 +140,8 @@ impl Driver {
             cache_limit_bytes: sizes.cache_max,
             left_bytes: space.bytes.saturating_sub(cache.cached_bytes()),
             inodes: space.inodes,
+            bytes: space.bytes,
+            capacity_bytes: sizes.capacity,
             resend: self.mount.get().is_none_or(|mount| mount.can_resend()),
             quarantined: super::drive::quarantined(),
             fenced,

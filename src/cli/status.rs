@@ -94,6 +94,12 @@ pub struct VolumeStatus {
     pub left_bytes: u64,
     /// Files, directories and others.
     pub inodes: u64,
+    /// Bytes of its files.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Bytes that it may hold; absent: no limit of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_bytes: Option<u64>,
     /// Whether requests under way when a driver dies are sent to the next one (kernel 6.9 and later).
     #[serde(default = "yes")]
     pub resend: bool,
@@ -354,6 +360,8 @@ pub(super) mod tests {
             cache_limit_bytes: 10 << 30,
             left_bytes: 0,
             inodes: 12,
+            bytes: 4096,
+            capacity_bytes: None,
             resend: true,
             quarantined: false,
             fenced: None,

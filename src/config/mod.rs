@@ -18,10 +18,16 @@ use crate::policy::Policy;
 use crate::policy::retention::Rules;
 use crate::telemetry::LogFormat;
 use crate::types::{Fault, FaultKind, Identity};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+
+/// Longest file name of a volume; file systems have 255 bytes, and a cache that is set aside is given a suffix.
+const FILE_NAME_MAX: usize = 200;
+/// So much of a longer name is shown.
+const FILE_NAME_KEPT: usize = 160;
 
 /// What a mount brings into its cache by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,10 +130,10 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The cache directory of one volume. `~` stands in no name, so two names never share a directory.
+    /// The cache directory of one volume.
     #[must_use]
     pub fn cache_of(&self, volume: &Identity) -> PathBuf {
-        self.cache.join(volume.as_str().replace('/', "~"))
+        self.cache.join(file_name_of(volume))
     }
 
     /// The policy in force for new mounts: the file's, or the built-in one.
@@ -139,6 +145,19 @@ impl Settings {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Fault::with(FaultKind::Invalid, format!("the policy {} cannot be read", path.display()), error))?;
         Policy::parse(&text).map_err(|error| Fault::new(FaultKind::Invalid, format!("{}: {error}", path.display())))
+    }
+}
+
+/// A volume's name as the name of a file, with room for a suffix. `~` stands in no name and no part is empty, so two names never share one.
+#[must_use]
+pub fn file_name_of(volume: &Identity) -> String {
+    let plain = volume.as_str().replace('/', "~");
+    match plain.get(..FILE_NAME_KEPT) {
+        Some(kept) if plain.len() > FILE_NAME_MAX => {
+            let digest = Sha256::digest(volume.as_str().as_bytes());
+            format!("{kept}~~{}", hex::encode(digest.iter().take(16).copied().collect::<Vec<u8>>()))
+        }
+        _ => plain,
     }
 }
 

@@ -27,6 +27,10 @@ fn defaults_lie_in_the_users_directories() {
     assert_eq!(settings.store, "file:///home/ann%20b/.local/share/holdfast/store");
     assert!(settings.store_is_default);
     assert_eq!(settings.cache_of(&Identity::parse("group/name").unwrap()), Path::new("/home/ann b/.cache/holdfast/group~name"));
+    let long = |last: char| {
+        settings.cache_of(&Identity::parse(&format!("{}/{}/{}{last}", "c".repeat(63), "n".repeat(63), "v".repeat(252))).unwrap())
+    };
+    assert!(long('a').file_name().is_some_and(|name| name.len() <= 200) && long('a') != long('b'), "a claim's name has 253 bytes");
     assert_eq!(settings.keys, Path::new("/home/ann b/.config/holdfast/keys"));
     assert_eq!(settings.run_dir, Path::new("/run/holdfast"));
     assert_eq!(settings.read_policy().unwrap(), Policy::built_in());

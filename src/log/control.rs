@@ -73,6 +73,15 @@ pub enum Purging {
     Done,
 }
 
+/// What an attached claim asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// Bytes that the volume may hold; 0: no limit.
+    pub capacity: u64,
+    /// It wants the volume purged when it is detached, and is the last.
+    pub purge: bool,
+}
+
 /// What the chain says, read to some number.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
@@ -90,8 +99,10 @@ pub struct State {
     pub retired_objects: BTreeSet<ObjectId>,
     /// Whether [`Self::retired_objects`] is kept.
     pub for_gc: bool,
-    /// Attached claims, by uid.
-    pub attached: BTreeSet<String>,
+    /// Attached claims, by uid, and what they asked for.
+    pub attached: BTreeMap<String, Attachment>,
+    /// The claim that was detached last, and nobody is attached since, wanted the volume purged.
+    pub purge_wanted: bool,
     /// Numbers of the log that are skipped.
     pub voids: BTreeSet<Seq>,
     /// How far a purge is.
@@ -115,11 +126,13 @@ impl State {
                 let claimed = self.claims.values().find(|claim| retire.seqs.contains(&claim.seq));
                 claimed.map_or(Ok(()), |claim| Err(Refused::Claimed(claim.seq)))
             }
-            Kind::Attach(attach) if self.attached.contains(&attach.claim_uid) => Err(Refused::Already),
-            Kind::Detach(detach) if !self.attached.contains(&detach.claim_uid) => Err(Refused::Already),
+            Kind::Attach(attach) if self.attached.get(&attach.claim_uid).is_some_and(|now| attach.capacity <= now.capacity) => {
+                Err(Refused::Already)
+            }
+            Kind::Detach(detach) if !self.attached.contains_key(&detach.claim_uid) => Err(Refused::Already),
             Kind::Attach(_) | Kind::Detach(_) => Ok(()),
-            Kind::Purge(purge) => match (self.attached.first(), self.purging, purge.done) {
-                (Some(uid), _, _) => Err(Refused::Attached(uid.clone())),
+            Kind::Purge(purge) => match (self.attached.first_key_value(), self.purging, purge.done) {
+                (Some((uid, _)), _, _) => Err(Refused::Attached(uid.clone())),
                 (None, Purging::No, true) => Err(Refused::NotPurging),
                 (None, Purging::Begun { .. }, false) => Err(Refused::Already),
                 _ => Ok(()),
@@ -153,15 +166,17 @@ impl State {
             }
             Some(Kind::Purge(purge)) if purge.done => self.purging = Purging::Done,
             Some(Kind::Purge(_)) => self.purging = Purging::Begun { number: record.number, at: self.time },
-            Some(Kind::Undo(_)) => self.purging = Purging::No,
+            Some(Kind::Undo(_)) => (self.purging, self.purge_wanted) = (Purging::No, false),
             Some(Kind::Attach(attach)) => {
-                self.attached.insert(attach.claim_uid.clone());
+                self.attached.insert(attach.claim_uid.clone(), Attachment { capacity: attach.capacity, purge: attach.purge });
+                self.purge_wanted = false;
                 if self.purging != Purging::Done {
                     self.purging = Purging::No;
                 }
             }
             Some(Kind::Detach(detach)) => {
-                self.attached.remove(&detach.claim_uid);
+                let gone = self.attached.remove(&detach.claim_uid);
+                self.purge_wanted = self.attached.is_empty() && gone.is_some_and(|gone| gone.purge);
             }
             Some(Kind::Void(void)) => {
                 self.voids.insert(void.seq);

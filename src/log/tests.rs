@@ -230,7 +230,7 @@ fn the_chain_refuses_what_comes_too_late() {
     assert_eq!(refused(Kind::Retire(Retire { seqs: vec![6, 7], ..Retire::default() })), Refused::Claimed(7));
     bench.append(Kind::Retire(Retire { seqs: vec![6], ..Retire::default() })).unwrap();
     assert_eq!(refused(claim(6)), Refused::Retired(6));
-    bench.append(Kind::Attach(Attach { claim_uid: "x".into() })).unwrap();
+    bench.append(Kind::Attach(Attach { claim_uid: "x".into(), ..Attach::default() })).unwrap();
     assert_eq!(refused(Kind::Purge(Purge::default())), Refused::Attached("x".into()));
     bench.append(Kind::Detach(crate::rpc::Detach { claim_uid: "x".into() })).unwrap();
     assert_eq!(refused(Kind::Purge(Purge { done: true, ..Purge::default() })), Refused::NotPurging);
@@ -239,7 +239,7 @@ fn the_chain_refuses_what_comes_too_late() {
     let again = bench.append(Kind::Purge(Purge::default())).unwrap();
     assert_eq!(refused(Kind::Undo(Undo { number: begun })), Refused::NotUndoable(begun));
     // A later attach cancels it too.
-    bench.append(Kind::Attach(Attach { claim_uid: "y".into() })).unwrap();
+    bench.append(Kind::Attach(Attach { claim_uid: "y".into(), ..Attach::default() })).unwrap();
     assert_eq!(refused(Kind::Undo(Undo { number: again })), Refused::NotUndoable(again));
 }
 

@@ -63,7 +63,7 @@ fn control_kinds() -> Vec<Control> {
         Control::Claim(claim),
         Control::Release(rpc::Release { claim: 1 }),
         Control::Retire(retire),
-        Control::Attach(rpc::Attach { claim_uid: "uid".into() }),
+        Control::Attach(rpc::Attach { claim_uid: "uid".into(), ..rpc::Attach::default() }),
         Control::Detach(rpc::Detach { claim_uid: "uid".into() }),
         Control::Purge(rpc::Purge { done: false, reason: "deleted".into() }),
         Control::Undo(rpc::Undo { number: 6 }),

@@ -252,7 +252,7 @@ impl Node {
     async fn attach(&self, site: &Site) -> Result<(), Stop> {
         let claim_uid = format!("pvc-{}", self.kit.id);
         let mut chain = Chain::read(site.clone()).await?;
-        let attach = Attach { claim_uid };
+        let attach = Attach { claim_uid, ..Attach::default() };
         match chain.append("controller", self.kit.sim.store_time(), &|_| Ok(Control::Attach(attach.clone()))).await {
             Ok(_) | Err(LogError::Control(Refused::Already)) => Ok(()),
             Err(error) => {
@@ -456,7 +456,7 @@ impl Node {
         let author = format!("pvc-{}", self.kit.id);
         let now = self.kit.sim.store_time();
         let uids: Vec<String> =
-            if self.kit.bug == Bug::PurgeAttached { chain.state().attached.iter().cloned().collect() } else { vec![author.clone()] };
+            if self.kit.bug == Bug::PurgeAttached { chain.state().attached.keys().cloned().collect() } else { vec![author.clone()] };
         for claim_uid in uids {
             let detach = Detach { claim_uid };
             chain.append(&author, now, &|_| Ok(Control::Detach(detach.clone()))).await?;

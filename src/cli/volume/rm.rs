@@ -204,7 +204,7 @@ async fn release_origin(reading: &Reading, found: &Found) -> Result<bool, Fault>
 /// Who stands in the way.
 async fn check(reading: &Reading, args: &RmArgs, standing: &Standing) -> Result<(), Fault> {
     let volume = &args.volume;
-    if let Some(uid) = standing.chain.attached.first() {
+    if let Some((uid, _)) = standing.chain.attached.first_key_value() {
         return Err(Fault::new(FaultKind::Busy, format!("volume {volume} is attached (claim {uid}): detach it first")));
     }
     if let Some(open) = standing.tip.open.as_ref().filter(|_| standing.tip.phase == Phase::Open) {

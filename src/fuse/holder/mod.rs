@@ -25,9 +25,12 @@ use super::outside::BroughtIn;
 use super::session::Init;
 use crate::types::{Fault, FaultKind, Ino};
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, sendmsg, socket,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, recvmsg, sendmsg,
+    socket, sockopt,
 };
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::{IoSlice, IoSliceMut};
@@ -166,6 +169,22 @@ impl Holder {
             Message::Refused(why) => Err(Fault::new(FaultKind::Local, why)),
             other => Err(self.confused(&other)),
         }
+    }
+
+    /// Asks the holder and its driver to end, as a signal does: a mount that is not there yet is given up. Nobody there: nothing to end.
+    ///
+    /// # Errors
+    /// It is there and cannot be asked.
+    pub fn end(&self) -> Result<(), Fault> {
+        let failed = |errno: Errno| Fault::with(FaultKind::Local, format!("the mount's holder at {}", self.socket.display()), errno);
+        let stream = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+        match connect(stream.as_raw_fd(), &UnixAddr::new(&self.socket).map_err(failed)?) {
+            Err(Errno::ENOENT | Errno::ECONNREFUSED) => return Ok(()),
+            connected => connected.map_err(failed)?,
+        }
+        // Of whoever listens there.
+        let holder = getsockopt(&stream, sockopt::PeerCredentials).map_err(failed)?;
+        kill(Pid::from_raw(holder.pid()), Signal::SIGTERM).map_err(failed)
     }
 
     fn ask_done(&self, message: &Message, device: Option<BorrowedFd<'_>>) -> Result<(), Fault> {
