@@ -1,5 +1,5 @@
 //! Every request on a store in memory and a machine that is a list: twice, out of order, side by side, and with a new process of the driver
-//! before each. What a real mount and a real socket do is in `csi-sanity/`.
+//! before each. What a real mount and a real socket do is in `csi-sanity/` and `tests/csi.rs`.
 
 use super::*;
 use crate::controller::Stores;

@@ -262,10 +262,10 @@ impl Mounter for Mounts {
     async fn unmount(&self, dir: &Path, patience: Duration) -> Result<Drain, Fault> {
         // Of a mount that goes on draining, a driver that is started again reads them.
         let forget = || drop(std::fs::remove_file(self.settings_of(dir)));
-        if !self.is_mounted(dir).await? {
-            if let Some(drain) = self.give_up(dir).await? {
-                return Ok(drain);
-            }
+        if !self.is_mounted(dir).await?
+            && let Some(drain) = self.give_up(dir).await?
+        {
+            return Ok(drain);
         }
         if !self.is_mounted(dir).await? {
             forget();
