@@ -2,6 +2,10 @@
 //! at each step and given again, and read by the independent reader. Needs root and /dev/fuse.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::disallowed_methods, reason = "tests against the real world")]
 
+#[path = "restore/archive.rs"]
+mod archive;
+#[path = "restore/before.rs"]
+mod before;
 #[path = "restore/clones.rs"]
 mod clones;
 #[path = "restore/diffs.rs"]

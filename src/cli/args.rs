@@ -55,7 +55,7 @@ pub enum Command {
     /// Print a file of a commit, without a mount
     Cat(tree::TreeArgs),
     /// Copy a file or directory out of a commit, with everything it has
-    Cp(tree::CopyArgs),
+    Cp(tree::CpArgs),
     /// Copy the content of a directory of a commit into a new or empty one
     Export(tree::CopyArgs),
     /// Make a new volume from a commit of another

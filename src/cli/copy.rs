@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 /// Bytes read at once.
-const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 /// Blocks of zeros of this size are left out: holes come back as holes.
 const BLOCK: usize = 4096;
 /// Entries listed at once.

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod at;
+mod before;
 pub mod branch;
 pub mod completions;
 pub mod context;
@@ -33,6 +34,7 @@ pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod stored;
+mod tar;
 pub mod target;
 pub mod tree;
 pub mod unlock;

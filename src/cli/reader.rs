@@ -1,6 +1,7 @@
 //! A commit of a volume, to be looked at without a mount: its metadata in a cache of its own, its data as it is read.
 
 use super::at::{self, At, Resolved};
+use super::before::{Before, before_change};
 use super::context::Context;
 use super::unlock::{self, KeyArgs};
 use crate::cache::{Cache, CacheOptions, ReadOutcome};
@@ -11,6 +12,7 @@ use crate::log::lookup::Books;
 use crate::store::Objects;
 use crate::types::{Attr, Fault, FaultKind, Identity, Ino, ROOT};
 use crate::volume::{HydrateMode, Moment, RunOptions, Volume, reader_cache, reader_of};
+use jiff::tz::TimeZone;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,6 +44,38 @@ impl Reading {
         };
         let resolved = Resolved::new(asked, entry.seq, at::timestamp(entry.time));
         Ok((entry, resolved))
+    }
+}
+
+/// A moment of a volume by one of the two ways to say it, already looked at for what is typed wrong.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum When<'a> {
+    /// `--at`; without it the newest commit.
+    At(Option<&'a str>),
+    /// `--before-change`, of this path.
+    BeforeChange(&'a [u8]),
+}
+
+impl Reading {
+    /// The commit that is meant; which one that is, is told on standard error when anything was asked for.
+    pub(super) async fn find(&self, context: &Context, when: When<'_>) -> Result<Entry, Fault> {
+        let zone = TimeZone::system();
+        match when {
+            When::At(at) => {
+                let (entry, resolved) = self.resolve(context, at).await?;
+                if at.is_some() {
+                    context.say(&resolved.line(&zone));
+                }
+                Ok(entry)
+            }
+            When::BeforeChange(path) => {
+                let Before { entry, changed } = before_change(context, self, path).await?;
+                let shown = |entry: &Entry| format!("commit {} of {}", entry.seq, at::show(at::timestamp(entry.time), &zone));
+                let path = super::target::show_name(path);
+                context.say(&format!("`{path}` last changed in {}; before that: {}", shown(&changed), shown(&entry)));
+                Ok(entry)
+            }
+        }
     }
 }
 

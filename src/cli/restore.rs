@@ -5,7 +5,7 @@ use super::at::{self, At};
 use super::context::{Answer, Context};
 use super::drive;
 use super::exit::Exit;
-use super::reader::Reading;
+use super::reader::{Reading, When};
 use super::unlock::KeyArgs;
 use crate::config::show_size;
 use crate::format::names;
@@ -13,16 +13,19 @@ use crate::history;
 use crate::rpc;
 use crate::types::{Epoch, Fault, FaultKind, Identity, Seq};
 use crate::volume::{InPlace, InPlaceParams, Restorable, RestoreParams, Restored, restore, restore_in_place};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 /// Which commit of which volume, and the name of the new one.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("moment").args(["at", "before_change"]))]
 pub struct RestoreArgs {
     /// The volume that has the commit
     #[arg(value_name = "VOLUME", value_parser = Identity::parse)]
@@ -30,11 +33,14 @@ pub struct RestoreArgs {
     /// The commit: a number, an RFC 3339 time, `10:00`, `yesterday`, `2h ago` [default: the newest]
     #[arg(long, value_name = "WHEN")]
     at: Option<String>,
+    /// Instead: the newest commit before this path last changed
+    #[arg(long, value_name = "PATH", conflicts_with = "at")]
+    before_change: Option<OsString>,
     /// The volume to make
     #[arg(long, value_name = "NEW", value_parser = Identity::parse, required_unless_present = "in_place")]
     to: Option<Identity>,
     /// Instead of a new volume one more commit of this one, with the tree of the older commit; nobody may have it mounted
-    #[arg(long, conflicts_with = "to", requires = "at")]
+    #[arg(long, conflicts_with = "to", requires = "moment")]
     in_place: bool,
     /// In place: the host that has the volume open and is gone for good
     #[arg(long, value_name = "HOST", requires = "in_place")]
@@ -119,7 +125,7 @@ pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> 
     };
     let made = context.run(async {
         let reading = Reading::start(context, volume, &args.key).await?;
-        let seq = resolve(context, &reading, args.at.as_deref()).await?;
+        let seq = resolve(context, &reading, args).await?;
         make(context, &reading, Restorable::Commit(seq), to).await
     })?;
     context.answer(&made)?;
@@ -129,7 +135,7 @@ pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> 
 /// Makes one more commit of the volume.
 async fn back(context: &Context, args: &RestoreArgs) -> Result<Back, Fault> {
     let reading = Reading::start(context, &args.volume, &args.key).await?;
-    let seq = resolve(context, &reading, args.at.as_deref()).await?;
+    let seq = resolve(context, &reading, args).await?;
     let params = InPlaceParams {
         books: reading.books.clone(),
         volume: reading.volume.clone(),
@@ -166,10 +172,13 @@ pub(super) async fn make(context: &Context, reading: &Reading, what: Restorable,
 }
 
 /// The commit that is meant; `now` means the newest. A time after it is refused: whether the volume changed since then only its holder knows.
-async fn resolve(context: &Context, reading: &Reading, text: Option<&str>) -> Result<Seq, Fault> {
-    let (entry, resolved) = reading.resolve(context, text).await?;
+async fn resolve(context: &Context, reading: &Reading, args: &RestoreArgs) -> Result<Seq, Fault> {
+    if let Some(path) = &args.before_change {
+        return Ok(reading.find(context, When::BeforeChange(path.as_bytes())).await?.seq);
+    }
+    let (entry, resolved) = reading.resolve(context, args.at.as_deref()).await?;
     let now = context.now();
-    if let Some(text) = text.filter(|text| text.trim() != "now")
+    if let Some(text) = args.at.as_deref().filter(|text| text.trim() != "now")
         && let Ok(At::Time(time)) = at::parse(text, &now)
     {
         let newest = history::newest(&reading.reader).await?;

@@ -4,7 +4,8 @@ use super::at;
 use super::context::{Answer, Context};
 use super::copy;
 use super::exit::Exit;
-use super::reader::{Reading, Tree};
+use super::reader::{Reading, Tree, When};
+use super::tar;
 use super::target::{Target, show_name};
 use super::unlock::KeyArgs;
 use crate::types::{Attr, Fault, FaultKind};
@@ -25,8 +26,11 @@ pub struct TreeArgs {
     /// An older commit: a number, an RFC 3339 time, `10:00`, `yesterday`, `2h ago`
     #[arg(long, value_name = "WHEN")]
     at: Option<String>,
+    /// The newest commit before the path's last change
+    #[arg(long, conflicts_with = "at")]
+    before_change: bool,
     /// A branch instead of a commit
-    #[arg(long, value_name = "BRANCH", conflicts_with = "at")]
+    #[arg(long, value_name = "BRANCH", conflicts_with_all = ["at", "before_change"])]
     branch: Option<u64>,
     #[command(flatten)]
     key: KeyArgs,
@@ -40,6 +44,16 @@ pub struct CopyArgs {
     /// Where to: must not exist (`export`: or be an empty directory)
     #[arg(value_name = "DEST")]
     to: PathBuf,
+}
+
+/// A copy out of a volume, as files or as an archive.
+#[derive(Debug, Args)]
+pub struct CpArgs {
+    #[command(flatten)]
+    copy: CopyArgs,
+    /// Write a tar archive (pax, GNU sparse files); DEST `-`: to standard output
+    #[arg(long)]
+    tar: bool,
 }
 
 /// Bytes of a file read at once.
@@ -64,11 +78,8 @@ fn with_tree<T: Send + 'static>(
         let moment = match args.branch {
             Some(epoch) => Moment::Branch(epoch),
             None => {
-                let (entry, resolved) = reading.resolve(context, args.at.as_deref()).await?;
-                if args.at.is_some() {
-                    context.say(&resolved.line(&TimeZone::system()));
-                }
-                Moment::Commit(entry.seq)
+                let when = if args.before_change { When::BeforeChange(&path) } else { When::At(args.at.as_deref()) };
+                Moment::Commit(reading.find(context, when).await?.seq)
             }
         };
         let tree = Tree::open(context, &reading, moment).await?;
@@ -243,11 +254,36 @@ impl Answer for Copied {
 }
 
 /// `holdfast cp`: a file or a whole directory, with owners, modes, times, xattrs, ACLs, links and holes.
-pub(super) fn cp(context: &Context, args: &CopyArgs) -> Result<Exit, Fault> {
-    if std::fs::symlink_metadata(&args.to).is_ok() {
-        return Err(Fault::new(FaultKind::Exists, format!("{} is there already; nothing is overwritten", args.to.display())));
+pub(super) fn cp(context: &Context, args: &CpArgs) -> Result<Exit, Fault> {
+    let CopyArgs { from, to } = &args.copy;
+    let out = args.tar && to.as_os_str() == "-";
+    if !out && std::fs::symlink_metadata(to).is_ok() {
+        return Err(Fault::new(FaultKind::Exists, format!("{} is there already; nothing is overwritten", to.display())));
     }
-    copy_out(context, args)
+    if args.tar { archive(context, from, (!out).then_some(to)) } else { copy_out(context, &args.copy) }
+}
+
+/// A tar archive, into a file or to standard output.
+fn archive(context: &Context, from: &TreeArgs, to: Option<&PathBuf>) -> Result<Exit, Fault> {
+    let target = Target::parse(from.target.clone()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
+    let name = target.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+    let path = to.cloned();
+    let ((what, sockets), _) = with_tree(context, from, move |tree, attr| {
+        // Made when there is something to write into it.
+        let file = path.as_ref().map(|path| std::fs::OpenOptions::new().write(true).create_new(true).open(path)).transpose();
+        let file = file.map_err(|error| Fault::with(FaultKind::Local, "the archive cannot be made", error))?;
+        match file {
+            Some(file) => tar::write(tree, attr, &name, &mut io::BufWriter::with_capacity(CHUNK, file)),
+            None => tar::write(tree, attr, &name, &mut io::BufWriter::with_capacity(CHUNK, io::stdout().lock())),
+        }
+    })?;
+    if sockets > 0 {
+        context.say(&format!("{sockets} sockets are not in it: no archive holds them"));
+    }
+    if let Some(to) = to {
+        context.answer(&Copied { to: to.display().to_string(), what })?;
+    }
+    Ok(Exit::Done)
 }
 
 /// `holdfast export`: the content of a directory into a new or empty one.

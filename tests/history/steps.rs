@@ -93,6 +93,10 @@ fn killed_at_each_step_the_next_run_goes_on() {
     let mount = lab.rig.mount("first");
     let mut round = 0;
     let janitor = ["janitor", "run", VOLUME, "--retention", STRICT];
+    fs::write(mount.root.join("story"), "one").expect("write");
+    let told = lab.rig.flush("first");
+    lab.succeed(&["pin", "add", VOLUME, "--at", &told.to_string(), "--reason", "the story"]);
+    fs::write(mount.root.join("story"), "another").expect("write");
     let commits = |count: u64| {
         for n in 0..count {
             fs::write(mount.root.join("small"), format!("{n}")).expect("write");
@@ -130,6 +134,8 @@ fn killed_at_each_step_the_next_run_goes_on() {
     lab.rig.unmount("first", mount);
     lab.succeed(&janitor);
     assert_eq!(lab.check()["unneeded"], serde_json::json!([]));
+    // The records of the change are gone: the trees of the commits around it tell.
+    assert_eq!(lab.succeed(&["cat", &format!("{VOLUME}:story"), "--before-change"]), "one");
     let again = lab.json(&["gc", "--all", "--dry-run"]);
     assert_eq!((again["volumes"][0]["deleted"].as_u64(), again["volumes"][0]["retired"].as_u64()), (Some(0), Some(0)), "{again}");
 }
