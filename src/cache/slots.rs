@@ -61,6 +61,10 @@ impl Data {
                 _ => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                     error if error.kind() == io::ErrorKind::Interrupted => {}
+                    // A file system that cannot tell: what the disk has instead of a page that was let go is taken for it.
+                    error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                        return self.file.read_exact_at(buffer, self.base + offset).map(|()| true);
+                    }
                     error => return Err(error),
                 },
             }
