@@ -13,6 +13,8 @@ mod diffs;
 mod harness;
 #[path = "restore/in_place.rs"]
 mod in_place;
+#[path = "restore/next_mount.rs"]
+mod next_mount;
 #[path = "restore/removal.rs"]
 mod removal;
 #[path = "crash/rig.rs"]

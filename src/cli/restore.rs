@@ -11,8 +11,9 @@ use crate::config::show_size;
 use crate::format::names;
 use crate::history;
 use crate::rpc;
+use crate::store;
 use crate::types::{Epoch, Fault, FaultKind, Identity, Seq};
-use crate::volume::{InPlace, InPlaceParams, Restorable, RestoreParams, Restored, restore, restore_in_place};
+use crate::volume::{InPlace, InPlaceParams, Restorable, RestoreParams, Restored, ask, restore, restore_in_place, withdraw};
 use clap::{ArgGroup, Args};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -37,11 +38,17 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "at")]
     before_change: Option<OsString>,
     /// The volume to make
-    #[arg(long, value_name = "NEW", value_parser = Identity::parse, required_unless_present = "in_place")]
+    #[arg(long, value_name = "NEW", value_parser = Identity::parse, required_unless_present_any = ["in_place", "on_next_mount", "withdraw"])]
     to: Option<Identity>,
     /// Instead of a new volume one more commit of this one, with the tree of the older commit; nobody may have it mounted
     #[arg(long, conflicts_with = "to", requires = "moment")]
     in_place: bool,
+    /// The same, carried out when the volume is next mounted: it may be mounted now
+    #[arg(long, conflicts_with_all = ["to", "in_place"], requires = "moment")]
+    on_next_mount: bool,
+    /// Take back what was asked for with --on-next-mount
+    #[arg(long, conflicts_with_all = ["to", "in_place", "on_next_mount", "moment"])]
+    withdraw: bool,
     /// In place: the host that has the volume open and is gone for good
     #[arg(long, value_name = "HOST", requires = "in_place")]
     even_if_held_by: Option<String>,
@@ -109,6 +116,41 @@ impl Answer for Back {
     }
 }
 
+/// What is to happen on the next mount, or is not any more.
+#[derive(Serialize)]
+struct Asked {
+    volume: String,
+    from_commit: Seq,
+    state: &'static str,
+}
+
+impl Answer for Asked {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { volume, from_commit, state } = self;
+        match *state {
+            "asked" => {
+                writeln!(out, "{volume} goes back to commit {from_commit} when it is next mounted.")?;
+                writeln!(out, "Until then `holdfast restore {volume} --withdraw` takes that back.")
+            }
+            _ => writeln!(out, "{volume} does not go back to commit {from_commit}."),
+        }
+    }
+}
+
+/// Records a restore for the next mount, or takes the record back.
+async fn later(context: &Context, args: &RestoreArgs) -> Result<Asked, Fault> {
+    let reading = Reading::start(context, &args.volume, &args.key).await?;
+    let now = || store::now(&*reading.books.store, &context.env);
+    let (from_commit, state) = if args.withdraw {
+        (withdraw(&reading.reader, &reading.volume, now().await?).await?, "withdrawn")
+    } else {
+        let seq = resolve(context, &reading, args).await?;
+        ask(&reading.reader, &reading.volume, seq, now().await?).await?;
+        (seq, "asked")
+    };
+    Ok(Asked { volume: reading.volume.to_string(), from_commit, state })
+}
+
 pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> {
     let RestoreArgs { volume, to, .. } = args;
     if let Some(text) = &args.at {
@@ -118,6 +160,10 @@ pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, Fault> 
     if to.as_ref() == Some(volume) {
         let why = format!("volume {volume} cannot be restored into itself: give the new one another name, or say --in-place");
         return Err(Fault::new(FaultKind::Invalid, why));
+    }
+    if args.on_next_mount || args.withdraw {
+        context.answer(&context.run(later(context, args))?)?;
+        return Ok(Exit::Done);
     }
     let Some(to) = to else {
         context.answer(&context.run(back(context, args))?)?;
@@ -142,6 +188,7 @@ async fn back(context: &Context, args: &RestoreArgs) -> Result<Back, Fault> {
         seq,
         holder: rpc::Holder { cache_id: Default::default(), ..drive::holder([0; 16]) },
         even_if_held_by: args.even_if_held_by.clone(),
+        admitted: false,
         scratch: context.settings.cache_of(&reading.volume),
     };
     let made = restore_in_place(&params, &|why| context.say(&format!("waiting for the store: {why}"))).await?;

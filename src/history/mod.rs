@@ -176,7 +176,7 @@ impl Left {
 }
 
 /// [`at_time`] among the first `end` records, which `entry` gives by their place.
-async fn not_after<F>(end: u64, time: UnixNanos, entry: &dyn Fn(u64) -> F) -> Result<Entry, Fault>
+async fn not_after<F>(end: u64, time: UnixNanos, entry: &(dyn Fn(u64) -> F + Sync)) -> Result<Entry, Fault>
 where
     F: Future<Output = Result<Option<Entry>, Fault>>,
 {
@@ -215,7 +215,7 @@ where
 }
 
 /// The last commit at or before a place, and its own.
-async fn newest_of<F>(end: u64, entry: &dyn Fn(u64) -> F) -> Result<Option<(u64, Entry)>, Fault>
+async fn newest_of<F>(end: u64, entry: &(dyn Fn(u64) -> F + Sync)) -> Result<Option<(u64, Entry)>, Fault>
 where
     F: Future<Output = Result<Option<Entry>, Fault>>,
 {

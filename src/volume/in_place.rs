@@ -13,16 +13,22 @@
 //! put only at the end of the log that was looked at: who writes meanwhile is not fenced. What another machine had not committed when this
 //! came in between becomes a branch there, as after any takeover: its cache does not agree with the log any more.
 
+//!
+//! A person may also ask for it on the next mount: a claim of kind [`ASKED`] in the control chain, which holds the commit and is taken back by a
+//! release. A mount that begins (not a driver that takes a live mount over) does steps 1 to 5 before its own `open`, sets its cache aside
+//! whatever is in it (`volume.asked_after_commit`), and only then releases the claim (`volume.asked_after_release`): whoever dies in between
+//! leaves the claim, and the next mount finds nothing to do but that. So nothing that the cache had in no commit is mixed with the older tree.
+
 use super::live::RunOptions;
 use super::reader::{Moment, reader_cache, reader_of};
 use super::restore::AUTHOR;
 use super::{HydrateMode, Volume};
 use crate::cache::{Cache, CacheOptions};
 use crate::history::{self, snapshot};
-use crate::log::control::{Chain, Purging};
+use crate::log::control::{Chain, Purging, Refused, State};
 use crate::log::lookup::Books;
 use crate::log::{Hint, LogError, Phase, Reader, Tip, Writer, WriterParams};
-use crate::rpc::{self, log_record::Kind};
+use crate::rpc::{self, control_record::Kind as Control, log_record::Kind};
 use crate::store::{self, Objects};
 use crate::types::{Fault, FaultKind, Identity, Seq, UnixNanos, WriterId};
 use crate::writeback::{Turned, turn_back};
@@ -32,6 +38,54 @@ use std::sync::Arc;
 /// How long the commit before stays pinned, so that retention leaves the way back: 30 days, in nanoseconds.
 pub const UNDO: UnixNanos = 30 * DAY;
 const DAY: UnixNanos = 86_400 * 1_000_000_000;
+
+/// The kind of claim that asks for a restore on the next mount.
+pub const ASKED: &str = "restore";
+
+/// The claim that asks for a restore on the next mount, and the commit.
+pub(super) fn asked(state: &State) -> Option<(u64, Seq)> {
+    state.claims.iter().find(|(_, claim)| claim.kind == ASKED).map(|(number, claim)| (*number, claim.seq))
+}
+
+fn recorded(volume: &Identity, seq: Seq, kind: FaultKind) -> Fault {
+    let next = format!("`holdfast restore {volume} --withdraw` takes that back");
+    Fault::new(kind, format!("volume {volume} is to go back to commit {seq} when it is next mounted: {next}"))
+}
+
+/// Asks for a restore on the next mount. `now` is the store's clock.
+///
+/// # Errors
+/// [`FaultKind::Exists`]: one is asked for already; [`FaultKind::Stale`]: the commit was retired; the store's faults.
+pub async fn ask(reader: &Reader, volume: &Identity, seq: Seq, now: UnixNanos) -> Result<(), Fault> {
+    let mut chain = Chain::read(reader.site().clone()).await?;
+    let (kind, name) = (ASKED.to_owned(), "next mount".to_owned());
+    let claim = rpc::Claim { seq, kind, name, reason: "a restore on the next mount".to_owned(), expires: 0 };
+    let decide = |state: &State| match asked(state) {
+        Some(_) => Err(Refused::Already),
+        None => Ok(Control::Claim(claim.clone())),
+    };
+    match (chain.append(AUTHOR, now, &decide).await, asked(chain.state())) {
+        (Err(LogError::Control(Refused::Already)), Some((_, seq))) => Err(recorded(volume, seq, FaultKind::Exists)),
+        (Err(LogError::Control(Refused::Retired(seq))), _) => {
+            Err(Fault::new(FaultKind::Stale, format!("commit {seq} of volume {volume} was retired meanwhile")))
+        }
+        (appended, _) => Ok(appended.map(drop)?),
+    }
+}
+
+/// Takes back what [`ask`] asked for, or what was carried out. Gives the commit.
+///
+/// # Errors
+/// [`FaultKind::NotFound`]: nothing is asked for; the store's faults.
+pub async fn withdraw(reader: &Reader, volume: &Identity, now: UnixNanos) -> Result<Seq, Fault> {
+    let mut chain = Chain::read(reader.site().clone()).await?;
+    let none = || Fault::new(FaultKind::NotFound, format!("no restore of volume {volume} is recorded for its next mount"));
+    let (claim, seq) = asked(chain.state()).ok_or_else(none)?;
+    match chain.append(AUTHOR, now, &|_| Ok(Control::Release(rpc::Release { claim }))).await {
+        Err(LogError::Control(Refused::NoClaim(_))) => Err(none()),
+        released => Ok(released.map(|_| seq)?),
+    }
+}
 
 /// What to turn back, and to which commit.
 #[derive(Debug, Clone)]
@@ -46,6 +100,8 @@ pub struct InPlaceParams {
     pub holder: rpc::Holder,
     /// A host that has the volume open and is gone for good, as a person said.
     pub even_if_held_by: Option<String>,
+    /// The caller has seen to it that nobody else has the volume, and carries out what was asked for on the next mount.
+    pub admitted: bool,
     /// Beside this directory two trees are laid out while they are compared.
     pub scratch: PathBuf,
 }
@@ -101,6 +157,9 @@ pub async fn restore_in_place(params: &InPlaceParams, waiting: &(dyn Fn(&str) + 
 async fn free(params: &InPlaceParams, reader: &Reader, tip: &Tip) -> Result<(), Fault> {
     let volume = &params.volume;
     let chain = Chain::read(reader.site().clone()).await?;
+    if let Some((_, seq)) = asked(chain.state()).filter(|_| !params.admitted) {
+        return Err(recorded(volume, seq, FaultKind::Busy));
+    }
     match (chain.state().purging, tip.phase) {
         (Purging::Done, _) | (_, Phase::Fenced) => {
             return Err(Fault::new(FaultKind::NotFound, format!("there is no volume {volume}: it was removed")));
@@ -119,7 +178,7 @@ async fn free(params: &InPlaceParams, reader: &Reader, tip: &Tip) -> Result<(), 
         return Ok(());
     };
     let host = &holder.host;
-    if holder.cache_id.is_empty() || params.even_if_held_by.as_ref() == Some(host) {
+    if params.admitted || holder.cache_id.is_empty() || params.even_if_held_by.as_ref() == Some(host) {
         return Ok(());
     }
     Err(Fault::new(

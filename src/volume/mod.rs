@@ -13,6 +13,7 @@
 //! reader   a moment of a volume, to be read only
 //! restore  a new volume that begins with a commit of another
 //! in_place a volume that goes on from an older commit of itself
+//! next     what was asked for on the next mount
 //! scrub    the cache against the newest commit and the checksums
 //! source   from the log to what hydrate and write-back begin with
 //! upkeep   the cache's background work; a cache that is found damaged
@@ -24,6 +25,7 @@ mod in_place;
 mod late;
 mod limits;
 mod live;
+mod next;
 mod open;
 mod ops;
 mod reader;
@@ -34,7 +36,7 @@ mod source;
 mod strict;
 mod upkeep;
 
-pub use in_place::{InPlace, InPlaceParams, UNDO, restore_in_place};
+pub use in_place::{ASKED, InPlace, InPlaceParams, UNDO, ask, restore_in_place, withdraw};
 pub use limits::Sizes;
 pub use live::{HydrateMode, RunOptions, Volume};
 pub use open::{OpenParams, Report};

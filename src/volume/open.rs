@@ -7,6 +7,7 @@
 use super::branch::{self, ASIDE, DAMAGED};
 use super::holder;
 use super::limits::Sizes;
+use super::next;
 use super::source::{self, Shown};
 use crate::cache::{Cache, CacheOptions, CacheOrigin, Head};
 use crate::env::Env;
@@ -134,6 +135,11 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
             });
         }
     };
+    let mut cache = cache;
+    if next::carry_out(params, &place.reader, &mut cache, &mut report).await? {
+        place.tip = place.reader.tip(Hint::default()).await?;
+        place = admitted(params, place, own, waiting).await?;
+    }
     // Before the `open` that names it: whoever ends between the two finds here what holds the log.
     let mut cache = match cache {
         Some(cache) => cache,
@@ -403,7 +409,7 @@ async fn fill(place: Place, cache: Arc<Cache>, writer: Writer, before: Tip, mut 
 }
 
 /// Moves a cache directory out of the way, beside itself. Never deletes.
-fn set_aside(dir: &Path, env: &Env) -> Result<PathBuf, Fault> {
+pub(super) fn set_aside(dir: &Path, env: &Env) -> Result<PathBuf, Fault> {
     let aside = move_aside(dir, env, ASIDE)?;
     tracing::warn!(aside = %aside.display(), "the old cache was set aside; what is dirty in it becomes a branch");
     Ok(aside)
