@@ -1,11 +1,12 @@
 # make demo   a volume that outlives its machine, in under a minute after the build
 # make test   sets up what the tests need, then every test (PARTS="store fuse" runs some; tests/run.sh names them)
+# make test-cluster  the Kubernetes driver on a real one-node cluster, built first (six minutes, once)
 # make bench  ext4, a bare FUSE daemon, Holdfast and peers in one run: table and target/bench/result.json
 # make soak   the tests with large counts
 SCALE ?= 1
 PARTS ?=
 
-.PHONY: build keeper-static demo test bench soak
+.PHONY: build keeper-static demo test test-cluster bench soak
 
 # The keeper lies beside `holdfast`; linked statically, it also runs where a container brings no C library.
 build:
@@ -21,6 +22,10 @@ demo: build
 
 test:
 	SCALE=$(SCALE) tests/run.sh $(PARTS)
+
+test-cluster:
+	cargo build --bins
+	tests/cluster/run.sh
 
 bench:
 	tests/setup.sh --peers
