@@ -32,6 +32,8 @@ pub(super) const CLASSES: usize = 4;
 pub(super) const SHARED_MAX: u64 = ROOM[CLASSES - 1];
 // Slots that share a file.
 const TOGETHER: u64 = 4096;
+// XFS answers a read that is not to wait in the same way when a page is not there as when somebody writes to the file: some 20 ms.
+const TRIES: u32 = 20_000;
 
 /// The bytes of one slot: offsets count from its beginning.
 #[derive(Debug, Clone)]
@@ -50,7 +52,7 @@ impl Data {
 
     /// Fills the buffer with what the page cache has; whether it had all.
     pub(super) fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
-        let mut done = 0;
+        let (mut done, mut tries) = (0, TRIES);
         while done < buffer.len() {
             let part = libc::iovec { iov_base: buffer[done..].as_mut_ptr().cast(), iov_len: buffer.len() - done };
             let at = (self.base + offset) as i64 + done as i64;
@@ -59,7 +61,11 @@ impl Data {
                 0 => return Ok(false),
                 n if n > 0 => done += n as usize,
                 _ => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    error if error.kind() == io::ErrorKind::WouldBlock && tries == 0 => return Ok(false),
+                    error if error.kind() == io::ErrorKind::WouldBlock => {
+                        tries -= 1;
+                        std::thread::yield_now();
+                    }
                     error if error.kind() == io::ErrorKind::Interrupted => {}
                     // A file system that cannot tell: what the disk has instead of a page that was let go is taken for it.
                     error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {

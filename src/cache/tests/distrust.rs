@@ -43,6 +43,10 @@ fn aged_in(lab: &Lab, dir: &Path, ino: Ino) -> PathBuf {
 fn killed(lab: &mut Lab) -> PathBuf {
     let dir = lab.fresh_dir();
     copy_dir(&lab.dir, &dir);
+    // With its page cache: a copy may share blocks that nobody has read yet.
+    for files in fs::read_dir(dir.join("data")).unwrap().map(|files| fs::read_dir(files.unwrap().path()).unwrap()) {
+        files.for_each(|file| drop(fs::read(file.unwrap().path()).unwrap()));
+    }
     dir
 }
 
@@ -154,4 +158,21 @@ fn meta_db_gets_new_blocks_after_a_failed_flush() {
     assert_ne!(fs::metadata(dir.join("meta.db")).unwrap().ino(), before);
     lab.check();
     assert!(!dir.join("flush-failed").exists() && !dir.join("meta.new").exists());
+}
+
+#[test]
+fn what_the_kernel_let_go_is_not_taken_for_what_it_has() {
+    let (mut lab, _) = failing();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[5; 300_000]);
+    let data = lab.cache.slots.file(lab.cache.file(ino).unwrap().inner.lock().slot.unwrap()).unwrap();
+    let (mut page, path) = ([0; 4096], place(&lab, &lab.dir, ino).0);
+    assert!(data.read_cached(&mut page, 8192).unwrap() && page == [5; 4096]);
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    assert!(!data.read_cached(&mut page, 8192).unwrap());
+    data.read_at(&mut page, 8192).unwrap();
+    assert!(data.read_cached(&mut page, 8192).unwrap() && page == [5; 4096]);
+    assert!(!data.read_cached(&mut [0; 8192], 299_008).unwrap(), "behind its end nothing is");
 }
