@@ -159,20 +159,3 @@ fn meta_db_gets_new_blocks_after_a_failed_flush() {
     lab.check();
     assert!(!dir.join("flush-failed").exists() && !dir.join("meta.new").exists());
 }
-
-#[test]
-fn what_the_kernel_let_go_is_not_taken_for_what_it_has() {
-    let (mut lab, _) = failing();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[5; 300_000]);
-    let data = lab.cache.slots.file(lab.cache.file(ino).unwrap().inner.lock().slot.unwrap()).unwrap();
-    let (mut page, path) = ([0; 4096], place(&lab, &lab.dir, ino).0);
-    assert!(data.read_cached(&mut page, 8192).unwrap() && page == [5; 4096]);
-    let file = File::open(path).unwrap();
-    file.sync_all().unwrap();
-    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
-    assert!(!data.read_cached(&mut page, 8192).unwrap());
-    data.read_at(&mut page, 8192).unwrap();
-    assert!(data.read_cached(&mut page, 8192).unwrap() && page == [5; 4096]);
-    assert!(!data.read_cached(&mut [0; 8192], 299_008).unwrap(), "behind its end nothing is");
-}
