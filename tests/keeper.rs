@@ -13,7 +13,7 @@ mod harness;
 #[path = "crash/rig.rs"]
 mod rig;
 
-use harness::process::{kill, wait_until_gone};
+use harness::process::{go_on, kill, wait_until_gone, wait_until_stopped};
 use holdfast::keeper::wire::Standing;
 use holdfast::keeper::{Holding, Line};
 use rig::{PATIENCE, Rig, VOLUME, mounted};
@@ -98,6 +98,11 @@ impl Kept {
     fn lose(&self, dead: &[u32]) -> [u32; 3] {
         dead.iter().for_each(|pid| kill(*pid));
         dead.iter().for_each(|pid| wait_until_gone(*pid));
+        self.replaced(dead)
+    }
+
+    /// Waits until all three are there, none of those.
+    fn replaced(&self, dead: &[u32]) -> [u32; 3] {
         let (keeper, standing) = self.until("another in their place", |keeper, mount| {
             let now = [keeper, mount.attendant, mount.driver];
             now.iter().all(|pid| *pid != 0 && !dead.contains(pid))
@@ -212,6 +217,26 @@ fn whoever_dies_is_brought_back_by_the_others() {
     kept.unmount();
     // Nothing is left: no driver, no supervisor, and a keeper that holds nothing.
     assert!(kept.holding().is_none_or(|holding| holding.mounts.is_empty()));
+}
+
+#[test]
+fn keeper_and_supervisor_die_before_a_new_driver_watches() {
+    let reached = std::cell::OnceCell::new();
+    let kept = Kept::with(|command| {
+        let file = PathBuf::from(command.get_envs().find(|(name, _)| *name == "HOME").unwrap().1.unwrap()).join("reached");
+        command.env("HOLDFAST_FAILPOINTS", "cli.after_mount_before_watch:1:stop").env("HOLDFAST_FAILPOINTS_ONCE", &file);
+        reached.set(file).unwrap();
+    });
+    let [keeper, supervisor, driver] = kept.three();
+    wait_until_stopped(driver);
+    assert!(reached.get().unwrap().exists());
+    [keeper, supervisor].into_iter().for_each(kill);
+    [keeper, supervisor].into_iter().for_each(wait_until_gone);
+    go_on(driver);
+    // Nobody but that driver has the mount now, and its parent is gone already.
+    let first = kept.replaced(&[keeper, supervisor, driver]);
+    kept.under_load(|| drop(kept.lose(&first[2..])));
+    kept.unmount();
 }
 
 /// A program that is this version, or says that it is the next.

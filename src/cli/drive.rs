@@ -88,6 +88,7 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
             return Err(fault);
         }
     };
+    context.env.failpoint("cli.after_mount_before_watch");
     if holder.is_some()
         && let Some(custody) = super::mount::custody(context, args, &dir)?
     {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 /// What is armed. A component, not a global: two volumes of one process can have different ones.
 ///
-/// `HOLDFAST_FAILPOINTS=name[:n][,name...]` ends the process with SIGKILL at the n-th passage (default 1st) of `name`.
-/// With `HOLDFAST_FAILPOINTS_ONCE=FILE` only one process ever ends so: the one that creates FILE (so that a successor with the same
+/// `HOLDFAST_FAILPOINTS=name[:n[:stop]][,name...]` ends the process with SIGKILL at the n-th passage (default 1st) of `name`, or
+/// suspends it there with SIGSTOP, until whoever tests sends SIGCONT.
+/// With `HOLDFAST_FAILPOINTS_ONCE=FILE` only one process ever ends (or is suspended) so: the one that creates FILE (so that a successor with the same
 /// environment lives, and a test can see that the place was reached). Without the variables a passage costs one branch.
 #[derive(Clone, Default)]
 pub struct Failpoints(Option<Arc<Mutex<HashMap<String, Armed>>>>);
@@ -30,12 +31,15 @@ impl Failpoints {
         let Ok(text) = std::env::var("HOLDFAST_FAILPOINTS") else { return Self::none() };
         let mut points = Self::none();
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (name, n) = part.split_once(':').unwrap_or((part, "1"));
+            let mut words = part.split(':');
+            let (name, n, stop) = (words.next().unwrap_or_default(), words.next().unwrap_or("1"), words.next() == Some("stop"));
             let once = std::env::var_os("HOLDFAST_FAILPOINTS_ONCE");
             let end = move || {
                 let first = once.as_ref().is_none_or(|file| std::fs::File::create_new(file).is_ok());
-                if first {
-                    kill_self();
+                match (first, stop) {
+                    (true, true) => stop_self(),
+                    (true, false) => kill_self(),
+                    (false, _) => {}
                 }
             };
             points = points.arm(name, n.parse().unwrap_or(1), Arc::new(end));
@@ -81,4 +85,8 @@ fn kill_self() {
     loop {
         std::thread::park();
     }
+}
+
+fn stop_self() {
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGSTOP);
 }

@@ -26,6 +26,16 @@ pub(crate) fn kill(pid: u32) {
     signal(pid, libc::SIGKILL);
 }
 
+/// Until a process is suspended; it goes on with [`go_on`].
+pub(crate) fn wait_until_stopped(pid: u32) {
+    wait_for_state(&[pid.to_string()], "T");
+}
+
+/// SIGCONT.
+pub(crate) fn go_on(pid: u32) {
+    signal(pid, libc::SIGCONT);
+}
+
 fn signal(pid: u32, signal: i32) {
     // SAFETY: a system call without memory; the process is a descendant of one that this test started.
     unsafe { libc::kill(pid as i32, signal) };

@@ -4,13 +4,14 @@
 //! started is no reason to refuse or to end a mount.
 
 use super::super::session::Init;
-use super::HOLDER_VARIABLE;
 use super::supervisor::pidfd;
+use super::{HOLDER_VARIABLE, SUPERVISOR_VARIABLE};
 use crate::env::Env;
 use crate::keeper::wire::{Record, Restart};
 use crate::keeper::{Line, Taken, is_gone};
 use crate::types::{Fault, FaultKind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Pid, getppid};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -46,7 +47,7 @@ pub struct Custody {
 impl Custody {
     fn record(&self, init: Init) -> Record {
         let bytes = |text: &OsStr| text.as_bytes().to_vec();
-        let ours = [LINE_VARIABLE, HOLDER_VARIABLE, super::QUARANTINE_VARIABLE];
+        let ours = [LINE_VARIABLE, HOLDER_VARIABLE, SUPERVISOR_VARIABLE, super::QUARANTINE_VARIABLE];
         let environment = std::env::vars_os().filter(|(name, _)| !ours.iter().any(|own| name == own));
         let restart = self.restart.as_ref().map(|command| Restart {
             cwd: std::env::current_dir().map_or_else(|_| b"/".to_vec(), |dir| dir.into_os_string().into_vec()),
@@ -80,11 +81,13 @@ impl Custody {
 /// # Errors
 /// The supervisor cannot be watched.
 pub(in super::super) fn watch_supervisor(custody: Custody, device: OwnedFd, init: Init) -> Result<(), Fault> {
-    let supervisor = pidfd(nix::unistd::getppid())?;
+    let supervisor = supervisor()?;
     let watch = move || {
         super::super::buffers::serve_writeback();
-        let mut fds = [PollFd::new(supervisor.as_fd(), PollFlags::POLLIN)];
-        while let Err(nix::errno::Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
+        if let Some(supervisor) = supervisor {
+            let mut fds = [PollFd::new(supervisor.as_fd(), PollFlags::POLLIN)];
+            while let Err(nix::errno::Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
+        }
         tracing::error!("the supervisor died: the keeper is to start another");
         // Until a successor ends this driver: the keeper may die before it has started one.
         loop {
@@ -96,6 +99,18 @@ pub(in super::super) fn watch_supervisor(custody: Custody, device: OwnedFd, init
     };
     let thread = std::thread::Builder::new().name("fuse-custody".to_owned()).spawn(watch);
     thread.map(drop).map_err(|error| Fault::with(FaultKind::Local, "no thread to watch the supervisor", error))
+}
+
+// Whoever started this driver; none: it is dead already, and our parent is whoever takes up orphans.
+fn supervisor() -> Result<Option<OwnedFd>, Fault> {
+    let named = std::env::var(SUPERVISOR_VARIABLE).ok().and_then(|number| number.parse().ok());
+    let pid = named.map_or_else(getppid, Pid::from_raw);
+    let watched = pidfd(pid);
+    // Asked after the descriptor was opened: while it is our parent, that number is nobody else's.
+    if getppid() != pid {
+        return Ok(None);
+    }
+    watched.map(Some)
 }
 
 fn hand_back(custody: &Custody, device: BorrowedFd<'_>, init: Init) -> Result<(), Fault> {
@@ -264,7 +279,7 @@ fn inherited(run_dir: &Path) -> Option<Line> {
 fn end_orphan(driver: u32, socket: &Path) -> Result<(), Fault> {
     let Some(pid) = i32::try_from(driver).ok().filter(|pid| *pid > 0) else { return Ok(()) };
     // It ended by itself.
-    let Ok(process) = pidfd(nix::unistd::Pid::from_raw(pid)) else { return Ok(()) };
+    let Ok(process) = pidfd(Pid::from_raw(pid)) else { return Ok(()) };
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let ours = [HOLDER_VARIABLE.as_bytes(), b"=", socket.as_os_str().as_bytes()].concat();
     if !environment.split(|byte| *byte == 0).any(|variable| variable == ours) {

@@ -40,6 +40,8 @@ use std::path::{Path, PathBuf};
 
 /// The environment variable by which a driver finds its holder.
 pub const HOLDER_VARIABLE: &str = "HOLDFAST_HOLDER";
+/// The environment variable in which a driver finds the process of its supervisor.
+const SUPERVISOR_VARIABLE: &str = "HOLDFAST_SUPERVISOR";
 /// Files of one message: more are asked for one after the other.
 const BATCH: usize = 512;
 const MESSAGE_MAX: usize = 64 << 10;

@@ -2,7 +2,7 @@
 
 use super::custody::{Custodian, Custody};
 use super::service::Hands;
-use super::{HOLDER_VARIABLE, Init, Message, receive, send};
+use super::{HOLDER_VARIABLE, Init, Message, SUPERVISOR_VARIABLE, receive, send};
 use crate::env::Env;
 use crate::types::{Fault, FaultKind};
 use nix::errno::Errno;
@@ -186,6 +186,7 @@ impl Supervisor {
         command
             .args(arguments)
             .env(HOLDER_VARIABLE, &self.options.socket)
+            .env(SUPERVISOR_VARIABLE, std::process::id().to_string())
             .spawn()
             .map_err(|e| Fault::with(FaultKind::Local, format!("the driver {} cannot be started", program.display()), e))
     }
