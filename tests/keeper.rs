@@ -13,7 +13,7 @@ mod harness;
 #[path = "crash/rig.rs"]
 mod rig;
 
-use harness::process::{go_on, kill, wait_until_gone, wait_until_stopped};
+use harness::process::{kill, wait_until_gone};
 use holdfast::keeper::wire::Standing;
 use holdfast::keeper::{Holding, Line};
 use rig::{PATIENCE, Rig, VOLUME, mounted};
@@ -219,24 +219,52 @@ fn whoever_dies_is_brought_back_by_the_others() {
     assert!(kept.holding().is_none_or(|holding| holding.mounts.is_empty()));
 }
 
+/// A mount whose driver serves, and has not said so to anybody yet; it goes on when the file is removed.
+fn held_before_it_watches() -> (Kept, PathBuf) {
+    let mut held = None;
+    let kept = Kept::with(|command| {
+        let home = command.get_envs().find(|(name, _)| *name == "HOME").unwrap().1.unwrap();
+        let file = held.insert(PathBuf::from(home).join("held"));
+        command.env("HOLDFAST_FAILPOINTS", "cli.after_mount_before_watch:1:wait").env("HOLDFAST_FAILPOINTS_ONCE", file);
+    });
+    let held = held.unwrap();
+    let began = Instant::now();
+    while !held.exists() {
+        assert!(began.elapsed() < PATIENCE, "never held\n{}", kept.log());
+        std::thread::yield_now();
+    }
+    (kept, held)
+}
+
 #[test]
 fn keeper_and_supervisor_die_before_a_new_driver_watches() {
-    let reached = std::cell::OnceCell::new();
-    let kept = Kept::with(|command| {
-        let file = PathBuf::from(command.get_envs().find(|(name, _)| *name == "HOME").unwrap().1.unwrap()).join("reached");
-        command.env("HOLDFAST_FAILPOINTS", "cli.after_mount_before_watch:1:stop").env("HOLDFAST_FAILPOINTS_ONCE", &file);
-        reached.set(file).unwrap();
-    });
+    let (kept, held) = held_before_it_watches();
     let [keeper, supervisor, driver] = kept.three();
-    wait_until_stopped(driver);
-    assert!(reached.get().unwrap().exists());
     [keeper, supervisor].into_iter().for_each(kill);
     [keeper, supervisor].into_iter().for_each(wait_until_gone);
-    go_on(driver);
+    fs::remove_file(held).unwrap();
     // Nobody but that driver has the mount now, and its parent is gone already.
     let first = kept.replaced(&[keeper, supervisor, driver]);
-    kept.under_load(|| drop(kept.lose(&first[2..])));
+    kept.under_load(|| _ = kept.lose(&first[2..]));
     kept.unmount();
+}
+
+#[test]
+fn unmount_right_after_mount_is_not_too_early() {
+    let (kept, held) = held_before_it_watches();
+    let root = kept.root();
+    std::thread::scope(|scope| {
+        let unmounted = scope.spawn(|| kept.rig.run("first", &["unmount", &root.display().to_string()]));
+        // Time for it to be refused: the driver answers these meanwhile.
+        for _ in 0..20 {
+            let (_, status) = kept.status();
+            assert_eq!(status["status"]["phase"], "opening", "{status}");
+        }
+        fs::remove_file(held).unwrap();
+        let unmounted = unmounted.join().unwrap();
+        assert!(unmounted.status.success(), "{}", harness::command::said(&unmounted));
+    });
+    assert!(!mounted(&root));
 }
 
 /// A program that is this version, or says that it is the next.

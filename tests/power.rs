@@ -34,12 +34,22 @@ use std::process::Command;
 fn alone(test: &str, body: impl FnOnce()) {
     const INSIDE: &str = "HOLDFAST_TEST_ALONE";
     if std::env::var_os(INSIDE).is_some() {
+        let_go_of_others();
         return body();
     }
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private"]).arg(std::env::current_exe().expect("this program's path"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, "1");
     assert!(command.status().expect("unshare runs").success(), "{test} failed: see above");
+}
+
+/// These mounts began as a copy of the machine's: a FUSE mount among them would stay in use here, whoever unmounts it there.
+fn let_go_of_others() {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel's table");
+    let is_fuse = |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("fuse ") || rest.starts_with("fuse."));
+    for dir in table.lines().filter(is_fuse).filter_map(|line| line.split(' ').nth(4)) {
+        succeed(Command::new("umount").args(["-l", dir]));
+    }
 }
 
 /// How often the power fails on this file system.

@@ -38,7 +38,7 @@ pub(super) struct DriverParts {
 #[derive(Debug)]
 pub(super) struct Driver {
     parts: DriverParts,
-    mount: OnceLock<Arc<Mount>>,
+    mount: watch::Sender<Option<Arc<Mount>>>,
     phase: Mutex<Phase>,
     /// The outcome of the drain, for those who asked for the unmount.
     drained: watch::Sender<Option<Outcome>>,
@@ -47,12 +47,15 @@ pub(super) struct Driver {
 /// How a drain ended: the newest commit, or why not everything is in one.
 type Outcome = Result<Option<CommitInfo>, (FaultKind, String)>;
 
+/// How long an unmount waits for a driver that is about to serve what the kernel has mounted.
+const MOUNTED_SOON: Duration = Duration::from_secs(30);
 /// How often progress is told while something drains.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 impl Driver {
     pub(super) fn new(parts: DriverParts) -> Arc<Self> {
-        let driver = Arc::new(Self { parts, mount: OnceLock::new(), phase: Mutex::new(Phase::Opening), drained: watch::Sender::new(None) });
+        let (mount, phase, drained) = (watch::Sender::new(None), Mutex::new(Phase::Opening), watch::Sender::new(None));
+        let driver = Arc::new(Self { parts, mount, phase, drained });
         let weak = Arc::downgrade(&driver);
         driver.parts.metrics.on_export(move |metrics| {
             if let Some(driver) = weak.upgrade() {
@@ -67,8 +70,23 @@ impl Driver {
     }
 
     pub(super) fn mounted(&self, mount: Arc<Mount>) {
-        if self.mount.set(mount).is_ok() {
-            *self.phase.lock() = Phase::Mounted;
+        *self.phase.lock() = Phase::Mounted;
+        self.mount.send_replace(Some(mount));
+    }
+
+    fn mount(&self) -> Option<Arc<Mount>> {
+        self.mount.borrow().clone()
+    }
+
+    // What the kernel has mounted already is served in a moment: whoever sees the mount may ask for its end.
+    async fn mount_soon(&self) -> Result<Option<Arc<Mount>>, Fault> {
+        let mut said = self.mount.subscribe();
+        if said.borrow().is_none() && crate::fuse::find(&self.parts.dir)?.is_none() {
+            return Ok(None);
+        }
+        tokio::select! {
+            mounted = said.wait_for(Option::is_some) => Ok(mounted.ok().and_then(|mount| mount.clone())),
+            () = self.parts.env.sleep(MOUNTED_SOON) => Ok(None),
         }
     }
 
@@ -142,7 +160,7 @@ impl Driver {
             inodes: space.inodes,
             bytes: space.bytes,
             capacity_bytes: sizes.capacity,
-            resend: self.mount.get().is_none_or(|mount| mount.can_resend()),
+            resend: self.mount().is_none_or(|mount| mount.can_resend()),
             quarantined: super::drive::quarantined(),
             fenced,
             store_trouble: progress.store_trouble.map(|trouble| Trouble { what: trouble.why, seconds: since(trouble.since) }),
@@ -199,7 +217,7 @@ impl Driver {
             metrics.counter(&names::WRITEBACK_PACKED_BYTES, &volume).raise_to(progress.uploaded_bytes);
         }
         self.parts.volume.timings(&mut |desc, histogram| metrics.attach(desc, &volume, histogram));
-        if let Some(mount) = self.mount.get() {
+        if let Some(mount) = self.mount() {
             metrics.attach(&names::FUSE_SYNC_SECONDS, &volume, mount.sync_seconds());
             mount.request_seconds(&mut |opcode, histogram| {
                 metrics.attach(&names::FUSE_REQUEST_SECONDS, &[&status.volume, opcode], histogram);
@@ -292,7 +310,7 @@ impl ControlHandler for Driver {
     }
 
     async fn scrub(&self, rate: u64, progress: &ProgressSink) -> Result<Scrubbed, Fault> {
-        let mount = self.mount.get().cloned();
+        let mount = self.mount();
         let tell = move |outdated: &Outdated| mount.iter().for_each(|mount| mount.forget(outdated));
         let report = self.parts.volume.scrub(rate, &|done, total| progress.report(done, total), Arc::new(tell)).await?;
         let different = |found: &crate::cache::Difference| Different { path: found.path.clone(), kept: found.kept };
@@ -312,7 +330,7 @@ impl ControlHandler for Driver {
     }
 
     async fn unmount(&self, progress: &ProgressSink) -> Result<Unmounted, Fault> {
-        let Some(mount) = self.mount.get().cloned() else {
+        let Some(mount) = self.mount_soon().await? else {
             return Err(Fault::new(FaultKind::Busy, "the volume is not mounted yet: try again when it is"));
         };
         // In use: refused, and nothing has changed.

@@ -2,13 +2,15 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is armed. A component, not a global: two volumes of one process can have different ones.
 ///
-/// `HOLDFAST_FAILPOINTS=name[:n[:stop]][,name...]` ends the process with SIGKILL at the n-th passage (default 1st) of `name`, or
-/// suspends it there with SIGSTOP, until whoever tests sends SIGCONT.
-/// With `HOLDFAST_FAILPOINTS_ONCE=FILE` only one process ever ends (or is suspended) so: the one that creates FILE (so that a successor with the same
+/// `HOLDFAST_FAILPOINTS=name[:n[:wait]][,name...]` ends the process with SIGKILL at the n-th passage (default 1st) of `name`, or lets
+/// the thread that comes there wait until FILE (see below) is gone again.
+/// With `HOLDFAST_FAILPOINTS_ONCE=FILE` only one process ever ends (or waits) so: the one that creates FILE (so that a successor with the same
 /// environment lives, and a test can see that the place was reached). Without the variables a passage costs one branch.
 #[derive(Clone, Default)]
 pub struct Failpoints(Option<Arc<Mutex<HashMap<String, Armed>>>>);
@@ -32,17 +34,14 @@ impl Failpoints {
         let mut points = Self::none();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let mut words = part.split(':');
-            let (name, n, stop) = (words.next().unwrap_or_default(), words.next().unwrap_or("1"), words.next() == Some("stop"));
-            let once = std::env::var_os("HOLDFAST_FAILPOINTS_ONCE");
-            let end = move || {
-                let first = once.as_ref().is_none_or(|file| std::fs::File::create_new(file).is_ok());
-                match (first, stop) {
-                    (true, true) => stop_self(),
-                    (true, false) => kill_self(),
-                    (false, _) => {}
-                }
+            let (name, n, wait) = (words.next().unwrap_or_default(), words.next().unwrap_or("1"), words.next() == Some("wait"));
+            let once = std::env::var_os("HOLDFAST_FAILPOINTS_ONCE").map(PathBuf::from);
+            let act = move || match &once {
+                Some(file) if std::fs::File::create_new(file).is_err() => {}
+                Some(file) if wait => wait_for_removal(file),
+                _ => kill_self(),
             };
-            points = points.arm(name, n.parse().unwrap_or(1), Arc::new(end));
+            points = points.arm(name, n.parse().unwrap_or(1), Arc::new(act));
         }
         points
     }
@@ -87,6 +86,8 @@ fn kill_self() {
     }
 }
 
-fn stop_self() {
-    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGSTOP);
+fn wait_for_removal(file: &Path) {
+    while file.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -26,16 +26,6 @@ pub(crate) fn kill(pid: u32) {
     signal(pid, libc::SIGKILL);
 }
 
-/// Until a process is suspended; it goes on with [`go_on`].
-pub(crate) fn wait_until_stopped(pid: u32) {
-    wait_for_state(&[pid.to_string()], "T");
-}
-
-/// SIGCONT.
-pub(crate) fn go_on(pid: u32) {
-    signal(pid, libc::SIGCONT);
-}
-
 fn signal(pid: u32, signal: i32) {
     // SAFETY: a system call without memory; the process is a descendant of one that this test started.
     unsafe { libc::kill(pid as i32, signal) };
@@ -97,7 +87,14 @@ fn keeper_of(pid: u32) -> Option<u32> {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
     let run_dir = environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"HOLDFAST_RUN_DIR="))?;
     let run_dir = Path::new(std::str::from_utf8(run_dir).ok()?);
-    Some(holdfast::keeper::Line::connect(run_dir).ok()??.list().ok()?.process)
+    // Once it is known, it is asked until it answers: what is left alive by mistake keeps the mount's connection, and its users waiting.
+    for _ in 0..20 {
+        let line = holdfast::keeper::Line::connect(run_dir).ok()??;
+        if let Ok(holding) = line.list() {
+            return Some(holding.process);
+        }
+    }
+    panic!("the keeper in {} does not answer", run_dir.display())
 }
 
 /// Whether something is mounted there, by the kernel's table alone.
