@@ -14,7 +14,7 @@ use super::file::DataFile;
 use super::meta::Meta;
 use super::ring::Place;
 use super::slots::{self, CLASSES};
-use super::types::CacheError;
+use super::types::{CacheError, chain};
 use super::{Cache, db, die};
 use crate::types::{Ino, RangeSet};
 use rusqlite::Connection;
@@ -311,12 +311,16 @@ impl Cache {
         Ok(())
     }
 
-    // A flush is a part of it, and what is true of others is of this one.
+    // Gives the write-ahead log's room back: what is in it is durable already. A flush is a part of that, and what is true of others is of
+    // this one. On a full disk the log goes on growing, and the next batch tries again.
     fn copy_wal(&self, batch: &Batch, how: &str) {
-        batch.checkpointer.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(())).unwrap_or_else(|error| {
+        let copied = db::checkpoint(&batch.checkpointer, how, &self.disk).unwrap_or_else(|error| {
             self.note_failed_flush();
-            die("meta.db cannot be flushed", &error)
+            die("meta.db cannot be flushed", &chain(&error))
         });
+        if !copied {
+            tracing::warn!("the cache's disk has no room for what meta.db has in its log");
+        }
     }
 
     fn sync_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {

@@ -1,10 +1,12 @@
 //! `meta.db`: its schema and the statements on it. One connection, used under the metadata mutex, with a write transaction that
 //! stays open from batch to batch.
 
+use super::disk::{Disk, Synced};
 use super::effect::InodeRow;
 use super::types::{CacheError, LocalExtent};
 use crate::types::{Attr, Ino};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use std::io;
 use std::path::Path;
 
 /// The version of the schema; another one is refused.
@@ -93,6 +95,18 @@ pub(super) fn open(path: &Path, create: bool, no_sync: bool) -> Sql<Connection> 
 pub(super) fn fits(path: &Path) -> Sql<()> {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
     check_schema(&Connection::open_with_flags(path, flags)?, path)
+}
+
+/// Copies the write-ahead log into the database, and flushes that; `false` when the disk has no room for it: the log has it still.
+pub(super) fn checkpoint(db: &Connection, how: &str, disk: &Disk) -> Sql<bool> {
+    match disk.ask(Synced::Meta) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(false),
+        asked => asked.map_err(CacheError::io("meta.db"))?,
+    }
+    match db.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(())) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(false),
+        done => Ok(done.map(|()| true)?),
+    }
 }
 
 fn check_schema(db: &Connection, path: &Path) -> Sql<()> {

@@ -11,6 +11,7 @@
 //! ```
 
 use super::die;
+use super::disk::Disk;
 use super::file::DataFile;
 use super::types::CacheError;
 use super::{Cache, db, pages};
@@ -48,15 +49,19 @@ impl Trust {
 }
 
 /// What an earlier driver has left word of. When a flush had failed, `meta.db` gets new blocks, with what its log has.
-pub(super) fn renew(dir: &Path) -> Result<Trust, CacheError> {
+pub(super) fn renew(dir: &Path, disk: &Disk) -> Result<Trust, CacheError> {
     let trust = Trust::of(dir);
     if trust == Trust::All {
         return Ok(trust);
     }
     let (path, new) = (dir.join("meta.db"), dir.join("meta.new"));
-    db::open(&path, false, false)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    let copied = fs::copy(&path, &new).and_then(|_| File::open(&new)?.sync_all());
-    match copied.and_then(|()| fs::rename(&new, &path)).and_then(|()| File::open(dir)?.sync_all()) {
+    // Closed again before it is copied.
+    let whole = db::checkpoint(&db::open(&path, false, false)?, "TRUNCATE", disk)?;
+    let copied = match whole {
+        true => fs::copy(&path, &new).and_then(|_| File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path)),
+        false => Err(io::ErrorKind::StorageFull.into()),
+    };
+    match copied.and_then(|()| File::open(dir)?.sync_all()) {
         // Served rather than kept away: should it have lost a page, then SQLite will see that.
         Err(error) if error.kind() == io::ErrorKind::StorageFull => {
             tracing::warn!(%error, "a flush of meta.db had failed, and there is no room for it in new blocks");

@@ -211,7 +211,7 @@ impl Cache {
         if let Some(why) = health::mark(&dir).filter(|_| options.check) {
             return Err(CacheError::Damaged(why));
         }
-        let trust = distrust::renew(&dir)?;
+        let trust = distrust::renew(&dir, &options.disk())?;
         let db = db::open(&dir.join("meta.db"), false, options.no_sync)?;
         if options.check {
             health::check(&db, false)?;

@@ -159,3 +159,51 @@ fn meta_db_gets_new_blocks_after_a_failed_flush() {
     lab.check();
     assert!(!dir.join("flush-failed").exists() && !dir.join("meta.new").exists());
 }
+
+/// Whose disk has no room for what `meta.db` has in its log.
+fn full() -> Lab {
+    let mut lab = Lab::new();
+    lab.hook = Hook::new(|what| match what {
+        Synced::Meta => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        _ => Ok(()),
+    });
+    lab
+}
+
+// The log has what could not be copied: a batch is durable without, and the next one tries again.
+#[test]
+fn a_log_that_meta_db_has_no_room_for_stays() {
+    let mut lab = full();
+    lab.crash();
+    lab.cache.batch.lock().wal_max = 0;
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[5; 1000]);
+    lab.cache.apply_batch().unwrap();
+    assert_eq!(lab.cache.ring.used(), 0, "it is in meta.db");
+    assert!(fs::metadata(lab.dir.join("meta.db-wal")).unwrap().len() > 0);
+    assert!(!lab.dir.join("flush-failed").exists(), "no flush has failed");
+    lab.crash();
+    lab.check();
+    lab.hook = Hook::default();
+    lab.crash();
+    lab.cache.batch.lock().wal_max = 0;
+    lab.write(ino, 0, &[6; 1000]);
+    lab.cache.apply_batch().unwrap();
+    assert_eq!(fs::metadata(lab.dir.join("meta.db-wal")).unwrap().len(), 0);
+    lab.check();
+}
+
+// Without room for new blocks it is served in the old ones: should those have lost a page, SQLite will see it.
+#[test]
+fn a_full_disk_keeps_no_cache_from_being_opened_after_a_failed_flush() {
+    let mut lab = full();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[5; 1000]);
+    lab.cache.apply_batch().unwrap();
+    let dir = killed(&mut lab);
+    fs::write(dir.join("flush-failed"), "").unwrap();
+    let before = fs::metadata(dir.join("meta.db")).unwrap().ino();
+    lab.reopen(dir.clone());
+    assert_eq!(fs::metadata(dir.join("meta.db")).unwrap().ino(), before);
+    lab.check();
+}
