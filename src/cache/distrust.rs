@@ -3,11 +3,12 @@
 //! The kernel tells of a failed flush once, calls the pages clean, and a later flush succeeds without them. So they are written once more
 //! from the page cache ([`Cache::redo`]) before the next flush may count. They get new blocks: ext4 writes a page that it has in memory to
 //! the block it had, and where that one's first write failed the extent stays "unwritten" for ever, which reads as zeros after a boot
-//! (seen on 6.18). `meta.db` too, by a copy of it when it is opened next. A file beside `meta.db` says so to a driver that opens the cache before such a flush has succeeded:
+//! (seen on 6.18). `meta.db` too, by a copy of it when it is opened next. An empty file beside `meta.db` says so to a driver that opens the
+//! cache before such a flush has succeeded:
 //!
 //! ```text
-//! flush-failed   ""       what the log says was written is to be written once more
-//!                "lost"   the page cache had let such pages go: recovery as after a loss of power
+//! flush-failed   what the log says was written is to be written once more
+//! flush-lost     the page cache had let such pages go: recovery as after a loss of power
 //! ```
 
 use super::die;
@@ -22,7 +23,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const MARK: &str = "flush-failed";
-const LOST: &str = "lost";
+const LOST: &str = "flush-lost";
 // Bytes written once more at a time.
 const REDO: usize = 1 << 20;
 
@@ -40,10 +41,12 @@ pub(super) enum Trust {
 impl Trust {
     /// What an earlier driver of this boot has left word of.
     fn of(dir: &Path) -> Self {
-        match fs::read(dir.join(MARK)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::All,
-            Ok(said) if said != LOST.as_bytes() => Self::NotFlushed,
-            _ => Self::Nothing,
+        // One that cannot be looked at may be there.
+        let said = |mark| !matches!(fs::symlink_metadata(dir.join(mark)), Err(error) if error.kind() == io::ErrorKind::NotFound);
+        match (said(LOST), said(MARK)) {
+            (true, _) => Self::Nothing,
+            (false, true) => Self::NotFlushed,
+            (false, false) => Self::All,
         }
     }
 }
@@ -70,6 +73,14 @@ pub(super) fn renew(dir: &Path, disk: &Disk) -> Result<Trust, CacheError> {
         copied => copied.map_err(CacheError::io("meta.db"))?,
     }
     Ok(trust)
+}
+
+/// The note of a failed flush becomes that of lost pages, which takes no room on a disk that has none.
+pub(super) fn note_lost(dir: &Path) -> io::Result<()> {
+    match fs::rename(dir.join(MARK), dir.join(LOST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::write(dir.join(LOST), ""),
+        renamed => renamed,
+    }
 }
 
 /// Flushes that failed since the cache was opened.
@@ -110,12 +121,15 @@ impl Cache {
         if self.failures.count() != failures || self.failures.settled.load(Ordering::SeqCst) > failures {
             return;
         }
-        match fs::remove_file(self.dir.join(MARK)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "the note of a failed flush stays beside the cache")
+        for mark in [LOST, MARK] {
+            if let Err(error) = fs::remove_file(self.dir.join(mark))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, mark, "the note of a failed flush stays beside the cache");
+                return;
             }
-            _ => self.failures.settled.store(failures + 1, Ordering::SeqCst),
         }
+        self.failures.settled.store(failures + 1, Ordering::SeqCst);
     }
 
     /// Writes once more what a flush has failed to make durable. What the page cache has no longer is only in the log, if anywhere: the
@@ -144,7 +158,7 @@ impl Cache {
 
     fn lost(&self, file: &DataFile, part: &ByteRange, why: &dyn std::fmt::Display) -> ! {
         // A driver that cannot say so must not go on either.
-        let said = fs::write(self.dir.join(MARK), LOST);
+        let said = note_lost(&self.dir);
         let why = format!("bytes {} to {} of inode {}: {why}; {said:?}", part.start, part.end, file.ino);
         die("a flush failed, and the page cache no longer has what it was to write", &why);
     }

@@ -3,6 +3,7 @@
 use super::cut::copy_dir;
 use super::lab::Lab;
 use super::spoiled::place;
+use crate::cache::distrust::note_lost;
 use crate::cache::{Hook, Synced};
 use crate::types::Ino;
 use std::fs::{self, File};
@@ -135,12 +136,25 @@ fn after_pages_were_lost_only_the_log_is_believed() {
     let dir = killed(&mut lab);
     let (path, base) = place(&lab, &dir, ino);
     File::options().write(true).open(path).unwrap().write_all_at(&[0; 12_288], base).unwrap();
-    fs::write(dir.join("flush-failed"), "lost").unwrap();
+    note_lost(&dir).unwrap();
     lab.reopen(dir);
     assert_eq!(lab.content(ino), [5; 10_000]);
     lab.bytes(ino).splice(4096..8192, [5; 4096]);
     lab.check();
-    assert!(!lab.dir.join("flush-failed").exists());
+    assert!(!lab.dir.join("flush-failed").exists() && !lab.dir.join("flush-lost").exists());
+}
+
+// A note in a file's bytes would be an empty one on a full disk, and say that the page cache has everything.
+#[test]
+fn that_pages_were_lost_is_said_without_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| fs::metadata(dir.path().join(name)).map(|note| (note.ino(), note.len())).ok();
+    fs::write(dir.path().join("flush-failed"), "").unwrap();
+    let there = of("flush-failed");
+    note_lost(dir.path()).unwrap();
+    assert_eq!((of("flush-failed"), of("flush-lost")), (None, there), "the same file, still empty");
+    note_lost(dir.path()).unwrap();
+    assert_eq!(of("flush-lost").map(|(_, bytes)| bytes), Some(0));
 }
 
 // What the kernel could not write of meta.db stays in blocks that read as zeros after a boot: the successor does not go on with them.
