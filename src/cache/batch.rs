@@ -12,6 +12,7 @@ use super::disk::Synced;
 use super::effect::encode_reply;
 use super::file::DataFile;
 use super::meta::Meta;
+use super::pages::common;
 use super::ring::Place;
 use super::slots::{self, CLASSES};
 use super::types::{CacheError, chain};
@@ -347,8 +348,7 @@ impl Cache {
                 continue;
             }
             let data = self.slots.file(slot)?;
-            let reclaimable = content.reclaimable();
-            for range in stale.iter().flat_map(|range| reclaimable.within(range).collect::<Vec<_>>()) {
+            for range in common(&content.reclaimable(), &stale).iter() {
                 data.punch(&range)?;
                 content.stale.remove(range);
             }

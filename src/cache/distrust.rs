@@ -14,8 +14,9 @@
 use super::die;
 use super::disk::Disk;
 use super::file::DataFile;
+use super::pages::common;
 use super::types::CacheError;
-use super::{Cache, db, pages};
+use super::{Cache, db};
 use crate::types::{ByteRange, RangeSet};
 use std::fs::{self, File};
 use std::io;
@@ -138,9 +139,7 @@ impl Cache {
         let mut content = file.inner.lock();
         let Some(slot) = content.slot.filter(|_| !content.redo.is_empty()) else { return Ok(()) };
         let data = self.slots.file(slot)?;
-        let parts: RangeSet =
-            content.redo.iter().flat_map(|range| pages::clipped(content.present.set(), range).iter().collect::<Vec<_>>()).collect();
-        for range in parts.iter() {
+        for range in common(content.present.set(), &content.redo).iter() {
             for at in range.clone().step_by(REDO) {
                 let part: ByteRange = at..range.end.min(at + REDO as u64);
                 let mut bytes = vec![0; (part.end - part.start) as usize];

@@ -9,7 +9,7 @@ use super::codec::{Reader, Writer};
 use super::db::FileRow;
 use super::effect::Effect;
 use super::frozen::Frozen;
-use super::pages::{Extents, Pages, ceil, clipped, floor, inward, outward, without};
+use super::pages::{Extents, Pages, ceil, clipped, common, floor, inward, outward, without};
 use super::types::LocalExtent;
 use crate::types::{ByteRange, Ino, PAGE, RangeSet};
 use parking_lot::Mutex;
@@ -127,7 +127,7 @@ impl Content {
     /// Dirty pages that are not durable.
     pub(super) fn volatile(&self) -> RangeSet {
         let all: RangeSet = self.unsynced.iter().chain(self.syncing.iter().flat_map(|(_, set)| set.iter())).collect();
-        all.iter().flat_map(|range| self.present.set().within(range).collect::<Vec<_>>()).collect()
+        common(self.present.set(), &all)
     }
 
     /// A flush ended: what it covers is durable, or not after all.
@@ -380,11 +380,7 @@ impl Content {
         let mut shared = self.shared.clone();
         let mut resized = self.resized;
         if let Some(frozen) = &self.frozen {
-            for range in frozen.dirty.set().iter() {
-                for part in self.present.set().within(range) {
-                    dirty.insert(part);
-                }
-            }
+            common(self.present.set(), frozen.dirty.set()).iter().for_each(|part| dirty.insert(part));
             frozen.cleared.iter().for_each(|range| cleared.insert(range));
             for range in frozen.shared.iter() {
                 dirty.gaps(range).into_iter().for_each(|gap| shared.insert(gap));

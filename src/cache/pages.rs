@@ -79,6 +79,11 @@ pub(super) fn clipped(set: &RangeSet, range: ByteRange) -> RangeSet {
     set.within(range).collect()
 }
 
+/// What both sets have.
+pub(super) fn common(set: &RangeSet, other: &RangeSet) -> RangeSet {
+    other.iter().flat_map(|range| set.within(range)).collect()
+}
+
 /// `set` without `other`.
 pub(super) fn without(set: &RangeSet, other: &RangeSet) -> RangeSet {
     set.iter().flat_map(|range| other.gaps(range)).collect()

@@ -32,12 +32,6 @@ impl Copies {
         self.zeros.retain(|(_, range)| !gone(floor(range.start)));
     }
 
-    // The pages that have something of them.
-    fn held(&self, content: &Content) -> RangeSet {
-        let touched = self.zeros.iter().map(|(_, range)| outward(range)).chain(self.pages.keys().map(|at| *at..*at + PAGE));
-        touched.flat_map(|pages| clipped(content.present.set(), pages).iter().collect::<Vec<_>>()).collect()
-    }
-
     // The data file was flushed, with all it had, when its newest record was `upto`.
     fn flushed(&mut self, upto: u64) {
         self.pages.retain(|_, (from, _)| *from > upto);
@@ -219,19 +213,22 @@ impl Replay<'_> {
         }
     }
 
-    // In the order of their records: a copy of a page has the zeros that were written before it, not those after it.
-    fn restore(&self, content: &Content, copies: Option<&Copies>) -> Result<(), CacheError> {
-        let (Some(copies), Some(slot)) = (copies, content.slot) else { return Ok(()) };
+    // In the order of their records: a copy of a page has the zeros that were written before it, not those after it. The pages written to.
+    fn restore(&self, content: &Content, copies: Option<&Copies>) -> Result<RangeSet, CacheError> {
+        let mut restored = RangeSet::new();
+        let (Some(copies), Some(slot)) = (copies, content.slot) else { return Ok(restored) };
         let data = self.cache.slots.file(slot)?;
         let zeros = copies.zeros.iter().map(|(lsn, range)| (*lsn, range.start, vec![0; length(range) as usize]));
         let mut all: Vec<_> = zeros.chain(copies.pages.iter().map(|(at, (lsn, page))| (*lsn, *at, page.clone()))).collect();
         all.sort_by_key(|(lsn, ..)| *lsn);
         for (_, at, bytes) in all {
-            if content.present.set().contains(floor(at)..floor(at) + PAGE) {
+            let page = floor(at)..floor(at) + PAGE;
+            if !bytes.is_empty() && content.present.set().contains(page.clone()) {
                 data.write_all_at(&bytes, at).map_err(CacheError::io("data file"))?;
+                restored.insert(page);
             }
         }
-        Ok(())
+        Ok(restored)
     }
 
     fn finish(self, redo: bool) -> Result<u64, CacheError> {
@@ -259,10 +256,10 @@ impl Replay<'_> {
                 let size = content.proven_size;
                 content.resize(size);
             }
-            self.restore(&content, self.copies.get(ino))?;
+            let restored = self.restore(&content, self.copies.get(ino))?;
             if redo {
                 // The same boot: what is put there now may be in memory alone for ever, as what failed was.
-                content.redo = self.copies.get(ino).map(|copies| copies.held(&content)).unwrap_or_default();
+                content.redo = restored;
             }
             content.all_unflushed();
             content.synced_size = content.size;

@@ -29,6 +29,21 @@ fn failing() -> (Lab, Arc<AtomicBool>) {
     (lab, fails)
 }
 
+/// The same with a file that has been fsynced, and is in the log alone.
+fn synced() -> (Lab, Arc<AtomicBool>, Ino) {
+    let (mut lab, fails) = failing();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[5; 10_000]);
+    lab.cache.fsync(ino, false).unwrap();
+    (lab, fails, ino)
+}
+
+fn batch_fails(lab: &Lab, fails: &AtomicBool) {
+    fails.store(true, Ordering::SeqCst);
+    lab.cache.apply_batch().expect_err("a flush that fails");
+    fails.store(false, Ordering::SeqCst);
+}
+
 /// The data file of an inode, with a time of change that no write has left.
 fn aged(lab: &Lab, ino: Ino) -> PathBuf {
     aged_in(lab, &lab.dir, ino)
@@ -58,10 +73,7 @@ fn is_rewritten(path: &PathBuf) -> bool {
 // What an fsync has put into the log alone is lost when the log's room is used again, and the flush that was to make it durable had failed.
 #[test]
 fn what_only_the_log_has_is_written_once_more_before_the_next_flush() {
-    let (mut lab, fails) = failing();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[5; 10_000]);
-    lab.cache.fsync(ino, false).unwrap();
+    let (mut lab, fails, ino) = synced();
     fails.store(true, Ordering::SeqCst);
     lab.cache.apply_batch().expect_err("a flush that fails");
     lab.cache.fsync(ino, false).expect("the log has it");
@@ -102,13 +114,8 @@ fn a_log_whose_flush_failed_is_believed_again_after_a_batch() {
 // The successor of a driver that was killed after a flush had failed has the same page cache, with the same pages called clean.
 #[test]
 fn a_driver_that_died_after_a_failed_flush_leaves_word_of_it() {
-    let (mut lab, fails) = failing();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[5; 10_000]);
-    lab.cache.fsync(ino, false).unwrap();
-    fails.store(true, Ordering::SeqCst);
-    lab.cache.apply_batch().expect_err("a flush that fails");
-    fails.store(false, Ordering::SeqCst);
+    let (mut lab, fails, ino) = synced();
+    batch_fails(&lab, &fails);
     let dir = killed(&mut lab);
     let path = aged_in(&lab, &dir, ino);
     let recovered = lab.reopen(dir);
@@ -125,14 +132,9 @@ fn a_driver_that_died_after_a_failed_flush_leaves_word_of_it() {
 // Pages that the kernel let go after it called them clean are nowhere but in the log.
 #[test]
 fn after_pages_were_lost_only_the_log_is_believed() {
-    let (mut lab, fails) = failing();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[5; 10_000]);
-    lab.cache.fsync(ino, false).unwrap();
+    let (mut lab, fails, ino) = synced();
     lab.write(ino, 4096, &[6; 4096]);
-    fails.store(true, Ordering::SeqCst);
-    lab.cache.apply_batch().expect_err("a flush that fails");
-    fails.store(false, Ordering::SeqCst);
+    batch_fails(&lab, &fails);
     let dir = killed(&mut lab);
     let (path, base) = place(&lab, &dir, ino);
     File::options().write(true).open(path).unwrap().write_all_at(&[0; 12_288], base).unwrap();
