@@ -195,8 +195,7 @@ pub(super) async fn renew(env: &Env, socket: &Path, status: VolumeStatus) -> Res
 async fn hand_over(env: &Env, socket: &Path, before: &Before, to: &Path) -> Result<Upgraded, Fault> {
     let began = env.monotonic();
     let (holder, program) = (Holder::at(socket.with_extension("hold")), to.to_path_buf());
-    let asked = tokio::task::spawn_blocking(move || holder.upgrade(&program)).await;
-    asked.map_err(|error| Fault::with(FaultKind::Local, "the hand-over was not asked for", error))??;
+    env.blocking(move || holder.upgrade(&program)).await?;
     loop {
         match standing(socket).await {
             Ok(now) if now.pid != before.pid && now.phase == Phase::Mounted => {

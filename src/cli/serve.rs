@@ -334,9 +334,7 @@ impl ControlHandler for Driver {
             return Err(Fault::new(FaultKind::Busy, "the volume is not mounted yet: try again when it is"));
         };
         // In use: refused, and nothing has changed.
-        tokio::task::spawn_blocking(move || mount.unmount(false))
-            .await
-            .map_err(|error| Fault::with(FaultKind::Local, "the unmount did not end", error))??;
+        self.parts.env.blocking(move || mount.unmount(false)).await?;
         let mut drained = self.drained.subscribe();
         let outcome = self.with_progress(progress, async { drained.wait_for(Option::is_some).await.map(|told| told.clone()) }).await;
         match outcome {

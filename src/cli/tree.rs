@@ -83,12 +83,11 @@ fn with_tree<T: Send + 'static>(
             }
         };
         let tree = Tree::open(context, &reading, moment).await?;
-        let (tree, done) = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let done = tree.find(&path).and_then(|attr| work(&tree, &attr));
-            (tree, done)
-        })
-        .await
-        .map_err(|error| Fault::with(FaultKind::Local, "the work did not end", error))?;
+            Ok::<_, Fault>((tree, done))
+        };
+        let (tree, done) = context.env.blocking(work).await?;
         tree.close().await?;
         done
     })?;

@@ -55,7 +55,7 @@ pub(super) fn run(context: &Context, args: &BranchArgs) -> Result<Exit, Fault> {
         let head = branch.head.clone().unwrap_or_default();
         let base = Tree::open(context, &reading, Moment::Commit(head.base_seq)).await?;
         let tip = Tree::open(context, &reading, Moment::Branch(args.branch)).await?;
-        let differences = compare(base, tip).await?;
+        let differences = compare(&context.env, base, tip).await?;
         Ok(Shown { volume: args.volume.to_string(), branch: ListedBranch::new(&branch), differences })
     })?;
     context.answer(&shown)?;

@@ -107,7 +107,7 @@ impl Mounts {
 
     async fn is_kept(&self, dir: &Path) -> Result<bool, Fault> {
         let (run_dir, dir) = (self.settings.run_dir.clone(), dir.to_owned());
-        on_thread(move || Ok(handover::kept(&run_dir).find(&dir).is_some())).await
+        self.env.blocking(move || Ok::<_, Fault>(handover::kept(&run_dir).find(&dir).is_some())).await
     }
 
     /// Where the settings of a mount lie: its directory is named by its handle.
@@ -159,7 +159,7 @@ impl Mounts {
             _ => return Err(Fault::new(FaultKind::Busy, format!("a mount at {} is under way: ask again", dir.display()))),
         }
         let holder = Holder::at(self.socket(dir).with_extension("hold"));
-        on_thread(move || holder.end()).await?;
+        self.env.blocking(move || holder.end()).await?;
         let pending = self.pending.lock().remove(dir);
         if let Some(Pending { mut ended, .. }) = pending
             && tokio::time::timeout(END_MAX, ended.wait_for(Option::is_some)).await.is_err()
@@ -183,7 +183,7 @@ impl Mounts {
             if fault.kind == FaultKind::NotFound && !self.is_kept(dir).await? {
                 tracing::error!(dir = %dir.display(), "a mount whose driver is gone is taken away; its cache keeps what was in no commit");
                 let dir = dir.to_owned();
-                on_thread(move || fuse::unmount(&dir, true)).await?;
+                self.env.blocking(move || fuse::unmount(&dir, true)).await?;
                 return Ok(Drain::Goes);
             }
             tracing::warn!(%fault, dir = %dir.display(), "its driver is on its way: it is asked again");
@@ -232,11 +232,6 @@ async fn read(lines: &mut Option<tokio::io::Lines<BufReader<tokio::process::Chil
         Some(lines) => Some(lines.next_line().await),
         None => None,
     }
-}
-
-/// What asks the kernel, and may wait for it.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::with(FaultKind::Local, "a thread did not end", error))?
 }
 
 #[async_trait]
@@ -312,13 +307,13 @@ impl Mounter for Mounts {
 
     async fn give_group(&self, dir: &Path, group: u32) -> Result<(), Fault> {
         let root = dir.to_owned();
-        let work = on_thread(move || {
+        let work = self.env.blocking(move || {
             let there = std::fs::metadata(&root)?;
             if there.gid() != group {
                 std::os::unix::fs::chown(&root, None, Some(group))?;
                 std::fs::set_permissions(&root, std::fs::Permissions::from_mode(there.mode() & 0o7777 | 0o2070))?;
             }
-            Ok(())
+            Ok::<_, Fault>(())
         });
         let late = || Fault::new(FaultKind::Unknown, format!("the driver of {} does not answer", dir.display()));
         tokio::time::timeout(ANSWER_MAX, work).await.map_err(|_| late())?
@@ -326,7 +321,7 @@ impl Mounter for Mounts {
 
     async fn bind(&self, dir: &Path, target: &Path, binding: &Binding) -> Result<(), Fault> {
         let (dir, target, binding) = (dir.to_owned(), target.to_owned(), binding.clone());
-        on_thread(move || node::bind(&dir, &target, &binding)).await
+        self.env.blocking(move || node::bind(&dir, &target, &binding)).await
     }
 
     async fn is_bound(&self, dir: &Path, target: &Path) -> Result<bool, Fault> {
@@ -335,6 +330,6 @@ impl Mounter for Mounts {
 
     async fn unbind(&self, target: &Path) -> Result<(), Fault> {
         let target = target.to_owned();
-        on_thread(move || node::unbind(&target)).await
+        self.env.blocking(move || node::unbind(&target)).await
     }
 }

@@ -9,6 +9,7 @@ use super::context::{Answer, Context};
 use super::exit::Exit;
 use super::reader::{Reading, Tree};
 use super::unlock::KeyArgs;
+use crate::env::Env;
 use crate::types::{Fault, FaultKind, Identity, Seq};
 use crate::volume::Moment;
 use clap::Args;
@@ -60,13 +61,12 @@ impl Answer for Shown {
 }
 
 /// What differs between two trees of a volume; both are closed.
-pub(super) async fn compare(before: Tree, now: Tree) -> Result<Vec<Difference>, Fault> {
+pub(super) async fn compare(env: &Env, before: Tree, now: Tree) -> Result<Vec<Difference>, Fault> {
     let work = move || {
         let found = differences(before.cache(), now.cache());
-        (before, now, found)
+        Ok::<_, Fault>((before, now, found))
     };
-    let (before, now, found) =
-        tokio::task::spawn_blocking(work).await.map_err(|error| Fault::with(FaultKind::Local, "the work did not end", error))?;
+    let (before, now, found) = env.blocking(work).await?;
     before.close().await?;
     now.close().await?;
     found
@@ -90,7 +90,7 @@ pub(super) fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Fault> {
         } else {
             let before = Tree::open(context, &reading, Moment::Commit(first.seq)).await?;
             let now = Tree::open(context, &reading, Moment::Commit(second.seq)).await?;
-            compare(before, now).await?
+            compare(&context.env, before, now).await?
         };
         let side = |seq, cut| Side { commit: seq, cut };
         Ok(Shown {
