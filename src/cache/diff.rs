@@ -8,14 +8,11 @@ use super::Cache;
 use super::compare::Shown;
 use super::effect::InodeRow;
 use super::types::CacheError;
-use crate::types::{Attr, Ino, ROOT};
+use crate::types::{Attr, Ino};
 use std::collections::BTreeSet;
 
 /// A directory, and a name in it.
 pub type Named = (Ino, Vec<u8>);
-
-/// More directories above a name than any path has.
-const DEPTH: usize = 4096;
 
 /// How an inode of one commit differs from an inode of another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -109,24 +106,5 @@ impl Cache {
         let dated = |shown: &Shown| if content || shown.attr.is_dir() { 0 } else { shown.attr.mtime };
         let metadata = owned(&was.attr) != owned(&is.attr) || was.xattrs != is.xattrs || dated(&was) != dated(&is);
         Ok(Differs { content, metadata })
-    }
-
-    /// The path of a name from the volume's root, with a slash before it, byte for byte; `None` when no names lead there.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn path_of(&self, (dir, name): &Named) -> Result<Option<Vec<u8>>, CacheError> {
-        let (mut parts, mut at) = (vec![name.clone()], *dir);
-        while at != ROOT {
-            let Some((above, name)) = self.view(|view| view.names_of(at))?.into_iter().next() else { return Ok(None) };
-            parts.push(name);
-            if parts.len() > DEPTH {
-                return Ok(None);
-            }
-            at = above;
-        }
-        parts.push(Vec::new());
-        parts.reverse();
-        Ok(Some(parts.join(&b'/')))
     }
 }

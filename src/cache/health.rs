@@ -8,7 +8,7 @@ use super::codec::{Reader, Writer};
 use super::open::{decode_origin, encode_origin};
 use super::types::{CacheError, CacheOrigin};
 use super::{Cache, db};
-use crate::types::{Ino, ROOT};
+use crate::types::{Ino, ROOT, show_name};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs;
 use std::io::Write;
@@ -198,7 +198,7 @@ fn path_of(db: &Connection, ino: Ino) -> Result<String, CacheError> {
             parts.push(format!("inode {at}"));
             break;
         };
-        parts.push(String::from_utf8_lossy(&name).escape_debug().to_string());
+        parts.push(show_name(&name));
         at = dir;
     }
     parts.reverse();

@@ -22,7 +22,7 @@ use super::types::{CacheError, Difference, LocalExtent, ObjectId, Odd};
 use super::update::{put_target, put_xattr};
 use super::view::View;
 use crate::rpc::ObjectRef;
-use crate::types::{Attr, Ino, RangeSet};
+use crate::types::{Attr, Ino, RangeSet, show_name};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,12 +82,11 @@ impl Cache {
 
     fn difference(&self, meta: &mut Meta, odd: &Odd, kept: bool) -> Difference {
         let mut view = View { cache: self, meta };
-        let mut path_of = |ino| view.path(ino).ok().flatten().unwrap_or_else(|| format!("inode {ino}"));
         match odd {
-            Odd::Inode(ino) => Difference { path: path_of(*ino), ino: *ino, name: None, kept },
+            Odd::Inode(ino) => Difference { path: view.show_path(*ino), ino: *ino, name: None, kept },
             Odd::Name { dir, name } => {
-                let (above, below) = (path_of(*dir), String::from_utf8_lossy(name).escape_debug().to_string());
-                let path = if above.is_empty() { below } else { format!("{above}/{below}") };
+                let path = view.path_of(&(*dir, name.clone())).ok().flatten();
+                let path = path.map_or_else(|| format!("inode {dir}/{}", show_name(name)), |path| show_name(&path));
                 Difference { path, ino: *dir, name: Some(name.clone()), kept }
             }
         }

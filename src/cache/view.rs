@@ -1,14 +1,18 @@
 //! Looking at the metadata.
 
 use super::db::inode_of;
+use super::diff::Named;
 use super::meta::Meta;
 use super::types::{CacheError, Entry, Space};
 use super::{Cache, db};
 use crate::rpc;
-use crate::types::{Attr, Ino, ROOT};
+use crate::types::{Attr, Ino, ROOT, show_name};
 use rusqlite::{OptionalExtension, params};
 use std::fmt;
 use std::sync::atomic::Ordering;
+
+/// More directories above a name than any path has.
+const DEPTH: usize = 4096;
 
 /// What of the metadata can be asked, at one instant.
 pub struct View<'a> {
@@ -107,17 +111,27 @@ impl View<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// A path of an inode below the volume's root, for messages.
-    pub fn path(&mut self, ino: Ino) -> Result<Option<String>, CacheError> {
-        const DEPTH: usize = 4096;
+    /// A path of an inode from the volume's root, byte for byte, without a slash at either end; `None` when no names lead there.
+    pub fn path(&mut self, ino: Ino) -> Result<Option<Vec<u8>>, CacheError> {
         let (mut parts, mut at) = (Vec::new(), ino);
-        while at != ROOT && parts.len() < DEPTH {
-            let Some((dir, name)) = self.names_of(at)?.into_iter().next() else { return Ok(None) };
-            parts.push(String::from_utf8_lossy(&name).escape_debug().to_string());
+        while at != ROOT {
+            let Some((dir, name)) = self.names_of(at)?.into_iter().next().filter(|_| parts.len() < DEPTH) else { return Ok(None) };
+            parts.push(name);
             at = dir;
         }
         parts.reverse();
-        Ok(Some(parts.join("/")))
+        Ok(Some(parts.join(&b'/')))
+    }
+
+    /// The path of a name, as [`Self::path`].
+    pub fn path_of(&mut self, (dir, name): &Named) -> Result<Option<Vec<u8>>, CacheError> {
+        let above = self.path(*dir)?;
+        Ok(above.map(|above| if above.is_empty() { name.clone() } else { [&above, &name[..]].join(&b'/') }))
+    }
+
+    /// A path of an inode for people; its number when no names lead there.
+    pub fn show_path(&mut self, ino: Ino) -> String {
+        self.path(ino).ok().flatten().map_or_else(|| format!("inode {ino}"), |path| show_name(&path))
     }
 
     /// The value of an extended attribute.

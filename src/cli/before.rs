@@ -3,13 +3,12 @@
 
 use super::context::Context;
 use super::reader::{Reading, Tree};
-use super::target::show_name;
 use crate::cache::{Cache, Differs};
 use crate::history::{self, Entry};
 use crate::log::At;
 use crate::log::control::Chain;
 use crate::rpc::{self, log_record::Kind};
-use crate::types::{Fault, FaultKind, Ino, ROOT, Seq};
+use crate::types::{Fault, FaultKind, Ino, ROOT, Seq, show_name};
 use crate::volume::Moment;
 use futures::StreamExt;
 use std::collections::BTreeSet;

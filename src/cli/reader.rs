@@ -10,7 +10,7 @@ use crate::log::Reader;
 use crate::log::control::Chain;
 use crate::log::lookup::Books;
 use crate::store::Objects;
-use crate::types::{Attr, Fault, FaultKind, Identity, Ino, ROOT};
+use crate::types::{Attr, Fault, FaultKind, Identity, Ino, ROOT, show_name};
 use crate::volume::{HydrateMode, Moment, RunOptions, Volume, reader_cache, reader_of};
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ impl Reading {
             When::BeforeChange(path) => {
                 let Before { entry, changed } = before_change(context, self, path).await?;
                 let shown = |entry: &Entry| format!("commit {} of {}", entry.seq, at::show(at::timestamp(entry.time), &zone));
-                let path = super::target::show_name(path);
+                let path = show_name(path);
                 context.say(&format!("`{path}` last changed in {}; before that: {}", shown(&changed), shown(&entry)));
                 Ok(entry)
             }
@@ -130,7 +130,7 @@ impl Tree {
                 None => {
                     return Err(Fault::new(
                         FaultKind::NotFound,
-                        format!("there is no `{}` in this commit", super::target::show_name(path)),
+                        format!("there is no `{}` in this commit", show_name(path)),
                     ));
                 }
             };

@@ -177,7 +177,7 @@ impl Driver {
         let cache = self.parts.volume.cache();
         let spoiled = cache.spoiled();
         let (ino, ranges) = spoiled.first()?;
-        let name = cache.view(|view| view.path(*ino)).ok().flatten().unwrap_or_else(|| format!("inode {ino}"));
+        let name = cache.view(|view| view.show_path(*ino));
         let ranges: Vec<String> = ranges.iter().take(3).map(|range| format!("{} to {}", range.start, range.end)).collect();
         let next = "reading them is EIO until they are written anew or cut off";
         let more = if spoiled.len() > 1 { format!(", and {} more files", spoiled.len() - 1) } else { String::new() };

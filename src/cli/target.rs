@@ -1,6 +1,6 @@
 //! What a command is about: a volume, a path in one, or a mounted directory.
 
-use crate::types::{Identity, IdentityError};
+use crate::types::{Identity, IdentityError, show_name};
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -71,19 +71,6 @@ impl Which {
         }
         Identity::parse(&text.to_string_lossy()).map(Self::Volume)
     }
-}
-
-/// A file's name on a terminal: control characters and what is not UTF-8 are escaped, so that no name can move the cursor.
-#[must_use]
-pub fn show_name(name: &[u8]) -> String {
-    let mut shown = String::new();
-    for chunk in name.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' { shown.extend(c.escape_default()) } else { shown.push(c) }
-        }
-        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@ mod ids;
 mod numbers;
 mod range;
 mod record;
+mod words;
 
 pub use fault::{Fault, FaultKind};
 pub use ids::{CacheId, DataKey, Hash, Identity, IdentityError, Incarnation, Nonce, StoreId, StoreKey, WriterId};
 pub use numbers::SeqSet;
 pub use range::{ByteRange, RangeSet};
 pub use record::{Head, Intent};
+pub use words::show_name;
 
 /// A page: the unit of dirtiness and presence, in bytes, whatever the system's page size.
 pub const PAGE: u64 = 4096;

@@ -386,7 +386,7 @@ impl Scrub<'_> {
     }
 
     async fn heal(&mut self, ino: Ino, range: ByteRange) -> Result<(), Fault> {
-        let path = self.on_cache(move |cache| cache.view(|view| view.path(ino))).await?.unwrap_or_else(|| format!("inode {ino}"));
+        let path = self.on_cache(move |cache| Ok(cache.view(|view| view.show_path(ino)))).await?;
         tracing::error!(path, ?range, "cached bytes were not what was stored");
         self.tell(Outdated::Content(ino, range.clone())).await?;
         let left = match self.unless_ended(self.fetcher.fetch_now(ino, range.clone())).await? {

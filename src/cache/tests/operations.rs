@@ -412,3 +412,18 @@ fn zeroing_beyond_the_end_leaves_nothing_of_what_was_there() {
         lab.check();
     }
 }
+
+#[test]
+fn a_path_keeps_the_bytes_of_its_names() {
+    let mut lab = Lab::new();
+    let dir = lab.make(ROOT, b"d\xff", true);
+    let ino = lab.make(dir, b"a\nb", false);
+    lab.cache.view(|view| {
+        assert_eq!(view.path(ino).unwrap().unwrap(), b"d\xff/a\nb");
+        assert_eq!(view.path_of(&(dir, b"new".to_vec())).unwrap().unwrap(), b"d\xff/new");
+        assert_eq!(view.path_of(&(ROOT, b"new".to_vec())).unwrap().unwrap(), b"new");
+        assert_eq!(view.path(ROOT).unwrap().unwrap(), b"");
+        assert_eq!(view.path(4711).unwrap(), None);
+        assert_eq!([view.show_path(ino), view.show_path(4711)], ["d\\xff/a\\nb", "inode 4711"]);
+    });
+}

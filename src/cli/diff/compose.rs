@@ -2,9 +2,8 @@
 //! stands in for was changed (so most editors save a file).
 
 use crate::cache::{Cache, Changed, Differs, Named};
-use crate::cli::target::show_name;
 use crate::cli::tree::kind;
-use crate::types::{Attr, Fault, FaultKind};
+use crate::types::{Attr, Fault, FaultKind, show_name};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -184,7 +183,9 @@ fn difference(path: String, change: &'static str, attr: &Attr, what: Vec<&'stati
 }
 
 fn path(cache: &Cache, name: &Named) -> Result<Vec<u8>, Fault> {
-    cache.path_of(name)?.ok_or_else(|| Fault::new(FaultKind::Damaged, format!("no names lead to directory {}", name.0)))
+    let found = cache.view(|view| view.path_of(name))?;
+    let path = found.ok_or_else(|| Fault::new(FaultKind::Damaged, format!("no names lead to directory {}", name.0)))?;
+    Ok([b"/", &path[..]].concat())
 }
 
 fn shown(cache: &Cache, name: &Named) -> Result<String, Fault> {

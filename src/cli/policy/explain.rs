@@ -3,8 +3,7 @@
 use super::tags;
 use crate::cli::context::{Answer, Context};
 use crate::cli::exit::Exit;
-use crate::cli::target::show_name;
-use crate::types::{Fault, FaultKind};
+use crate::types::{Fault, FaultKind, show_name};
 use clap::Args;
 use serde::Serialize;
 use std::ffi::{OsStr, OsString};
