@@ -1,6 +1,6 @@
 //! What was given, where, and which of it counts.
 
-use crate::types::{Fault, FaultKind};
+use crate::types::{Fault, FaultKind, nearest};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -133,7 +133,8 @@ fn read(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, Fault>
     let mut values = BTreeMap::new();
     for (name, value) in table {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let nearest = nearest(&name).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            let nearest =
+                nearest(&name, KEYS.iter().map(|key| key.name)).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             let all: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
             return Err(refuse(format!("there is no setting `{}`{nearest} (settings: {})", name.escape_debug(), all.join(", "))));
         };
@@ -145,11 +146,4 @@ fn read(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, Fault>
         values.insert(key.name, Value { text, place: Place::File(path.to_owned()) });
     }
     Ok(values)
-}
-
-/// The key that a slip of the keyboard meant; `None` when nothing is near.
-fn nearest(name: &str) -> Option<&'static str> {
-    let name = name.to_lowercase().replace('_', "-");
-    let near = KEYS.iter().map(|key| (strsim::levenshtein(&name, key.name), key.name)).min()?;
-    (near.0 <= near.1.len().div_ceil(2)).then_some(near.1)
 }

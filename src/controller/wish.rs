@@ -1,7 +1,7 @@
 //! What a CreateVolume asks for, from its name and the parameters of its class: pure.
 
 use super::handle::{Handle, is_alias, kubernetes_uid};
-use crate::types::{Fault, FaultKind, Identity};
+use crate::types::{Fault, FaultKind, Identity, nearest};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -76,7 +76,9 @@ pub(super) fn wish(cluster: &str, create: &Create) -> Result<Wish, Fault> {
     check_name(name)?;
     for key in parameters.keys().map(String::as_str) {
         if !KEYS.contains(&key) && ![CLAIM_NAME, CLAIM_NAMESPACE].contains(&key) && !PASSED_OVER.contains(&key) {
-            return Err(invalid(format!("the class has no parameter `{}`{}", key.escape_debug(), nearest(key, &KEYS))));
+            let near = nearest(key, KEYS).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            let all = KEYS.join(", ");
+            return Err(invalid(format!("the class has no parameter `{}`{near} (parameters: {all})", key.escape_debug())));
         }
     }
     let alias = parameters.get("store").map_or(STORE_DEFAULT, String::as_str);
@@ -134,13 +136,6 @@ fn choice<'a>(parameters: &'a BTreeMap<String, String>, key: &str, words: [&'a s
     let Some(value) = parameters.get(key) else { return Ok(words[0]) };
     let known = words.into_iter().find(|word| word == value);
     known.ok_or_else(|| invalid(format!("the class's `{key}: {}` is neither `{}` nor `{}`", value.escape_debug(), words[0], words[1])))
-}
-
-/// The nearest of the known words, whatever its distance: there are few.
-fn nearest(word: &str, known: &[&str]) -> String {
-    let near = known.iter().min_by_key(|known| strsim::levenshtein(&known.to_lowercase(), &word.to_lowercase()));
-    let all = known.join("`, `");
-    near.map_or_else(String::new, |near| format!("; did you mean `{near}`? There are `{all}`"))
 }
 
 fn invalid(message: impl Into<String>) -> Fault {

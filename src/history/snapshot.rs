@@ -7,7 +7,7 @@ use crate::log::{LogError, Reader};
 use crate::policy::retention::{Period, Rules, surplus};
 use crate::rpc::control_record::Kind as Control;
 use crate::rpc::{Claim, Release};
-use crate::types::{Fault, FaultKind, Seq, UnixNanos};
+use crate::types::{Fault, FaultKind, Seq, UnixNanos, nearest};
 
 /// The kind of claim that a snapshot is.
 pub const SNAPSHOT: &str = "snapshot";
@@ -80,9 +80,11 @@ pub fn find(state: &State, name: &str) -> Result<Snapshot, Fault> {
     if let Some(found) = all.iter().find(|snapshot| snapshot.name == name) {
         return Ok(found.clone());
     }
-    let near = all.iter().map(|snapshot| (strsim::levenshtein(&snapshot.name, name), &snapshot.name)).min();
-    let near = near.filter(|(distance, near)| *distance <= near.len() / 2).map(|(_, near)| format!("; did you mean `{near}`?"));
-    let why = near.unwrap_or_else(|| "; `holdfast snapshot list` has all, and it is no time either".to_owned());
+    let near = nearest(name, all.iter().map(|snapshot| snapshot.name.as_str()));
+    let why = near.map_or_else(
+        || "; `holdfast snapshot list` has all, and it is no time either".to_owned(),
+        |near| format!("; did you mean `{near}`?"),
+    );
     Err(Fault::new(FaultKind::NotFound, format!("there is no snapshot `{}`{why}", name.escape_debug())))
 }
 

@@ -12,7 +12,7 @@ pub use ids::{CacheId, DataKey, Hash, Identity, IdentityError, Incarnation, Nonc
 pub use numbers::SeqSet;
 pub use range::{ByteRange, RangeSet};
 pub use record::{Head, Intent};
-pub use words::show_name;
+pub use words::{nearest, show_name};
 
 /// A page: the unit of dirtiness and presence, in bytes, whatever the system's page size.
 pub const PAGE: u64 = 4096;
