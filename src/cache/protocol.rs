@@ -9,6 +9,10 @@
 //! | 7.2 What fsync promised survives the loss of power, what was not flushed is old or new and never zeros over committed bytes (I8). | any | | `power_loss_keeps_what_was_synced`, `tests/power.rs` |
 //! | 7.2 A page counts as durable when meta.db or the log says so, not when its data file was flushed. | files flushed, nothing committed | `cache.after_fdatasync_before_commit` | `an_fsync_between_the_flush_of_a_batch_and_its_commit` |
 //! | 7.2 A page counts as clean for its place when meta.db says so. | clean in memory, nothing committed, the file moves | `cache.in_resolve` | `a_file_that_moves_while_its_commit_is_recorded_keeps_its_bytes` |
+//! | 7.2 What a failed flush was to make durable is written once more, into new blocks, before a later flush counts. | failed, then the process dies: a file beside `meta.db` says so to the next one of this boot | | `what_only_the_log_has_is_written_once_more_before_the_next_flush`, `a_driver_that_died_after_a_failed_flush_leaves_word_of_it`, `tests/power.rs` |
+//! | | the page cache had let it go: as after a loss of power | | `after_pages_were_lost_only_the_log_is_believed` |
+//! | 7.2 A log whose flush failed counts for no fsync before `meta.db` has all its records durably. | | | `a_log_whose_flush_failed_is_believed_again_after_a_batch` |
+//! | 7.2 A `meta.db` whose flush failed gets new blocks before it is served again; its process ends. | | | `meta_db_gets_new_blocks_after_a_failed_flush` |
 //! | 7.4 A fetch fills only pages still absent and still stored there (I10). | | | `fetch_against_write_and_evict` |
 //! | 7.4 Eviction is logged before the space goes. | chosen, not logged: nothing happened | `cache.in_evict_before_log` | `kill_in_eviction` |
 //! | | logged, the space still there: it has no meaning | `cache.in_evict_before_punch` | `tests/crash.rs` |
@@ -28,6 +32,9 @@
 //!   repeats nothing; metadata are committed as of a later record, and say which.
 //! * *Slots.* A freed data file is emptied and used again only when the record that freed it is durable: else the old owner could
 //!   come back after a loss of power, with the new owner's bytes.
+//! * *A flush that failed.* The kernel tells of it once, calls the pages clean, and lets the next flush succeed without them (`distrust.rs`).
+//!   So its success is believed only of what was written since: the rest is read from the page cache and written anew before it. A full
+//!   disk is no such failure: what finds no room at a checkpoint is in SQLite's log, and tried again.
 //! * *Logged copies.* A page in a `Data` record is written back at recovery unless a later flush of the file covered it.
 //! * *Captured inodes stay captured.* What a commit holds is in every later one until it is removed, whatever tier its path has by
 //!   then: a rename into a `local` directory never loses data. (Stricter than protocol 5.5.)
