@@ -10,8 +10,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 fn commit(lab: &mut Lab) {
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
 }
 
 /// A second cache that was filled with the newest commit.

@@ -25,10 +25,7 @@ fn killed_at(lab: &mut Lab, point: &'static str, f: impl FnOnce(&Arc<Cache>)) ->
 #[test]
 fn kill_between_data_and_log() {
     let mut lab = Lab::new();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[1; 10_000]);
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    let ino = lab.committed(b"f", &[1; 10_000]);
     // Over clean pages and beyond the end: not one byte of it may count, but the clean pages count as dirty.
     killed_at(&mut lab, "cache.after_data_before_log", |cache| {
         cache.write(None, ino, 4000, &[2; 20_000]).unwrap();
@@ -46,10 +43,7 @@ fn kill_between_data_and_log() {
 #[test]
 fn kill_between_data_and_log_over_a_page_that_was_evicted_and_fetched() {
     let mut lab = Lab::new();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[1; 10_000]);
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    let ino = lab.committed(b"f", &[1; 10_000]);
     killed_at(&mut lab, "cache.after_data_before_log", |cache| {
         assert!(cache.evict(u64::MAX).unwrap() > 0);
         // That it is here again is in no record: the next process takes it for evicted.
@@ -61,8 +55,7 @@ fn kill_between_data_and_log_over_a_page_that_was_evicted_and_fetched() {
     });
     // A batch gives the place of what was evicted back.
     lab.cache.evict(0).unwrap();
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    lab.commit_all();
     assert!(lab.content(ino) == [1; 10_000]);
     assert!(lab.committed.content[&ino] == [1; 10_000], "a commit has zeros in the place of what was committed before");
 }
@@ -120,10 +113,7 @@ fn kill_in_each_window_of_a_batch() {
 #[test]
 fn kill_in_eviction() {
     let mut lab = Lab::new();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[1; 50_000]);
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    lab.committed(b"f", &[1; 50_000]);
     killed_at(&mut lab, "cache.in_evict_before_log", |cache| {
         assert!(cache.evict(u64::MAX).unwrap() > 0);
     });
@@ -147,8 +137,7 @@ fn kill_in_resolve() {
     assert_eq!(lab.cache.head(), None);
     assert_eq!(lab.cache.dirty_content(), 53_248);
     lab.check();
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    lab.commit_all();
 }
 
 #[test]

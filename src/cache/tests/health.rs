@@ -19,8 +19,7 @@ fn closed(dirty: bool) -> (Lab, PathBuf) {
         let ino = lab.make(dir, format!("file{n}").as_bytes(), false);
         lab.write(ino, 0, &vec![n as u8; 5000]);
     }
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     if dirty {
         let ino = lab.make(dir, b"precious", false);
         lab.write(ino, 0, b"in no commit");

@@ -353,6 +353,20 @@ impl Lab {
         assert_eq!(self.cache.head(), Some(head));
     }
 
+    /// Commits what has changed.
+    pub(super) fn commit_all(&mut self) {
+        let sealing = self.begin_seal();
+        self.commit(sealing);
+    }
+
+    /// A file with this content, in a commit.
+    pub(super) fn committed(&mut self, name: &[u8], content: &[u8]) -> Ino {
+        let ino = self.file(name);
+        self.write(ino, 0, content);
+        self.commit_all();
+        ino
+    }
+
     pub(super) fn collect(&mut self, seal: &Seal, pack: &str) -> (Vec<Vec<u8>>, Vec<rpc::ExtentChange>) {
         let committed = &mut self.committed;
         let object = rpc::ObjectRef { name: pack.to_owned(), ..rpc::ObjectRef::default() };

@@ -215,8 +215,7 @@ proptest! {
         if let Some(sealing) = sealing {
             lab.commit(sealing);
         }
-        let last = lab.begin_seal();
-        lab.commit(last);
+        lab.commit_all();
         prop_assert_eq!(lab.cache.dirty_content(), 0);
         lab.check();
         // All of it can be dropped and fetched again.

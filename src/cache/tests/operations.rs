@@ -51,8 +51,7 @@ fn what_a_record_has_said_is_not_said_again() {
     lab.write(ino, 0, &[5; 4096]);
     assert!(lab.cache.ring.used() > used, "frozen is not dirty");
     lab.commit(seal);
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    lab.commit_all();
     lab.cache.evict(u64::MAX).unwrap();
     // No record says that a page was fetched: that it was written does.
     lab.write(ino, 5000, &[6; 1]);
@@ -201,8 +200,7 @@ fn seek_finds_data_and_holes() {
     assert_eq!(seek(9000, Whence::Hole), Some(12_288));
     assert_eq!(seek(12_288, Whence::Data), None);
     assert_eq!(seek(20_000, Whence::Hole), None);
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    lab.commit_all();
     lab.cache.evict(u64::MAX).unwrap();
     assert_eq!(lab.cache.seek(ino, 0, Whence::Data).unwrap(), Some(8192));
     assert_eq!(lab.cache.seek(ino, 8192, Whence::Hole).unwrap(), Some(12_288));
@@ -211,10 +209,7 @@ fn seek_finds_data_and_holes() {
 #[test]
 fn a_small_write_into_an_absent_page_asks_for_it_first() {
     let mut lab = Lab::new();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[1; 12_288]);
-    let seal = lab.begin_seal();
-    lab.commit(seal);
+    let ino = lab.committed(b"f", &[1; 12_288]);
     lab.cache.evict(u64::MAX).unwrap();
     assert_eq!(lab.cache.cached_bytes(), 0);
     let WriteOutcome::Absent(needed) = lab.cache.write(None, ino, 5000, b"xyz").unwrap() else {
@@ -308,8 +303,7 @@ fn files_that_are_only_read_leave_memory_too() {
         lab.write(ino, 0, b"content");
         files.push(ino);
     }
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     lab.cache.apply_batch().unwrap();
     for ino in &files {
         lab.cache.missing(*ino, 0..4096).unwrap();
@@ -361,8 +355,7 @@ fn nothing_is_shared_while_a_commit_is_taken_over() {
     copy_dir(&lab.dir, &dir);
     lab.reopen(dir);
     cache.set(Arc::downgrade(&lab.cache)).unwrap();
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     assert_eq!(seen.get(), Some(&CopyOutcome::Copy), "its object may never come to meta.db");
     assert_eq!(lab.cache.copy_range(None, from, 0, to, 0, 8192).unwrap(), CopyOutcome::Shared(8192));
 }
@@ -385,10 +378,7 @@ fn a_writer_is_remembered_when_handles_of_an_earlier_process_are_released() {
 #[test]
 fn nothing_is_evicted_after_the_end() {
     let mut lab = Lab::new();
-    let ino = lab.file(b"f");
-    lab.write(ino, 0, &[1; 100_000]);
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.committed(b"f", &[1; 100_000]);
     lab.cache.close().unwrap();
     assert_eq!(lab.cache.evict(u64::MAX).unwrap(), 0);
 }
@@ -406,8 +396,7 @@ fn zeroing_beyond_the_end_leaves_nothing_of_what_was_there() {
         bytes[start as usize..].fill(0);
         bytes.resize(start as usize + 30_000, 0);
         lab.check();
-        let seal = lab.begin_seal();
-        lab.commit(seal);
+        lab.commit_all();
         lab.crash();
         lab.check();
     }

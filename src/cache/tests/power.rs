@@ -158,8 +158,7 @@ proptest! {
         history.check(&found);
         lab.tree = found;
         // What is dirty is known to be: the commit is what is here.
-        let seal = lab.begin_seal();
-        lab.commit(seal);
+        lab.commit_all();
         lab.cache.evict(u64::MAX).unwrap();
         lab.check();
     }

@@ -38,8 +38,7 @@ fn play(lab: &mut Lab, files: &[Ino], op: &Op) {
         Op::Truncate { file, size } => lab.truncate(files[file], size),
         Op::Punch { file, at, length } => lab.punch(files[file], at, length),
         Op::Commit => {
-            let sealing = lab.begin_seal();
-            lab.commit(sealing);
+            lab.commit_all();
         }
         Op::Evict(bytes) => drop(lab.cache.evict(bytes).unwrap()),
         Op::Crash => drop(lab.crash()),
@@ -115,8 +114,7 @@ fn a_scrub_beside_writers_takes_nothing_for_rot() {
     let mut lab = Lab::new();
     let ino = lab.file(b"a");
     lab.write(ino, 0, &vec![1; 64 * PAGE as usize]);
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     let stop = AtomicBool::new(false);
     let cache = std::sync::Arc::clone(&lab.cache);
     std::thread::scope(|threads| {
@@ -131,8 +129,7 @@ fn a_scrub_beside_writers_takes_nothing_for_rot() {
                     lab.write(ino, page * PAGE, &[round as u8; 2048]);
                 }
             }
-            let sealing = lab.begin_seal();
-            lab.commit(sealing);
+            lab.commit_all();
             if round % 7 == 0 {
                 lab.cache.evict(20 * PAGE).unwrap();
             }

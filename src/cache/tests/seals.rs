@@ -25,8 +25,7 @@ fn a_seal_is_the_state_at_the_flip() {
     lab.cache.apply_batch().unwrap();
     lab.commit(sealing);
     lab.check();
-    let next = lab.begin_seal();
-    lab.commit(next);
+    lab.commit_all();
     assert_eq!(lab.cache.dirty_content(), 0);
 }
 
@@ -70,8 +69,7 @@ fn a_seal_given_up_is_dirty_again() {
     lab.cache.abandon(seal).unwrap();
     assert!(lab.cache.changed() && lab.cache.oldest_dirty().is_some());
     assert_eq!(lab.cache.dirty_content(), 20_480);
-    let next = lab.begin_seal();
-    lab.commit(next);
+    lab.commit_all();
     assert!(!lab.cache.changed() && lab.cache.oldest_dirty().is_none());
 }
 
@@ -94,8 +92,7 @@ fn rows_in_no_commit_count_as_dirty() {
     assert!(lab.cache.dirty_bytes() >= rows);
     lab.crash();
     assert!(lab.cache.dirty_bytes() >= rows, "a successor counts them too");
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     assert_eq!(lab.cache.dirty_bytes(), 0);
 }
 
@@ -188,8 +185,7 @@ fn what_has_no_name_is_not_dirty() {
     // It gets a name again: then it counts, and is committed whole although seals have passed over it.
     let gone = lab.tree.remove(&a).unwrap();
     lab.entries(ROOT).remove(b"a".as_slice());
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     assert_eq!(lab.cache.dirty_content(), 0);
     lab.tree.insert(a, gone);
     lab.bytes(a).resize(60_000, 1);
@@ -274,8 +270,7 @@ fn fetch_against_write_and_evict() {
     for page in 0..64u64 {
         lab.write(ino, page * 4096, &[1; 4096]);
     }
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -370,13 +365,11 @@ fn the_files_of_a_seal_need_not_be_in_memory() {
             // Given up: all is dirty again, what is in memory and what is not.
             lab.cache.abandon(sealing.seal).unwrap();
             assert!(lab.cache.changed());
-            let again = lab.begin_seal();
-            lab.commit(again);
+            lab.commit_all();
         } else {
             lab.commit(sealing);
         }
-        let rest = lab.begin_seal();
-        lab.commit(rest);
+        lab.commit_all();
         few(&lab);
         lab.check();
         assert_eq!(lab.cache.dirty_content(), 0);

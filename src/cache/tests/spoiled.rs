@@ -25,8 +25,7 @@ fn damaged(damage: impl FnOnce(&Lab, &Path, [Ino; 2])) -> (Lab, [Ino; 2]) {
     let files = [lab.file(b"large"), lab.file(b"small")];
     lab.write(files[0], 0, &vec![1; 200 * KIB as usize]);
     lab.write(files[1], 0, &[2; 12_000]);
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
     lab.write(files[0], 100 * KIB, &[3; 4096]);
     lab.write(files[1], 8192, &[4; 3000]);
     lab.cache.close().unwrap();
@@ -78,8 +77,7 @@ fn pages_that_a_data_file_lost_are_fetched_or_said() {
         assert!(lab.cache.spoiled().is_empty());
         lab.bytes(large)[100 * KIB as usize..][..4096].fill(5);
         lab.check();
-        let sealing = lab.begin_seal();
-        lab.commit(sealing);
+        lab.commit_all();
     }
 }
 
@@ -107,8 +105,7 @@ fn a_data_file_that_was_lost_and_is_written_again_shows_no_zeros() {
         let range = if ino == large { 100 * KIB as usize..104 * KIB as usize } else { 8192..12_000 };
         bytes[range.clone()].copy_from_slice(&committed[range]);
     }
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
 }
 
 #[test]
@@ -126,6 +123,5 @@ fn a_seal_never_stores_zeros_for_what_is_gone() {
     spoiled(&lab, ino, 150 * KIB, 1);
     // The next one is without them.
     lab.bytes(ino)[100 * KIB as usize..].fill(0);
-    let sealing = lab.begin_seal();
-    lab.commit(sealing);
+    lab.commit_all();
 }
