@@ -88,11 +88,8 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
             return Err(fault);
         }
     };
-    context.env.failpoint("cli.after_mount_before_watch");
-    if holder.is_some()
-        && let Some(custody) = super::mount::custody(context, args, &dir)?
-    {
-        mount.watch_supervisor(custody)?;
+    if holder.is_some() {
+        watch_supervisor(context, args, &dir, &mount)?;
     }
     let pages = mount.kernel_pages();
     let later = Arc::clone(&volume);
@@ -108,6 +105,12 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
     server.close().await;
     ended?;
     closed.map(|_| Exit::Done)
+}
+
+// Should it die from now on, or have died already, this driver sees to it that the mount gets another.
+fn watch_supervisor(context: &Context, args: &MountArgs, dir: &Path, mount: &Mount) -> Result<(), Fault> {
+    context.env.failpoint("cli.after_mount_before_watch");
+    super::mount::custody(context, args, dir)?.map_or(Ok(()), |custody| mount.watch_supervisor(custody))
 }
 
 /// Where whoever wants the volume is answered, when the settings say so. A live mount goes on without.

@@ -128,10 +128,7 @@ impl Tree {
             ino = match self.cache().view(|view| view.lookup(ino, part))? {
                 Some((ino, _)) => ino,
                 None => {
-                    return Err(Fault::new(
-                        FaultKind::NotFound,
-                        format!("there is no `{}` in this commit", show_name(path)),
-                    ));
+                    return Err(Fault::new(FaultKind::NotFound, format!("there is no `{}` in this commit", show_name(path))));
                 }
             };
         }
