@@ -163,7 +163,9 @@ impl Work {
             tracing::warn!(ino = file.ino, errno = file.errno, "the kernel's bytes of a file could not all be brought in");
             missed = Some(format!("inode {}: {}", file.ino, std::io::Error::from_raw_os_error(file.errno)));
         }
-        Brought { sizes: brought.iter().filter_map(|file| file.size.map(|size| (file.ino, size))).collect(), missed }
+        // Below the size of a file whose pages did not all come, a gap may be one that they fill.
+        let came = brought.iter().filter(|file| file.errno == 0);
+        Brought { sizes: came.filter_map(|file| file.size.map(|size| (file.ino, size))).collect(), missed }
     }
 
     // A file that was closed meanwhile has sent everything; one without a name is in no commit.

@@ -13,7 +13,7 @@ pub trait KernelPages: Send + Sync + std::fmt::Debug {
 /// What came of asking the kernel for its pages.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Brought {
-    /// For each file the size that the kernel knew before (protocol.md 6.2).
+    /// For each file whose pages all came, the size that the kernel knew before (protocol.md 6.2): a gap below it is a hole of the file.
     pub sizes: Vec<(Ino, u64)>,
     /// Why not everything came, if so: what programs wrote last may still be in the kernel alone.
     pub missed: Option<String>,
