@@ -89,13 +89,19 @@ async fn once(objects: &Objects, reader: &Reader, sweeping: &Sweeping<'_>) -> Re
     let Survey { mut facts, named, listing } = survey(objects, reader, &state, scope).await?;
     let kept = sweeping.rules.map(|rules| plan::keep(&facts, &state, rules, sweeping.now));
     let keeps = |seq: Seq| kept.as_ref().is_none_or(|kept| kept.contains_key(&seq));
-    let (retiring, records) = {
+    let told = {
         let sweep = Sweep::begin(&facts, &state, &keeps, listing.inventory.clone());
         let mut walk = Walk { objects, reader, sweep, seen: HashSet::new(), named: HashSet::new(), records: BTreeMap::new() };
         walk.names(&facts, &named);
-        walk.trees(&facts).await?;
-        let garbage = walk.sweep.garbage().ok_or_else(|| Fault::new(FaultKind::Local, "a tree was not looked at; nothing is retired"))?;
-        (Retiring { seqs: walk.sweep.retiring().iter().copied().collect(), objects: garbage, h: facts.h }, walk.records)
+        walk.trees(&facts).await.and_then(|()| {
+            let garbage =
+                walk.sweep.garbage().ok_or_else(|| Fault::new(FaultKind::Local, "a tree was not looked at; nothing is retired"))?;
+            Ok((Retiring { seqs: walk.sweep.retiring().iter().copied().collect(), objects: garbage, h: facts.h }, walk.records))
+        })
+    };
+    let (retiring, records) = match told {
+        Err(fault) if fault.kind == FaultKind::Damaged => return Err(missing(&mut chain, fault).await?),
+        told => told?,
     };
     let commits = facts.records.iter().filter(|(_, fact)| matches!(fact.what, What::Commit { .. }));
     let gone: HashSet<Seq> = retiring.seqs.iter().copied().collect();
@@ -118,6 +124,16 @@ async fn once(objects: &Objects, reader: &Reader, sweeping: &Sweeping<'_>) -> Re
     }
     swept.freed = free(reader, chain.state(), &mut facts, &listing.stored).await?;
     Ok(swept)
+}
+
+/// What an object that is named and not there means (protocol.md 3): somebody else retired it since the chain was read, or damage.
+async fn missing(chain: &mut Chain, fault: Fault) -> Result<Fault, Fault> {
+    let seen = chain.state().number;
+    chain.refresh().await?;
+    if chain.state().number == seen {
+        return Ok(fault);
+    }
+    Ok(Fault::new(FaultKind::Stale, format!("somebody else retired meanwhile what was being looked at; try again ({fault})")))
 }
 
 /// Ends claims whose time is over, and snapshots of a schedule that `last` does not keep; gives what the chain says after it, or would.
