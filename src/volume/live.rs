@@ -297,6 +297,13 @@ impl Volume {
         }
     }
 
+    /// From now on a checkpoint is due after so many commits, in the place of 128: a mount that was taken over is waited for.
+    pub async fn checkpoint_every(&self, commits: u64) {
+        if let Some(writeback) = self.writeback().await {
+            writeback.progress().set_checkpoint_every(commits);
+        }
+    }
+
     async fn writeback(&self) -> Option<Arc<WriteBack>> {
         self.engine.get().await?.writeback.clone()
     }

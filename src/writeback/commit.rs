@@ -155,7 +155,7 @@ impl Committer {
                 self.reuse_due = false;
                 self.landed.clear();
                 let large = self.tail.bytes() >= plan::CHECKPOINT_BYTES;
-                if plan::checkpoint_due(self.tail.commits(), self.tail.bytes()) {
+                if plan::checkpoint_due(self.tail.commits(), self.tail.bytes(), self.progress.checkpoint_every()) {
                     match self.checkpoint(head, &commit).await {
                         Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) && !self.progress.is_cancelled() => {
                             tracing::warn!(%fault, "no checkpoint yet: the next commit tries again");

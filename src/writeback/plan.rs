@@ -142,10 +142,10 @@ pub(super) fn pack_is_full(bytes: usize, frames: usize) -> bool {
     bytes as u64 >= PACK_BYTES_TARGET || frames >= PACK_FRAMES
 }
 
-/// Whether a checkpoint is due after a commit.
+/// Whether a checkpoint is due after a commit. `every`: after so many commits at the latest.
 #[must_use]
-pub(super) fn checkpoint_due(commits: u64, bytes: u64) -> bool {
-    commits >= CHECKPOINT_COMMITS || bytes >= CHECKPOINT_BYTES
+pub(super) fn checkpoint_due(commits: u64, bytes: u64, every: u64) -> bool {
+    commits >= every || bytes >= CHECKPOINT_BYTES
 }
 
 /// How long to leave a failing store alone: doubling from half a second to half a minute.

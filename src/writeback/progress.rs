@@ -1,6 +1,7 @@
 //! What write-back tells others while it works: status, metrics and `flush` read it; nothing decides by it but the pause after
-//! a failure of the store.
+//! a failure of the store, and when a checkpoint is due.
 
+use super::plan::CHECKPOINT_COMMITS;
 use crate::env::Env;
 use crate::telemetry::Histogram;
 use crate::types::{Fault, FaultKind, Seq, UnixNanos};
@@ -22,6 +23,8 @@ pub struct Progress {
     over: AtomicBool,
     // Requests that a longer lag would not have saved.
     unavoidable: AtomicU64,
+    // Commits after the newest checkpoint before the next one is due.
+    checkpoint_every: AtomicU64,
     seals: Histogram,
     commits: Histogram,
 }
@@ -78,6 +81,7 @@ impl Default for Progress {
             cancelled: watch::Sender::new(false),
             over: AtomicBool::new(false),
             unavoidable: AtomicU64::new(0),
+            checkpoint_every: AtomicU64::new(CHECKPOINT_COMMITS),
             seals: Histogram::default(),
             commits: Histogram::default(),
         }
@@ -101,6 +105,16 @@ impl Progress {
     #[must_use]
     pub fn commits(&self) -> &Histogram {
         &self.commits
+    }
+
+    /// From now on a checkpoint is due after so many commits (at least 1, at most the 128 that hold otherwise): opening reads less, and
+    /// writing costs more.
+    pub fn set_checkpoint_every(&self, commits: u64) {
+        self.checkpoint_every.store(commits.clamp(1, CHECKPOINT_COMMITS), Ordering::Relaxed);
+    }
+
+    pub(super) fn checkpoint_every(&self) -> u64 {
+        self.checkpoint_every.load(Ordering::Relaxed)
     }
 
     /// Whether nothing more will be committed from here.
