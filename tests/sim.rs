@@ -117,6 +117,7 @@ mod whole {
     use super::sim::whole::bugs::Bug;
     use super::sim::whole::life::FAILPOINTS;
     use super::sim::whole::world::run;
+    use super::sim::whole::{janitor, person};
     use super::{BTreeMap, Report, scale};
     use std::io::Write;
 
@@ -146,6 +147,12 @@ mod whole {
         "flushes",
         "strict fsyncs",
         "refusals",
+        "checkpoints",
+        "sweeps that retire",
+        "objects deleted",
+        "restores on the next mount",
+        "restores in place",
+        "writes that the kernel holds",
     ];
 
     fn variable(name: &str) -> Option<u64> {
@@ -196,7 +203,7 @@ mod whole {
         assert!(found.is_empty(), "{} of {count} worlds broke an invariant:\n{}", found.len(), found.join("\n"));
         let minutes = began.elapsed().as_secs_f64() / 60.0;
         println!("{count} worlds, {:.0} a minute, {steps} steps: {seen:?}", count as f64 / minutes);
-        for needed in NEEDED.iter().chain(FAILPOINTS) {
+        for needed in NEEDED.iter().chain(FAILPOINTS).chain(janitor::FAILPOINTS).chain(person::FAILPOINTS).chain(person::ON_MOUNT) {
             assert!(seen.get(needed).is_some_and(|times| *times > 0), "no world had: {needed}");
         }
     }

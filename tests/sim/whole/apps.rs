@@ -34,6 +34,9 @@ impl Apps {
         let sim = &self.machine.sim;
         while !self.stop.load(Ordering::SeqCst) {
             sim.sleep(sim.below(self.machine.habits.think) + 1).await;
+            if self.machine.habits.kernel && self.behind().await {
+                continue;
+            }
             match sim.below(100) {
                 0..12 => self.fsync().await,
                 12..20 => self.read().await,
@@ -51,9 +54,23 @@ impl Apps {
         self.running.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// What programs and their kernel do with the pages of open files, sometimes.
+    async fn behind(&self) -> bool {
+        match self.machine.sim.below(10) {
+            0..3 => self.write_behind(),
+            3 | 4 => self.send_one().await,
+            5 => self.handle().await,
+            _ => return false,
+        }
+        true
+    }
+
     /// Sends a request, for the first time or again; what was answered is remembered.
     pub async fn act(&self, op: Op, again: Option<(u64, bool)>) {
         let machine = &self.machine;
+        if again.is_none() {
+            self.pages_first(&op).await;
+        }
         let (unique, applied) = again.unwrap_or_else(|| (machine.next_unique(), false));
         {
             let mut disk = machine.disk.lock();
@@ -66,23 +83,34 @@ impl Apps {
         if let Some(delay) = self.volume.posix().write_delay() {
             self.env.sleep(delay).await;
         }
-        let request = Some(RequestId { conn_epoch: CONNECTION, unique });
-        let caller = Caller { uid: 0, gid: 0, request, resent: again.is_some() && machine.bug != Bug::AnswerTwice };
         let apps = self.clone();
         let done = self.env.block(move || {
-            let posix = Arc::clone(apps.volume.posix());
-            // What it is about went away since it was chosen.
-            if again.is_none() && !apps.may_begin(unique, &op) {
+            if again.is_none() && op.inodes().into_iter().any(|ino| apps.machine.disk.lock().pages.holds(ino)) {
+                // The kernel has more of it since.
                 apps.machine.disk.lock().inflight.remove(&unique);
                 return;
             }
-            apps.machine.before_operation();
-            let result = carry_out(&posix, &caller, &op);
-            apps.answered(&posix, unique, &op, result, applied);
+            apps.carry(unique, &op, again.map(|_| applied));
         });
         if done.await.is_err() {
             machine.sim.violate("an operation did not end".into());
         }
+    }
+
+    /// Carries a request out, on a thread that may wait. `again`: it was sent before, and perhaps carried out.
+    pub fn carry(&self, unique: u64, op: &Op, again: Option<bool>) {
+        let machine = &self.machine;
+        let request = Some(RequestId { conn_epoch: CONNECTION, unique });
+        let caller = Caller { uid: 0, gid: 0, request, resent: again.is_some() && machine.bug != Bug::AnswerTwice };
+        let posix = Arc::clone(self.volume.posix());
+        // What it is about went away since it was chosen.
+        if again.is_none() && !self.may_begin(unique, op) {
+            machine.disk.lock().inflight.remove(&unique);
+            return;
+        }
+        machine.before_operation();
+        let result = carry_out(&posix, &caller, op);
+        self.answered(&posix, unique, op, result, again.unwrap_or(false));
     }
 
     /// Whether its objects are there, and it removes no file that another operation reads meanwhile.
@@ -141,6 +169,7 @@ impl Apps {
 
     async fn fsync(&self) {
         let Some(ino) = self.any(|_| true) else { return };
+        self.send_all(Some(ino)).await;
         let apps = self.clone();
         let (send, answer) = oneshot::channel();
         let synced = self
@@ -164,7 +193,7 @@ impl Apps {
                                 let _ = send.send(answered);
                             }),
                         );
-                        return Some(history.index());
+                        return Some(history.index()).filter(|_| apps.is_strict(history.now(), ino));
                     }
                     // After a fence nothing is promised any more.
                     Err(PosixError::Io | PosixError::NotFound) => {}
@@ -173,12 +202,18 @@ impl Apps {
                 None
             })
             .await;
-        let strict = self.machine.habits.policy.contains("strict");
         if let Ok(Some(at)) = synced
             && let Ok(answered) = answer.await
-            && strict
         {
             self.acknowledged(at, answered);
+        }
+    }
+
+    fn is_strict(&self, tree: &Tree, ino: Ino) -> bool {
+        let habits = &self.machine.habits;
+        match &habits.tiers {
+            Some(tiers) => tiers.is_strict(tree, ino),
+            None => habits.policy.contains("strict"),
         }
     }
 
@@ -246,6 +281,7 @@ impl Apps {
         };
         let caller = Caller { uid: 0, gid: 0, request: None, resent: false };
         if let Some(ino) = opened {
+            self.send_all(Some(ino)).await;
             self.volume.posix().release(&caller, ino, libc::O_RDWR);
             return;
         }
@@ -263,12 +299,22 @@ impl Apps {
     async fn flush(&self) {
         let before = self.history.lock().index();
         let (sim, id) = (&self.machine.sim, self.machine.id);
+        let (pending, ends) = {
+            let disk = self.machine.disk.lock();
+            (disk.pages.pending(), self.history.lock().added(disk.pages.ends()))
+        };
         let result = self.volume.flush().await;
         sim.note(|| format!("{id} flush {}", result.is_ok()));
         if result.is_ok() {
+            let arrived = self.machine.disk.lock().pages.arrival(&pending);
+            let Some(arrived) = arrived else {
+                sim.violate(format!("I2: node {id} flushed, and the kernel still has what was written before"));
+                return;
+            };
+            let before = before.max(arrived);
             let history = self.history.lock();
-            if history.committed < before && history.states[history.committed] != history.states[before] {
-                sim.violate(format!("I2: node {id} flushed state {before}, and the log shows state {}", history.committed));
+            if let Err(why) = history.flushed(before, &ends) {
+                sim.violate(format!("I2: node {id} flushed state {before}: {why}"));
             }
             drop(history);
             self.machine.count("flushes");
@@ -357,7 +403,7 @@ fn pick(machine: &Machine, of: &[Ino]) -> Option<Ino> {
 }
 
 /// Bytes that no other write writes.
-fn data(number: u64, length: usize) -> Vec<u8> {
+pub fn data(number: u64, length: usize) -> Vec<u8> {
     let number = number.to_le_bytes();
     (0..length).map(|at| (number[at % 8] ^ (at / 8) as u8) | 1).collect()
 }

@@ -41,6 +41,22 @@ pub enum Bug {
     AnswerTwice,
     /// An fsync of the tier `strict` is answered when it is durable here.
     StrictHere,
+    /// What is `local` is committed.
+    LocalLeaks,
+    /// Paths of another tier are taken for `local` ones.
+    LocalSwallows,
+    /// A janitor takes what no commit has named yet for garbage.
+    SweepUnnamed,
+    /// A janitor retires what only an older commit needs, and that is kept.
+    RetireNeeded,
+    /// The release of a claim is said to be stored, and is not.
+    ReleaseLost,
+    /// The kernel is asked for the sizes of its files, and not for its pages.
+    NotBrought,
+    /// Files are taken to be longer than the kernel says: what did not come yet is a hole.
+    SizeTooLarge,
+    /// The size of a file is told though not all of its pages came.
+    SizesOfMissed,
 }
 
 impl Bug {
@@ -57,6 +73,14 @@ impl Bug {
         (Self::ResumeDiverged, 40),
         (Self::AnswerTwice, 400),
         (Self::StrictHere, 40),
+        (Self::LocalLeaks, 40),
+        (Self::LocalSwallows, 40),
+        (Self::SweepUnnamed, 400),
+        (Self::RetireNeeded, 400),
+        (Self::ReleaseLost, 400),
+        (Self::NotBrought, 40),
+        (Self::SizeTooLarge, 40),
+        (Self::SizesOfMissed, 400),
     ];
 
     pub fn by_name(name: &str) -> Option<Self> {
@@ -97,7 +121,7 @@ impl Sent {
 pub fn store(machine: &Machine) -> Arc<dyn Store> {
     let store = machine.world.node(machine.id);
     match machine.bug {
-        Bug::CommitBeforePack | Bug::SkipFence | Bug::AdoptUnchecked => {
+        Bug::CommitBeforePack | Bug::SkipFence | Bug::AdoptUnchecked | Bug::ReleaseLost => {
             Arc::new(Lying { store, bug: machine.bug, world: machine.sent.clone(), node: machine.id })
         }
         _ => store,
@@ -111,6 +135,9 @@ impl Store for Lying {
         if self.bug == Bug::CommitBeforePack && pack {
             let (world, node, name) = (self.world.world.clone(), self.node, name.to_owned());
             self.world.sim.after(30 * SECOND, move || world.land(node, &name, &body));
+            return Ok(Put::Stored);
+        }
+        if self.bug == Bug::ReleaseLost && self.world.world.oracle.lock().is_release(name, &body) {
             return Ok(Put::Stored);
         }
         if pack || names::parse_commit(name).is_some() {

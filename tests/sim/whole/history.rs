@@ -1,5 +1,6 @@
 //! What applications of one machine have seen happen: every state since its volume was opened there, and which of them must survive what.
 
+use super::tiers::Tiers;
 use super::tree::{Node, Tree};
 use holdfast::types::{CacheId, Ino};
 use std::collections::BTreeMap;
@@ -30,11 +31,17 @@ pub struct History {
     pub dark: bool,
     /// The cache in which it all happened.
     pub cache: CacheId,
+    /// Where commits do not show everything.
+    tiers: Option<Arc<Tiers>>,
+    /// What a commit showed since the power failed.
+    glimpsed: Option<Arc<Tree>>,
+    /// Files that programs have only added to, since a state: from where on, and what.
+    appends: BTreeMap<Ino, (usize, u64, Vec<u8>)>,
 }
 
 impl History {
     /// Begins with a state that a commit shows.
-    pub fn new(tree: Tree, cache: CacheId) -> Self {
+    pub fn new(tree: Tree, cache: CacheId, tiers: Option<Arc<Tiers>>) -> Self {
         let tree = Arc::new(tree);
         Self {
             states: vec![Arc::clone(&tree)],
@@ -47,6 +54,9 @@ impl History {
             shown: None,
             dark: false,
             cache,
+            tiers,
+            glimpsed: None,
+            appends: BTreeMap::new(),
         }
     }
 
@@ -64,6 +74,53 @@ impl History {
         }
     }
 
+    /// A program added to a file that ended there.
+    pub fn appended(&mut self, ino: Ino, end: u64, data: &[u8]) {
+        let now = self.index();
+        let append = self.appends.entry(ino).or_insert((now, end, Vec::new()));
+        if append.1 + append.2.len() as u64 != end {
+            *append = (now, end, Vec::new());
+        }
+        append.2.extend_from_slice(data);
+    }
+
+    /// It changed in another way.
+    pub fn not_appended(&mut self, ino: Ino) {
+        self.appends.remove(&ino);
+    }
+
+    /// What the kernel had is gone with its mount: files are as the driver has them, with gaps where nothing came (docs/protocol-notes.md 40).
+    pub fn unmounted(&mut self) {
+        self.appends.clear();
+    }
+
+    /// I11: of files that were only added to, a commit shows the beginning of what was added.
+    fn check_appends(&self, shown: &Tree) -> Result<(), String> {
+        for (ino, (since, from, data)) in self.appends.iter().filter(|(_, (since, ..))| *since <= self.committed) {
+            let Some(node) = shown.get(*ino) else { continue };
+            let added = node.bytes.get(*from as usize..).unwrap_or_default();
+            if !data.starts_with(added) {
+                let at = added.iter().zip(data).take_while(|(a, b)| a == b).count();
+                let len = node.bytes.len();
+                return Err(format!("I11: inode {ino:x} of {len} bytes is no prefix of its writes at {at} after {from} (state {since})"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a commit of a state would show.
+    pub fn seen(&self, state: &Arc<Tree>) -> Arc<Tree> {
+        self.seen_after(state, &self.logged)
+    }
+
+    /// The same after a commit that showed `captured`.
+    fn seen_after(&self, state: &Arc<Tree>, captured: &Tree) -> Arc<Tree> {
+        match &self.tiers {
+            None => Arc::clone(state),
+            Some(tiers) => Arc::new(tiers.shown(state, captured)),
+        }
+    }
+
     /// An fsync was answered.
     pub fn fsynced(&mut self, ino: Ino) {
         self.synced = self.index();
@@ -72,11 +129,41 @@ impl History {
 
     /// An fsync of the tier `strict`, made when the last state was this one, was answered: a commit shows that one or a later one.
     pub fn acknowledged(&self, at: usize) -> Result<(), String> {
-        let shown = |state: &Arc<Tree>| **state == *self.logged || is_behind(&self.logged, state);
-        if self.states[at..].iter().any(shown) {
+        let shown = |state: &Arc<Tree>| *state == self.logged || is_behind(&self.logged, state);
+        if self.states[at..].iter().any(|state| shown(&self.seen(state))) {
             return Ok(());
         }
-        Err(format!("I2: an fsync was answered, and no commit holds it: logged | then: {}", self.logged.differs(&self.states[at])))
+        let then = self.seen(&self.states[at]);
+        Err(format!("I2: an fsync was answered, and no commit holds it: logged | then: {}", self.logged.differs(&then)))
+    }
+
+    /// Of files that have this size, those that were only added to, and since when.
+    pub fn added(&self, sizes: BTreeMap<Ino, u64>) -> Vec<(Ino, usize, u64)> {
+        sizes.into_iter().filter_map(|(ino, size)| self.appends.get(&ino).map(|(since, ..)| (ino, *since, size))).collect()
+    }
+
+    /// A flush was answered that was asked for in a state, with `added` files: the log shows that one or a later one.
+    pub fn flushed(&self, before: usize, added: &[(Ino, usize, u64)]) -> Result<(), String> {
+        let same = |at: usize| self.seen(&self.states[at]);
+        if self.committed < before && same(self.committed) != same(before) {
+            let behind = |state: &Arc<Tree>| !self.appends.is_empty() && is_behind(&self.logged, &self.seen(state));
+            if !self.states[before..].iter().any(behind) {
+                return Err(format!("the log shows state {}", self.committed));
+            }
+        }
+        for (ino, since, size) in added.iter().filter(|(ino, since, _)| self.appends.get(ino).is_some_and(|append| append.0 == *since)) {
+            let shown = self.logged.get(*ino).map(|node| node.bytes.len() as u64);
+            if shown.is_some_and(|shown| shown < *size) {
+                return Err(format!("inode {ino:x} had {size} bytes since state {since}, and the log shows {shown:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The log was closed that shows this: there is nothing else.
+    pub fn closed(&self, logged: &Tree) -> Result<(), String> {
+        let now = self.seen(self.now());
+        if *now == *logged { Ok(()) } else { Err(logged.differs(&now)) }
     }
 
     /// Everything is durable, as after a clean close.
@@ -89,6 +176,7 @@ impl History {
     /// A commit was stored that shows this: one of the states, not older than the commit before.
     pub fn commit(&mut self, shown: &Arc<Tree>, full: bool) -> Result<(), String> {
         self.committed = self.place(shown)?;
+        self.check_appends(shown)?;
         self.logged = Arc::clone(shown);
         if full {
             self.full = self.committed;
@@ -96,34 +184,55 @@ impl History {
         Ok(())
     }
 
-    fn place(&mut self, shown: &Tree) -> Result<usize, String> {
-        let since = &self.states[self.committed..];
+    fn place(&mut self, shown: &Arc<Tree>) -> Result<usize, String> {
+        let since: Vec<Arc<Tree>> = self.states[self.committed..].iter().map(|state| self.seen(state)).collect();
+        if let Some(at) = since.iter().position(|state| state == shown) {
+            return Ok(self.committed + at);
+        }
         if self.dark {
             // Cut before the power failed, its put resolved after it: it says nothing of what survived here.
-            if let Some(at) = since.iter().position(|state| **state == *shown) {
-                return Ok(self.committed + at);
+            if self.tiers.is_some() {
+                self.check_powered(shown, true)?;
+                self.glimpsed = Some(Arc::clone(shown));
+                return Ok(self.committed);
             }
-            self.powered(shown.clone())?;
+            self.powered(Tree::clone(shown))?;
             return Ok(self.index());
         }
-        match since.iter().position(|state| **state == *shown) {
-            Some(at) => Ok(self.committed + at),
-            // What was written behind a gap after the kernel had been asked is of a later commit, a full one or not (protocol.md 6.2).
-            None if since.iter().any(|state| is_behind(shown, state)) => {
-                Ok(self.committed + since.iter().position(|state| is_behind(shown, state)).unwrap_or(0))
-            }
-            None if self.maybe.iter().any(|(_, after)| after == shown || is_torn(shown, self.now(), after)) => {
-                self.survived(shown.clone()).map(|request| self.shown = request)?;
-                Ok(self.index())
-            }
-            None => {
-                let told = self.states.iter().rposition(|state| **state == *shown);
-                Err(match told {
-                    Some(older) => format!("shows state {older}, and the commit before it showed state {}", self.committed),
-                    None => format!("shows no state that was ever seen; of {} the last: {}", self.states.len(), shown.differs(self.now())),
-                })
-            }
+        // What was written behind a gap after the kernel had been asked is of a later commit, a full one or not (protocol.md 6.2).
+        if let Some(at) = since.iter().position(|state| is_behind(shown, state)) {
+            return Ok(self.committed + at);
         }
+        if let Some(whole) = self.unanswered(shown) {
+            self.survived(whole).map(|request| self.shown = request)?;
+            return Ok(self.index());
+        }
+        let told = self.states.iter().rposition(|state| self.seen(state) == *shown);
+        Err(match told {
+            Some(older) => format!("shows state {older}, and the commit before it showed state {}", self.committed),
+            None => {
+                let last = self.seen(self.now());
+                format!("shows no state that was ever seen; of {} the last: {}", self.states.len(), shown.differs(&last))
+            }
+        })
+    }
+
+    /// The state of which a commit shows this, when an operation that was not answered has been carried out, or in part.
+    fn unanswered(&self, shown: &Tree) -> Option<Tree> {
+        let now = self.seen(self.now());
+        self.maybe.iter().find_map(|(_, after)| {
+            let seen = self.seen(&Arc::new(after.clone()));
+            if *seen == *shown {
+                return Some(after.clone());
+            }
+            is_torn(shown, &now, &seen).then(|| {
+                let mut whole = Tree::clone(self.now());
+                for (ino, node) in shown.0.iter().filter(|(_, node)| node.is_file()) {
+                    whole.change(*ino, |file| file.bytes = Arc::clone(&node.bytes));
+                }
+                whole
+            })
+        })
     }
 
     /// What a process finds that was killed here: all that was answered, and what was not answered, or not.
@@ -148,35 +257,55 @@ impl History {
         }
     }
 
-    /// Whether a branch may show this: a state not older than the newest commit.
-    pub fn may_show(&self, shown: &Tree) -> bool {
-        let since = self.states[self.committed..].iter().any(|state| **state == *shown);
-        since
-            || self.maybe.iter().any(|(_, after)| after == shown || is_torn(shown, self.now(), after))
-            || (self.dark && self.check_powered(shown).is_ok())
+    /// Whether a branch may show this that stands on a commit of `base`: a state not older than the newest commit.
+    pub fn may_show(&self, shown: &Tree, base: &Tree) -> bool {
+        let after = |captured: &Tree| {
+            let seen = |state: &Arc<Tree>| self.seen_after(state, captured);
+            let now = seen(self.now());
+            let behind = |state: &Tree| !self.appends.is_empty() && is_behind(shown, state);
+            self.states[self.committed..].iter().map(seen).any(|state| *state == *shown || behind(&state))
+                || self
+                    .maybe
+                    .iter()
+                    .map(|(_, after)| seen(&Arc::new(after.clone())))
+                    .any(|after| *after == *shown || is_torn(shown, &now, &after))
+        };
+        after(base) || (self.tiers.is_some() && after(&self.logged)) || (self.dark && self.check_powered(shown, true).is_ok())
     }
 
     fn powered(&mut self, found: Tree) -> Result<(), String> {
-        self.check_powered(&found)?;
+        self.check_powered(&found, false)?;
         self.maybe.clear();
-        self.push(found);
+        let found = Arc::new(found);
+        let seen = self.seen(&found);
+        let glimpsed = self.glimpsed.take();
+        if let Some(glimpsed) = glimpsed.as_ref().filter(|glimpsed| ***glimpsed != *seen && !is_behind(glimpsed, &seen)) {
+            return Err(format!("I8: after a loss of power a commit shows something else than is found: {}", glimpsed.differs(&seen)));
+        }
+        self.push(Tree::clone(&found));
+        if glimpsed.is_some() {
+            self.committed = self.index();
+        }
         self.settled();
+        self.appends.clear();
         self.dark = false;
         Ok(())
     }
 
     /// What is found after the power failed: names and attributes as at one instant since the last fsync told; each byte of a file as at some
-    /// instant since the file's own; and nothing older than the newest commit.
-    fn check_powered(&self, found: &Tree) -> Result<(), String> {
-        let maybe = self.maybe.iter().map(|(_, tree)| tree);
-        let states: Vec<&Tree> = self.states.iter().map(|state| &**state).chain(maybe).collect();
+    /// instant since the file's own; and nothing older than the newest commit, of what that shows. `commit`: it is what a commit shows of it.
+    fn check_powered(&self, found: &Tree, commit: bool) -> Result<(), String> {
+        let maybe = self.maybe.iter().map(|(_, tree)| Arc::new(tree.clone()));
+        let states: Vec<Arc<Tree>> = self.states.iter().cloned().chain(maybe).collect();
         let from = self.synced.max(self.committed);
         let shape = found.shape();
-        if !states[from..].iter().any(|state| state.shape() == shape) {
-            return Err(format!("I8: after a loss of power no state since the last fsync: {}", shape.differs(&states[from].shape())));
+        let shape_of = |state: &Arc<Tree>| if commit { self.seen(state).shape() } else { state.shape() };
+        if !states[from..].iter().any(|state| shape_of(state) == shape) {
+            return Err(format!("I8: after a loss of power no state since the last fsync: {}", shape.differs(&shape_of(&states[from]))));
         }
         for (ino, node) in found.0.iter().filter(|(_, node)| node.is_file()) {
-            let from = self.files.get(ino).copied().unwrap_or(0).max(self.full);
+            let full = if self.logged.get(*ino).is_some() { self.full } else { 0 };
+            let from = self.files.get(ino).copied().unwrap_or(0).max(full);
             let mut versions: Vec<&Arc<Vec<u8>>> = Vec::new();
             for version in states[from..].iter().filter_map(|state| state.get(*ino)).map(|node| &node.bytes) {
                 if versions.last().is_none_or(|last| *last != version) {

@@ -7,8 +7,10 @@ use super::apps::{AGAIN, Apps, brief};
 use super::bugs::{self, Bug};
 use super::history::History;
 use super::judge::is_bare;
-use super::machine::{Kernel, Machine};
+use super::kernel::Kernel;
+use super::machine::Machine;
 use super::tree::{Tree, walk};
+use super::{janitor, person};
 use holdfast::env::{Env, Failpoints};
 use holdfast::log::lookup::Books;
 use holdfast::policy::{BUILT_IN, Policy};
@@ -89,7 +91,9 @@ fn env(machine: &Arc<Machine>) -> Env {
     let sim = &machine.sim;
     let mut failpoints = Failpoints::none();
     if sim.permille(machine.habits.failpoints) {
-        let name = FAILPOINTS[sim.below(FAILPOINTS.len() as u64) as usize];
+        let restores = machine.habits.restores > 0 && sim.permille(500);
+        let names = if restores { person::ON_MOUNT } else { FAILPOINTS };
+        let name = names[sim.below(names.len() as u64) as usize];
         let machine = Arc::clone(machine);
         let die = move || {
             let waiting: Vec<String> = machine.disk.lock().inflight.values().map(brief).collect();
@@ -133,7 +137,12 @@ impl Life {
                 let mut disk = machine.disk.lock();
                 disk.handles.clear();
                 disk.inflight.clear();
+                disk.pages.clear();
+                disk.history.iter().for_each(|history| history.lock().unmounted());
                 disk.mounted = false;
+            }
+            if sim.permille(machine.habits.restores) {
+                self.asked().await;
             }
             Volume::open(params, RunOptions::default(), &|_| {}).await
         };
@@ -143,11 +152,25 @@ impl Life {
         };
         sim.note(|| format!("{} {} {:?}", machine.id, if resume { "resumes" } else { "opens" }, volume.cache().head()));
         // Of a mount that was taken over it is known when the log is open.
-        let (later, kernel) = (Arc::clone(&volume), Arc::new(Kernel(Arc::downgrade(volume.posix()))));
-        drop(env.spawn(async move { later.mounted(kernel).await }));
+        let (later, begun) = (Arc::clone(&volume), Arc::new(Mutex::new(None)));
+        let kernel = Arc::new(Kernel {
+            posix: Arc::downgrade(volume.posix()),
+            volume: Arc::downgrade(&volume),
+            machine: Arc::clone(&machine),
+            env: env.clone(),
+            history: Arc::clone(&begun),
+        });
+        let every = machine.habits.checkpoint_every;
+        drop(env.spawn(async move {
+            later.mounted(kernel).await;
+            if let Some(commits) = every {
+                later.checkpoint_every(commits).await;
+            }
+        }));
         machine.opened();
         let Some((history, answered)) = self.check(&volume, resume).await else { return };
         machine.disk.lock().mounted = true;
+        *begun.lock() = Some(Arc::clone(&history));
         let apps = Apps {
             machine: Arc::clone(&machine),
             env: env.clone(),
@@ -160,15 +183,29 @@ impl Life {
         self.close(&apps).await;
     }
 
+    /// A person asked for a restore before the mount.
+    async fn asked(&self) {
+        let machine = &self.machine;
+        match person::asks(&machine.world, &janitor::books(&machine.world, machine.id, &self.env)).await {
+            Err(fault) if !janitor::excused(&fault) => machine.sim.violate(format!("a restore cannot be asked for: {fault}")),
+            _ => {}
+        }
+    }
+
     fn params(&self, take_over: bool) -> OpenParams {
         let machine = &self.machine;
-        let policy = if machine.bug == Bug::StrictHere { BUILT_IN } else { machine.habits.policy };
+        let policy = match machine.bug {
+            Bug::StrictHere => BUILT_IN.to_owned(),
+            Bug::LocalLeaks => machine.habits.policy.replace("local", "continuous"),
+            Bug::LocalSwallows => machine.habits.policy.replace("n5 debounced quiet=2s max=20s", "n5 local"),
+            _ => machine.habits.policy.to_owned(),
+        };
         let store = Arc::new(Retrying::new(bugs::store(machine), Retries::default(), self.env.clone()));
         OpenParams {
             books: Books { store, env: self.env.clone(), sealer: Kit::store_sealer() },
             identity: Identity::parse("vol").expect("an identity"),
             cache: machine.cache(),
-            policy: Policy::parse(policy).expect("a policy"),
+            policy: Policy::parse(&policy).expect("a policy"),
             sizes: machine.habits.sizes,
             budget: Budget::default(),
             take_over,
@@ -238,7 +275,7 @@ impl Life {
             sim.violate(format!("node {id} opened and shows something else than the log: found | logged: {}", found.differs(&logged.tree)));
             return None;
         }
-        let history = Arc::new(Mutex::new(History::new(found, cache.cache_id)));
+        let history = Arc::new(Mutex::new(History::new(found, cache.cache_id, machine.habits.tiers.clone())));
         machine.world.oracle.lock().begins(&machine.host, &history);
         machine.disk.lock().history = Some(Arc::clone(&history));
         Some((history, None))
@@ -279,6 +316,7 @@ impl Life {
         let machine = &self.machine;
         let sim = &machine.sim;
         let caller = holdfast::volume::Caller { uid: 0, gid: 0, request: None, resent: false };
+        apps.send_all(None).await;
         let handles = std::mem::take(&mut machine.disk.lock().handles);
         for ino in handles {
             apps.volume.posix().release(&caller, ino, libc::O_RDWR);

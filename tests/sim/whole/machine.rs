@@ -6,16 +6,17 @@ use super::super::store::World;
 use super::bugs::{Bug, Sent};
 use super::history::History;
 use super::judge::Log;
+use super::kernel::Pages;
 use super::op::Op;
+use super::tiers::Tiers;
 use holdfast::cache::{CacheOptions, Hook, Synced};
-use holdfast::types::{Ino, ROOT};
-use holdfast::volume::{Posix, Sizes};
-use holdfast::writeback::{Brought, KernelPages};
+use holdfast::types::Ino;
+use holdfast::volume::Sizes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 
 /// In a cache whose durable part is known: one that was set aside is followed by another without it.
 const MARK: &str = "of-this-world";
@@ -33,6 +34,8 @@ pub struct Disk {
     pub inflight: BTreeMap<u64, Op>,
     /// Handles open for writing.
     pub handles: Vec<Ino>,
+    /// What the kernel has of them and did not send yet.
+    pub pages: Pages,
     /// A mount that can be taken over by another process is there.
     pub mounted: bool,
     pub history: Option<Arc<Mutex<History>>>,
@@ -60,6 +63,14 @@ pub struct Habits {
     pub life: u64,
     /// The policy of the volume.
     pub policy: &'static str,
+    /// Commits after which a checkpoint is due, where not by the engine's own rule.
+    pub checkpoint_every: Option<u64>,
+    /// The kernel holds writes back.
+    pub kernel: bool,
+    /// Permille of mounts before which a person asks for a restore.
+    pub restores: u64,
+    /// What commits show by it, where that is not everything.
+    pub tiers: Option<Arc<Tiers>>,
 }
 
 pub struct Machine {
@@ -115,6 +126,7 @@ impl Machine {
         (disk.mounted, disk.history) = (false, None);
         disk.inflight.clear();
         disk.handles.clear();
+        disk.pages.clear();
         disk.boot += 1;
     }
 
@@ -232,27 +244,5 @@ impl Machine {
 
     pub fn count(&self, what: &'static str) {
         self.world.oracle.lock().count(what);
-    }
-}
-
-/// A kernel that holds no bytes back, and knows how long its files are.
-pub struct Kernel(pub Weak<Posix>);
-
-impl std::fmt::Debug for Kernel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Kernel")
-    }
-}
-
-impl KernelPages for Kernel {
-    fn any(&self) -> bool {
-        self.0.upgrade().is_some_and(|posix| posix.any_writable_open())
-    }
-
-    fn bring_in(&self) -> Brought {
-        let Some(posix) = self.0.upgrade() else { return Brought::default() };
-        let size = |ino: Ino| posix.getattr(ino).ok().map(|attr| (ino, attr.size));
-        let sizes = posix.writable_open().into_iter().filter(|ino| *ino != ROOT).filter_map(size).collect();
-        Brought { sizes, missed: None }
     }
 }

@@ -98,6 +98,15 @@ impl Op {
         }
     }
 
+    /// The inodes whose pages the kernel sends before it: those it is about by their number.
+    pub fn inodes(&self) -> Vec<Ino> {
+        match self {
+            Self::Copy { from, to, .. } => vec![*from, *to],
+            Self::Link { ino, .. } => vec![*ino],
+            other => other.file().into_iter().collect(),
+        }
+    }
+
     /// The inode whose content or attributes it changes.
     pub fn file(&self) -> Option<Ino> {
         match self {

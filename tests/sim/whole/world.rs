@@ -1,13 +1,16 @@
 //! One seed is one world: which faults the store has, how many machines fight for the volume, how they behave; then what happens.
 
 use super::super::engine::Kit;
-use super::super::exec::{MILLI, MINUTE, SECOND, Sim};
+use super::super::exec::{MILLI, MINUTE, Rng, SECOND, Sim};
 use super::super::store::{Faults, World};
 use super::super::world::{Report, pick};
 use super::bugs::Bug;
+use super::janitor::{self, JANITOR, Janitor};
 use super::judge::Log;
 use super::life;
 use super::machine::{Habits, Machine};
+use super::person;
+use super::tiers::{MIXED, Tiers};
 use holdfast::format::{marker::Marker, names};
 use holdfast::policy::BUILT_IN;
 use holdfast::volume::Sizes;
@@ -15,8 +18,11 @@ use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Memory, where there is some: nothing here waits for a disk.
-fn scratch() -> tempfile::TempDir {
+/// Memory, where there is some: nothing here waits for a disk. A restore in place lays trees out in caches that want a real one.
+fn scratch(wide: Wide) -> tempfile::TempDir {
+    if wide.restores > 0 {
+        return tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for a world");
+    }
     let memory = PathBuf::from("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("a directory for a world")
@@ -39,12 +45,12 @@ fn faults(sim: &Sim) -> Faults {
     }
 }
 
-fn habits(sim: &Sim, seed: u64) -> Habits {
+fn habits(sim: &Sim, seed: u64, wide: Wide) -> Habits {
     Habits {
         think: pick(sim, &[20 * MILLI, 200 * MILLI, SECOND, 4 * SECOND]),
         apps: sim.between(1, 3),
         crash: pick(sim, &[0, 1, 1, 3]),
-        failpoints: pick(sim, &[0, 500, 1000]),
+        failpoints: pick(sim, &[0, 500, 1000]).max(wide.restores.min(500)),
         power: pick(sim, &[0, 300, 700]),
         take_over: pick(sim, &[0, 300, 1000]),
         write: pick(sim, &[200, 8_000, 40_000]),
@@ -54,12 +60,58 @@ fn habits(sim: &Sim, seed: u64) -> Habits {
             capacity: None,
         },
         life: pick(sim, &[20 * SECOND, MINUTE, 5 * MINUTE]),
-        policy: POLICIES[(seed / 3 % POLICIES.len() as u64) as usize],
+        policy: wide.policy.unwrap_or(POLICIES[(seed / 3 % POLICIES.len() as u64) as usize]),
+        checkpoint_every: wide.checkpoint_every,
+        restores: wide.restores,
+        kernel: wide.kernel,
+        tiers: wide.policy.map(|policy| Arc::new(Tiers::new(policy))),
+    }
+}
+
+/// What a world has beside that. Chosen apart from everything else, and in two worlds of seven only: the others are what they were before
+/// there was any of it, and so are the seeds that are kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wide {
+    /// Paths of several tiers.
+    pub policy: Option<&'static str>,
+    /// Commits after which a checkpoint is due.
+    pub checkpoint_every: Option<u64>,
+    /// The rules of the janitors, and how many there are.
+    pub rules: &'static str,
+    pub janitors: u64,
+    /// A person goes back to older commits: permille of mounts before which one is asked for.
+    pub restores: u64,
+    /// The kernel holds writes back.
+    pub kernel: bool,
+}
+
+impl Wide {
+    fn of(seed: u64) -> Self {
+        if !matches!(seed % 7, 0 | 5) {
+            return Self::default();
+        }
+        let mut rng = Rng::new(!seed);
+        let mut one_of = |most: u64| rng.next() % most;
+        let policy = (one_of(10) < 6).then_some(MIXED);
+        let checkpoint_every = (one_of(10) < 8).then(|| 2 + one_of(9));
+        let rules = RULES[one_of(RULES.len() as u64) as usize];
+        Self {
+            policy,
+            checkpoint_every,
+            rules,
+            janitors: one_of(3),
+            restores: [0, 300, 700, 1000][one_of(4) as usize],
+            kernel: one_of(2) == 0,
+        }
     }
 }
 
 /// Mostly the built-in one.
 const POLICIES: [&str; 4] = [BUILT_IN, "* strict wait=20s", BUILT_IN, "* debounced quiet=2s max=20s"];
+
+/// From almost nothing to almost everything.
+const RULES: [&str; 3] =
+    ["keep_all=0s last=commits:1 min_keep=1", "keep_all=30s last=commits:3 min_keep=2", "keep_all=5min hourly=2 min_keep=1"];
 
 /// Runs the world of a seed, with a bug planted or none.
 pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
@@ -69,12 +121,19 @@ pub fn run(seed: u64, bug: Bug, trace: bool) -> Report {
     let mut marker = Marker::clear([7; 16], 0, "sim");
     marker.store = Kit::store_sealer().store();
     world.plant(names::marker(), marker.encode());
-    let root = scratch();
-    let habits = habits(&sim, seed);
+    let wide = Wide::of(seed);
+    let root = scratch(wide);
+    let habits = habits(&sim, seed, wide);
     let machines = pick(&sim, &[1, 1, 2, 3]);
     for id in 1..=machines as usize {
         let skew = if sim.permille(200) { sim.between(0, 10 * MINUTE) as i64 - 5 * MINUTE as i64 } else { 0 };
         sim.spawn(0, life::run(Machine::new(&world, id, &habits, root.path(), skew, bug)));
+    }
+    for number in 0..wide.janitors as usize {
+        sim.spawn(0, janitor::tend(Janitor { id: JANITOR + number, world: world.clone(), rules: wide.rules, bug }));
+    }
+    if wide.restores > 0 {
+        sim.spawn(0, person::run(world.clone(), root.path().join("person"), machines));
     }
     sim.spawn(0, weather(world.clone(), machines));
     let steps = sim.run(pick(&sim, &[3_000, 6_000, 12_000]));
