@@ -10,7 +10,7 @@ use crate::store;
 use crate::types::{Fault, FaultKind};
 use std::sync::Arc;
 
-/// Carries it out, if anything is asked for; `true`: the log has grown. Nobody else has the volume. The cache that was here is set aside: what it
+/// Carries it out, if `chain` asks for anything; `true`: the log has grown. Nobody else has the volume. The cache that was here is set aside: what it
 /// had in no commit becomes a branch.
 ///
 /// # Errors
@@ -18,11 +18,15 @@ use std::sync::Arc;
 pub(super) async fn carry_out(
     params: &OpenParams,
     reader: &Reader,
+    chain: Option<Chain>,
     cache: &mut Option<Arc<Cache>>,
     report: &mut Report,
 ) -> Result<bool, Fault> {
     let OpenParams { books, identity, host, installation, boot_id, .. } = params;
-    let Some((_, seq)) = asked(Chain::read(reader.site().clone()).await?.state()) else { return Ok(false) };
+    let Some(mut chain) = chain else { return Ok(false) };
+    // Somebody may have been waited for since it was read.
+    chain.refresh().await?;
+    let Some((_, seq)) = asked(chain.state()) else { return Ok(false) };
     let holder = rpc::Holder { host: host.clone(), installation: installation.clone(), boot_id: boot_id.clone(), ..rpc::Holder::default() };
     let (volume, scratch) = (identity.clone(), params.cache.dir.clone());
     let in_place = InPlaceParams { books: books.clone(), volume, seq, holder, even_if_held_by: None, admitted: true, scratch };

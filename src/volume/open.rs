@@ -136,7 +136,7 @@ pub(super) async fn open(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync)) -
         }
     };
     let mut cache = cache;
-    if next::carry_out(params, &place.reader, &mut cache, &mut report).await? {
+    if next::carry_out(params, &place.reader, place.chain.take(), &mut cache, &mut report).await? {
         place.tip = place.reader.tip(Hint::default()).await?;
         place = admitted(params, place, own, waiting).await?;
     }
@@ -212,14 +212,16 @@ struct Place {
     reader: Reader,
     tip: Tip,
     created: bool,
+    /// Its control chain as far as it was read; `None`: this life was made just now.
+    chain: Option<Chain>,
     requests: Arc<Counters>,
 }
 
 async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync), may_create: bool) -> Result<Place, Fault> {
     let OpenParams { books, identity, .. } = params;
-    let (found, created) = match look_up(books, identity, waiting).await? {
+    let ((found, created), chain) = match look_up(books, identity, waiting).await? {
         Lookup::Found(found) => live_or_next(books, identity, found, may_create).await?,
-        Lookup::Absent(vacant) if may_create => log::create(books, identity, vacant, None).await?,
+        Lookup::Absent(vacant) if may_create => (log::create(books, identity, vacant, None).await?, None),
         Lookup::Absent(_) => return Err(gone(identity)),
         Lookup::Damaged(why) | Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, why)),
     };
@@ -233,24 +235,24 @@ async fn place(params: &OpenParams, waiting: &(dyn Fn(&str) + Sync), may_create:
     if let Some(desk) = &params.desk {
         desk.holds(objects.sealer());
     }
-    Ok(Place { objects, site, reader, tip, created, requests })
+    Ok(Place { objects, site, reader, tip, created, chain, requests })
 }
 
 /// A life that goes on, or, where the last one was removed and its log read to the `fence`, a new and empty one. While it is being removed
 /// nobody opens it.
-async fn live_or_next(books: &Books, identity: &Identity, found: Found, may_create: bool) -> Result<(Found, bool), Fault> {
+async fn live_or_next(books: &Books, identity: &Identity, found: Found, may_create: bool) -> Result<((Found, bool), Option<Chain>), Fault> {
     let sealer = log::data_sealer(books, &found.volume).await?;
     let site = Site::new(Arc::clone(&books.store), books.env.clone(), sealer, found.incarnation);
     let chain = Chain::read(site.clone()).await?;
     match chain.state().purging {
-        Purging::No => Ok((found, false)),
+        Purging::No => Ok(((found, false), Some(chain))),
         Purging::Begun { .. } => Err(Fault::new(
             FaultKind::Busy,
             format!("volume {identity} is being removed: `holdfast volume rm {identity} --undo` keeps it, the same without --undo ends it"),
         )),
         Purging::Done if !may_create => Err(gone(identity)),
         Purging::Done => match vacated(&site, &found).await? {
-            Some(vacant) => Ok(log::create(books, identity, vacant, None).await?),
+            Some(vacant) => Ok((log::create(books, identity, vacant, None).await?, None)),
             None => Err(Fault::new(
                 FaultKind::Busy,
                 format!("the removal of volume {identity} did not get to its end: run `holdfast volume rm {identity}` again"),
