@@ -1,17 +1,14 @@
 //! Asks the holder of a volume how it stands.
 
-use super::{Answer, BYTES_MAX, METHOD, tls};
+use super::{Answer, BYTES_MAX, Line, METHOD, tls};
 use crate::format::proof::{self, Session as Exported};
 use crate::format::seal::Sealer;
 use crate::rpc::{Holder, HolderAnswer, HolderQuestion};
 use crate::types::Hash;
-use futures::future::BoxFuture;
-use hyper::body::Incoming;
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -19,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::body::Body;
 use tonic::client::Grpc;
-use tonic::codegen::{Service, StdError, http};
+use tonic::codegen::{StdError, http};
 use tonic_prost::ProstCodec;
 
 /// After this it is unknown.
@@ -101,27 +98,10 @@ pub(super) async fn converse(
 
 async fn question(sender: SendRequest<Body>, asked: HolderQuestion) -> Result<HolderAnswer, StdError> {
     let origin = http::Uri::from_static("https://holdfast");
-    let mut grpc = Grpc::with_origin(Session(sender), origin).max_decoding_message_size(BYTES_MAX);
+    let mut grpc = Grpc::with_origin(Line(sender), origin).max_decoding_message_size(BYTES_MAX);
     grpc.ready().await.map_err(Into::<StdError>::into)?;
     let codec = ProstCodec::<HolderQuestion, HolderAnswer>::default();
     let path = http::uri::PathAndQuery::from_static(METHOD);
     let answer = grpc.unary(tonic::Request::new(asked), path, codec).await;
     answer.map(tonic::Response::into_inner).map_err(|status| format!("it refuses to answer: {}", status.message()).into())
-}
-
-/// The one session there is, as tonic wants it.
-struct Session(SendRequest<Body>);
-
-impl Service<http::Request<Body>> for Session {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = BoxFuture<'static, hyper::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
 }

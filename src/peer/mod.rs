@@ -12,6 +12,7 @@
 
 mod ask;
 mod desk;
+mod line;
 pub mod plan;
 mod tls;
 
@@ -20,6 +21,7 @@ mod tests;
 
 pub use ask::{Heard, ask};
 pub use desk::{Answering, Desk};
+pub use line::Line;
 
 use crate::rpc::HolderState;
 

@@ -1,36 +1,16 @@
 //! A driver's process, and its socket asked as a kubelet asks.
 
-use futures::future::BoxFuture;
+use holdfast::peer::Line;
 use holdfast::rpc::csi::*;
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use std::path::Path;
-use std::task::{Context, Poll};
 use tokio::net::UnixStream;
 use tonic::Status;
-use tonic::body::Body;
 use tonic::client::Grpc;
-use tonic::codegen::{Service, http};
+use tonic::codegen::http;
 use tonic_prost::ProstCodec;
-
-/// The one connection of a call, as tonic wants it.
-struct Line(SendRequest<Body>);
-
-impl Service<http::Request<Body>> for Line {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = BoxFuture<'static, hyper::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
 
 /// Asks for one method.
 async fn ask<Q, A>(socket: &Path, method: &str, question: Q) -> Result<A, Status>
