@@ -81,20 +81,20 @@ impl Answer for Done {
 
 /// What was done to each volume.
 #[derive(Serialize)]
-pub(super) struct Each {
-    pub(super) volumes: Vec<Outcome>,
+struct Each {
+    volumes: Vec<Outcome>,
 }
 
 /// One volume: what was done, or why not.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(super) enum Outcome {
+enum Outcome {
     Done(Done),
     Failed { volume: String, error: String, exit_code: u8 },
 }
 
 impl Outcome {
-    pub(super) fn failed(volume: &Identity, fault: &Fault) -> Self {
+    fn failed(volume: &Identity, fault: &Fault) -> Self {
         Self::Failed { volume: volume.to_string(), error: fault.to_string(), exit_code: exit::code(fault.kind) }
     }
 }
@@ -113,7 +113,7 @@ impl Answer for Each {
 
 impl Each {
     /// The first failure decides: a cron job must see it, and the other volumes had their turn.
-    pub(super) fn exit(&self) -> Exit {
+    fn exit(&self) -> Exit {
         let failed = self.volumes.iter().find_map(|outcome| match outcome {
             Outcome::Failed { exit_code, .. } => Some(*exit_code),
             Outcome::Done(_) => None,
@@ -123,20 +123,21 @@ impl Each {
 }
 
 /// The volumes that are meant, by name.
-pub(super) async fn volumes(context: &Context, args: &VolumesArgs) -> Result<Vec<Identity>, Fault> {
+async fn volumes(context: &Context, args: &VolumesArgs) -> Result<Vec<Identity>, Fault> {
     match &args.volume {
         Some(volume) => Ok(vec![volume.clone()]),
         None => live_volumes(context, &args.key).await,
     }
 }
 
-pub(super) fn run(context: &Context, args: &GcArgs) -> Result<Exit, Fault> {
+/// Does its work on each volume that is meant, and answers with what came of it. With `--all` a failure keeps no other volume from its turn.
+pub(super) fn on_each(context: &Context, args: &VolumesArgs, work: impl AsyncFn(&Identity) -> Result<Done, Fault>) -> Result<Exit, Fault> {
     let each = context.run(async {
         let mut each = Each { volumes: Vec::new() };
-        for volume in volumes(context, &args.of).await? {
-            each.volumes.push(match one(context, &volume, args).await {
+        for volume in volumes(context, args).await? {
+            each.volumes.push(match work(&volume).await {
                 Ok(done) => Outcome::Done(done),
-                Err(fault) if args.of.all => Outcome::failed(&volume, &fault),
+                Err(fault) if args.all => Outcome::failed(&volume, &fault),
                 Err(fault) => return Err(fault),
             });
         }
@@ -144,6 +145,10 @@ pub(super) fn run(context: &Context, args: &GcArgs) -> Result<Exit, Fault> {
     })?;
     context.answer(&each)?;
     Ok(each.exit())
+}
+
+pub(super) fn run(context: &Context, args: &GcArgs) -> Result<Exit, Fault> {
+    on_each(context, &args.of, async |volume| one(context, volume, args).await)
 }
 
 async fn one(context: &Context, volume: &Identity, args: &GcArgs) -> Result<Done, Fault> {

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::exit::Exit;
-use super::gc::{Done, Each, Outcome, VolumesArgs, volumes};
+use super::gc::{Done, VolumesArgs, on_each};
 use super::reader::Reading;
 use super::retention::rules;
 use crate::history::snapshot::{self, Naming};
@@ -26,19 +26,7 @@ const AUTHOR: &str = "janitor";
 pub(super) fn run(context: &Context, command: JanitorCommand) -> Result<Exit, Fault> {
     let JanitorCommand::Run(args) = command;
     let rules = rules(context)?;
-    let each = context.run(async {
-        let mut each = Each { volumes: Vec::new() };
-        for volume in volumes(context, &args).await? {
-            each.volumes.push(match one(context, &volume, &args, rules).await {
-                Ok(done) => Outcome::Done(done),
-                Err(fault) if args.all => Outcome::failed(&volume, &fault),
-                Err(fault) => return Err(fault),
-            });
-        }
-        Ok(each)
-    })?;
-    context.answer(&each)?;
-    Ok(each.exit())
+    on_each(context, &args, async |volume| one(context, volume, &args, rules).await)
 }
 
 async fn snapshot_of(reading: &Reading, name: &str, schedule: &str, now: UnixNanos) -> Result<(), Fault> {
