@@ -3,7 +3,7 @@
 use super::at;
 use super::context::{Answer, Context};
 use super::exit::Exit;
-use super::reader::Reading;
+use super::reader::{Reading, VolumeArgs};
 use super::unlock::KeyArgs;
 use crate::history::snapshot::{PIN, pin, unclaim};
 use crate::log::control::Chain;
@@ -25,7 +25,7 @@ pub enum PinCommand {
     /// Keep a commit
     Add(AddArgs),
     /// List the pins of a volume
-    List(ListArgs),
+    List(VolumeArgs),
     /// Take a pin out; its commit goes when the rules say so
     Rm(RmArgs),
 }
@@ -52,16 +52,6 @@ pub struct AddArgs {
 fn duration(text: &str) -> Result<Duration, String> {
     let found = parse_duration(text).filter(|duration| !duration.is_zero());
     found.ok_or_else(|| "a time is a whole number and s, min, h or d, such as `30d`".to_owned())
-}
-
-/// Which volume.
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// The volume
-    #[arg(value_name = "VOLUME", value_parser = Identity::parse)]
-    volume: Identity,
-    #[command(flatten)]
-    key: KeyArgs,
 }
 
 /// Which pin.
@@ -157,7 +147,7 @@ async fn add(context: &Context, args: &AddArgs) -> Result<One, Fault> {
     Ok(One { volume: args.volume.to_string(), pinned: Pinned::new(number, &claim) })
 }
 
-async fn list(context: &Context, args: &ListArgs) -> Result<Listed, Fault> {
+async fn list(context: &Context, args: &VolumeArgs) -> Result<Listed, Fault> {
     let reading = Reading::start(context, &args.volume, &args.key).await?;
     let chain = Chain::read(reading.reader.site().clone()).await?;
     let pins = chain.state().claims.iter().filter(|(_, claim)| claim.kind == PIN);

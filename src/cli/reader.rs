@@ -12,9 +12,20 @@ use crate::log::lookup::Books;
 use crate::store::Objects;
 use crate::types::{Attr, Fault, FaultKind, Identity, Ino, ROOT, show_name};
 use crate::volume::{HydrateMode, Moment, RunOptions, Volume, reader_cache, reader_of};
+use clap::Args;
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Which volume.
+#[derive(Debug, Args)]
+pub struct VolumeArgs {
+    /// The volume
+    #[arg(value_name = "VOLUME", value_parser = Identity::parse)]
+    pub(super) volume: Identity,
+    #[command(flatten)]
+    pub(super) key: KeyArgs,
+}
 
 /// The log of a volume that must exist.
 #[derive(Debug)]

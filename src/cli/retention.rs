@@ -4,8 +4,7 @@ use super::at;
 use super::context::{Answer, Context};
 use super::exit::Exit;
 use super::gc::Done;
-use super::reader::Reading;
-use super::unlock::KeyArgs;
+use super::reader::{Reading, VolumeArgs};
 use crate::history::retention::{Plan, PlanId, Planned, plan};
 use crate::history::{Sweeping, sweep};
 use crate::log::plan::Why;
@@ -25,26 +24,16 @@ use std::io::{self, Write};
 #[derive(Debug, Subcommand)]
 pub enum RetentionCommand {
     /// Show what the rules keep of a volume and why, and what would go; nothing is changed
-    Plan(PlanArgs),
+    Plan(VolumeArgs),
     /// Retire what the rules do not keep, and delete what only that needed
     Apply(ApplyArgs),
-}
-
-/// Which volume.
-#[derive(Debug, Args)]
-pub struct PlanArgs {
-    /// The volume
-    #[arg(value_name = "VOLUME", value_parser = Identity::parse)]
-    volume: Identity,
-    #[command(flatten)]
-    key: KeyArgs,
 }
 
 /// Which volume, and which plan.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
     #[command(flatten)]
-    of: PlanArgs,
+    of: VolumeArgs,
     /// The plan's name, as `retention plan` printed it: just that is carried out, or nothing
     #[arg(long, value_name = "PLAN", required_unless_present = "yes")]
     plan: Option<PlanId>,
@@ -174,7 +163,7 @@ pub(super) fn run(context: &Context, command: RetentionCommand) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-async fn show(context: &Context, args: &PlanArgs) -> Result<Shown, Fault> {
+async fn show(context: &Context, args: &VolumeArgs) -> Result<Shown, Fault> {
     let given = context.settings.retention.clone();
     let default_rules = given.is_none();
     let rules = match given {
@@ -200,7 +189,7 @@ pub(super) fn rules(context: &Context) -> Result<&Rules, Fault> {
 
 async fn apply(context: &Context, args: &ApplyArgs) -> Result<Done, Fault> {
     let rules = rules(context)?;
-    let PlanArgs { volume, key } = &args.of;
+    let VolumeArgs { volume, key } = &args.of;
     let reading = Reading::start(context, volume, key).await?;
     let now = store::now(&*reading.books.store, &context.env).await?;
     let (mut planned, mut when) = (None, now);

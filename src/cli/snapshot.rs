@@ -4,7 +4,7 @@ use super::at;
 use super::context::{Answer, Context};
 use super::control::{Ask, Reply, ask, find};
 use super::exit::Exit;
-use super::reader::Reading;
+use super::reader::{Reading, VolumeArgs};
 use super::target::Which;
 use super::unlock::KeyArgs;
 use crate::config::show_size;
@@ -26,7 +26,7 @@ pub enum SnapshotCommand {
     /// Name a commit: a new one when the volume is mounted here, else the newest full one
     Create(CreateArgs),
     /// List the snapshots of a volume
-    List(ListArgs),
+    List(VolumeArgs),
     /// Show one snapshot
     Show(NameArgs),
     /// Take a name away; its commit goes when the rules say so
@@ -54,16 +54,6 @@ pub struct CreateArgs {
     /// An older commit: a number, a time, another snapshot
     #[arg(long, value_name = "WHEN")]
     at: Option<String>,
-}
-
-/// Which volume.
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// The volume
-    #[arg(value_name = "VOLUME", value_parser = Identity::parse)]
-    volume: Identity,
-    #[command(flatten)]
-    key: KeyArgs,
 }
 
 #[derive(Serialize)]
@@ -185,7 +175,7 @@ async fn newest(context: &Context, reading: &Reading) -> Result<Entry, Fault> {
     }
 }
 
-async fn list(context: &Context, args: &ListArgs) -> Result<Listed, Fault> {
+async fn list(context: &Context, args: &VolumeArgs) -> Result<Listed, Fault> {
     let reading = Reading::start(context, &args.volume, &args.key).await?;
     let chain = Chain::read(reading.reader.site().clone()).await?;
     let mut all = Vec::new();

@@ -4,26 +4,14 @@ use super::state;
 use crate::cli::at;
 use crate::cli::context::{Answer, Context};
 use crate::cli::exit::Exit;
-use crate::cli::reader::Reading;
-use crate::cli::unlock::KeyArgs;
+use crate::cli::reader::{Reading, VolumeArgs};
 use crate::config::show_size;
 use crate::history::{Branch, branches};
-use crate::types::{Epoch, Fault, Identity, Seq};
-use clap::Args;
+use crate::types::{Epoch, Fault, Seq};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use std::io::{self, Write};
-
-/// Of which volume.
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// The volume
-    #[arg(value_name = "VOLUME", value_parser = Identity::parse)]
-    volume: Identity,
-    #[command(flatten)]
-    key: KeyArgs,
-}
 
 #[derive(Serialize)]
 struct Listed {
@@ -100,7 +88,7 @@ impl Answer for Listed {
     }
 }
 
-pub(super) fn run(context: &Context, args: &ListArgs) -> Result<Exit, Fault> {
+pub(super) fn run(context: &Context, args: &VolumeArgs) -> Result<Exit, Fault> {
     let listed = context.run(async {
         let reading = Reading::start(context, &args.volume, &args.key).await?;
         let found = branches(&reading.reader).await?;

@@ -9,6 +9,7 @@ mod show;
 use super::args::Flags;
 use super::context::Context;
 use super::exit::Exit;
+use super::reader::VolumeArgs;
 use super::unlock::KeyArgs;
 use crate::history::Branch;
 use crate::log::branch::Claimed;
@@ -19,7 +20,7 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub enum BranchCommand {
     /// List the branches of a volume
-    List(list::ListArgs),
+    List(VolumeArgs),
     /// Which paths of a branch differ from the commit it stands on
     Show(BranchArgs),
     /// Mount a branch, read-only
