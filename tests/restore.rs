@@ -123,6 +123,17 @@ impl Lab {
         self.rig.unmount("second", mount);
     }
 
+    /// The first machine loses all its processes; its cache has a file that is in no commit.
+    fn lost_with_a_dirty_cache(&self) {
+        let mount = self.rig.mount("first");
+        self.rig.flush("first");
+        let (store, away) = (self.rig.store(), self.rig.path("away"));
+        std::fs::rename(&store, &away).expect("the store goes");
+        std::fs::write(mount.root.join("in no commit"), "only here").expect("write");
+        mount.kill();
+        std::fs::rename(&away, &store).expect("the store comes back");
+    }
+
     /// Objects below `volumes/` whose name holds `part`.
     fn count(&self, part: &str) -> usize {
         objects(&self.objects.join("volumes"), part).len()

@@ -160,6 +160,15 @@ fn acknowledged_survives_the_loss_of_the_machine_on_s3() {
     acknowledged_survives(&Rig::on(server.url("strict")));
 }
 
+fn all_answered(results: &Receiver<io::Result<()>>, count: usize) {
+    (0..count).for_each(|_| results.recv().expect("a result").expect("fsync"));
+}
+
+/// Whether each of so many strict files has what was waited for.
+fn all_there(root: &Path, count: usize) -> bool {
+    names(count).iter().all(|name| has(&root.join(name), b"waited for"))
+}
+
 /// Threads that each write a strict file and fsync it, and are all in that call now.
 fn waiters(root: &Path, names: &[String]) -> Receiver<io::Result<()>> {
     let (done, results) = channel();
@@ -224,14 +233,12 @@ fn fifty_waiters_share_commits_and_nobody_else_waits() {
     fs::write(mount.root.join("other"), "of this machine").and_then(|()| sync(&mount.root.join("other"))).expect("fsync");
     assert!(results.try_recv().is_err(), "acknowledged, and the store has not answered");
     server.freeze(false);
-    for _ in 0..50 {
-        results.recv().expect("a result").expect("fsync");
-    }
+    all_answered(&results, 50);
     let commits = rig.history("first").len() - before;
     println!("{commits} commits for 50 fsyncs");
     assert!(commits <= 4, "{commits} commits for 50 fsyncs at once");
     let mount = elsewhere(&rig, mount, POLICY);
-    assert!(names(50).iter().all(|name| has(&mount.root.join(name), b"waited for")));
+    assert!(all_there(&mount.root, 50));
     rig.unmount("second", mount);
 }
 
@@ -253,7 +260,7 @@ fn store_gone_is_eio_after_the_wait_and_committed_later() {
     // Nobody asks for it any more.
     until("everything is committed", || rig.status("first").1["safe"] == true);
     let mount = elsewhere(&rig, mount, policy);
-    assert!(names(3).iter().all(|name| has(&mount.root.join(name), b"waited for")));
+    assert!(all_there(&mount.root, 3));
     rig.unmount("second", mount);
 }
 
@@ -268,11 +275,9 @@ fn driver_killed_while_somebody_waits() {
     until("a new driver answers", || has(&mount.root.join("books/0"), b"waited for"));
     assert!(results.try_recv().is_err(), "acknowledged, and the store has not answered");
     server.freeze(false);
-    for _ in 0..5 {
-        results.recv().expect("a result").expect("fsync");
-    }
+    all_answered(&results, 5);
     let mount = elsewhere(&rig, mount, POLICY);
-    assert!(names(5).iter().all(|name| has(&mount.root.join(name), b"waited for")));
+    assert!(all_there(&mount.root, 5));
     rig.unmount("second", mount);
 }
 
@@ -284,15 +289,13 @@ fn mount_that_is_taken_away_answers_its_waiters_first() {
     let lazily = Command::new("umount").arg("-l").arg(&mount.root).status().expect("umount starts");
     assert!(lazily.success());
     server.freeze(false);
-    for _ in 0..5 {
-        results.recv().expect("a result").expect("fsync");
-    }
+    all_answered(&results, 5);
     // Its last user is gone: it drains and ends.
     let mut mount = mount;
     until("the driver ends", || mount.ended() == Some(0));
     fs::remove_dir_all(rig.path("first")).expect("the machine goes");
     let second = rig.mount("second");
-    assert!(names(5).iter().all(|name| has(&second.root.join(name), b"waited for")));
+    assert!(all_there(&second.root, 5));
     rig.unmount("second", second);
 }
 

@@ -59,13 +59,7 @@ fn goes_back_to_an_older_commit_and_forward_again_s3() {
 #[test]
 fn what_a_lost_machine_had_not_committed_becomes_a_branch() {
     let lab = Lab::new(false);
-    let mount = lab.rig.mount("first");
-    lab.rig.flush("first");
-    let (store, away) = (lab.rig.store(), lab.rig.path("away"));
-    fs::rename(&store, &away).expect("the store goes");
-    fs::write(mount.root.join("in no commit"), "only here").expect("write");
-    mount.kill();
-    fs::rename(&away, &store).expect("the store comes back");
+    lab.lost_with_a_dirty_cache();
     let host = nix::sys::utsname::uname().expect("uname").nodename().to_string_lossy().into_owned();
     let (code, said) = lab.say(&["restore", VOLUME, "--at", FIRST, "--in-place", "--even-if-held-by", "another"]);
     assert!(code == 8, "{code} {said}");

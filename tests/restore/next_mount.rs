@@ -78,23 +78,12 @@ fn carried_out_by_the_next_mount_and_by_none_after_it_s3() {
     carried_out_once(true);
 }
 
-/// What is in no commit, in the cache of a machine whose processes are all gone.
-fn dirty(lab: &Lab) {
-    let mount = lab.rig.mount("first");
-    lab.rig.flush("first");
-    let (store, away) = (lab.rig.store(), lab.rig.path("away"));
-    fs::rename(&store, &away).expect("the store goes");
-    fs::write(mount.root.join("in no commit"), "only here").expect("write");
-    mount.kill();
-    fs::rename(&away, &store).expect("the store comes back");
-}
-
 #[test]
 fn what_the_cache_had_in_no_commit_becomes_a_branch() {
     // Also when the tree is the newest commit's: it is what was asked for, and nothing else.
     for (at, first) in [(FIRST, true), ("now", false)] {
         let lab = Lab::new(false);
-        dirty(&lab);
+        lab.lost_with_a_dirty_cache();
         ask(&lab, at);
         let mount = lab.rig.mount("first");
         assert!(is_first(&mount) == first && !mount.root.join("in no commit").exists(), "{at}");
@@ -117,7 +106,7 @@ fn killed_while_it_is_carried_out_the_next_mount_ends_it() {
         "volume.asked_after_release",
     ] {
         let lab = Lab::new(false);
-        dirty(&lab);
+        lab.lost_with_a_dirty_cache();
         ask(&lab, FIRST);
         let mut command = lab.rig.mount_command("first");
         command.env("HOLDFAST_FAILPOINTS", step);
