@@ -159,7 +159,9 @@ impl Cache {
             db::put_number(db, "replay_at", place.at)?;
             self.save_numbers(&mut meta)?;
             meta.commit()?;
-            if self.wal_bytes(batch)? > batch.wal_max {
+            // On a full disk it must not grow into what the reserve has left for the end.
+            let wal_max = if self.reserve.is_tight() { 0 } else { batch.wal_max };
+            if self.wal_bytes(batch)? > wal_max {
                 self.empty_wal(batch)?;
             }
         }

@@ -57,6 +57,12 @@ impl Reserve {
         self.tight.load(Ordering::Relaxed)
     }
 
+    /// As if the disk were full, until somebody looks.
+    #[cfg(test)]
+    pub(super) fn run_out(&self) {
+        self.tight.store(true, Ordering::Relaxed);
+    }
+
     fn make(&self) -> Result<(), CacheError> {
         let made = File::create(&self.path).and_then(|file| {
             let bytes = i64::try_from(self.bytes).unwrap_or(i64::MAX);

@@ -402,6 +402,22 @@ fn zeroing_beyond_the_end_leaves_nothing_of_what_was_there() {
     }
 }
 
+// It would grow into what the reserve has left, and no driver could open the cache any more.
+#[test]
+fn the_log_of_meta_db_is_emptied_at_each_batch_on_a_full_disk() {
+    let mut lab = Lab::new();
+    let wal = |lab: &Lab| std::fs::metadata(lab.dir.join("meta.db-wal")).unwrap().len();
+    lab.file(b"with room");
+    lab.cache.apply_batch().unwrap();
+    assert!(wal(&lab) > 0);
+    lab.cache.reserve.run_out();
+    lab.file(b"without");
+    lab.cache.apply_batch().unwrap();
+    assert_eq!(wal(&lab), 0);
+    lab.crash();
+    lab.check();
+}
+
 #[test]
 fn a_path_keeps_the_bytes_of_its_names() {
     let mut lab = Lab::new();
