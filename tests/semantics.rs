@@ -246,8 +246,8 @@ fn names_ranges_and_locks() {
 }
 
 /// > **S15.** A write that the kernel has accepted is never refused for a limit, an absent store or another writer; it may be slow. Creating,
-/// > extending by `truncate` and `fallocate` are refused with ENOSPC when a limit is reached; a buffered write that the cache's disk cannot
-/// > take is reported by `fsync` and `close`.
+/// > extending by `truncate` and `fallocate` are refused with ENOSPC when a limit is reached, or the cache's disk is full; setting an extended
+/// > attribute, when that disk is full; a buffered write that the cache's disk cannot take is reported by `fsync` and `close`.
 ///
 /// The limit here is the volume's own capacity; the dirty limit and the absent store are in `tests/bad_days.rs`.
 #[test]

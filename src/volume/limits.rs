@@ -64,7 +64,8 @@ impl Gate for Limits {
             Admission::Sync => Ok(()),
             Admission::Create | Admission::OpenForWriting | Admission::Grow if self.quarantined => Err(PosixError::ReadOnly),
             Admission::Create | Admission::OpenForWriting | Admission::Grow if self.is_full() => Err(PosixError::NoSpace),
-            Admission::Create | Admission::OpenForWriting | Admission::Grow => Ok(()),
+            Admission::Attribute if self.cache.disk_is_full() => Err(PosixError::NoSpace),
+            Admission::Create | Admission::OpenForWriting | Admission::Grow | Admission::Attribute => Ok(()),
         }
     }
 

@@ -57,6 +57,8 @@ pub enum Admission {
     OpenForWriting,
     /// A file is to grow by an attribute or an allocation.
     Grow,
+    /// An extended attribute is set: small, but any number of them fit.
+    Attribute,
     /// An fsync, of which success would be a promise.
     Sync,
 }

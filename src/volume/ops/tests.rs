@@ -402,5 +402,8 @@ fn at_a_limit_writes_are_taken_and_the_rest_is_refused() {
     assert_eq!(full.open(&v.caller(), file, libc::O_RDONLY), Ok(()));
     assert_eq!(full.fsync(file, false), Err(PosixError::NoSpace));
     assert_eq!(full.fallocate(&v.caller(), file, 0, 0, 9), Err(PosixError::NoSpace));
+    v.posix.setxattr(&v.caller(), file, b"user.a", b"1", 0).unwrap();
+    assert_eq!(full.setxattr(&v.caller(), file, b"user.a", b"2", 0), Err(PosixError::NoSpace));
+    assert_eq!(full.removexattr(&v.caller(), file, b"user.a"), Ok(()), "what frees is let in");
     assert_eq!(full.unlink(&v.caller(), ROOT, b"file"), Ok(()), "what frees is let in");
 }

@@ -1,7 +1,7 @@
 //! Extended attributes, among them the ACLs and the read-only `user.holdfast.state`.
 
 use super::acl::{self, Acl};
-use super::{Caller, Posix, PosixError, Result};
+use super::{Admission, Caller, Posix, PosixError, Result};
 use crate::cache::{SavedReply, Update};
 use crate::types::{Attr, Ino};
 
@@ -47,6 +47,7 @@ impl Posix {
         if value.len() > VALUE_MAX {
             return Err(PosixError::AttributeTooLarge);
         }
+        self.gate.admit(Admission::Attribute)?;
         let list = if is_acl(name) { Some(Acl::parse(value)?) } else { None };
         self.cache.update(caller.request, |update| {
             let mut attr = update.attr(ino)?.ok_or(PosixError::NotFound)?;
