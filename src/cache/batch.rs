@@ -159,10 +159,11 @@ impl Cache {
             db::put_number(db, "replay_at", place.at)?;
             self.save_numbers(&mut meta)?;
             meta.commit()?;
-            // On a full disk it must not grow into what the reserve has left for the end.
-            let wal_max = if self.reserve.is_tight() { 0 } else { batch.wal_max };
-            if self.wal_bytes(batch)? > wal_max {
-                self.empty_wal(batch)?;
+            if self.reserve.is_tight() {
+                // It must not grow into what the reserve has left for the end, nor let others have the room it has got.
+                self.empty_wal(batch, "RESTART")?;
+            } else if self.wal_bytes(batch)? > batch.wal_max {
+                self.empty_wal(batch, "TRUNCATE")?;
             }
         }
         self.env.failpoint("cache.after_commit_before_trim");
@@ -294,9 +295,9 @@ impl Cache {
     }
 
     // Under the metadata mutex, between two transactions: nobody reads or writes meta.db.
-    fn empty_wal(&self, batch: &mut Batch) -> Result<(), CacheError> {
+    fn empty_wal(&self, batch: &mut Batch, how: &str) -> Result<(), CacheError> {
         self.flush_wal(batch)?;
-        self.copy_wal(batch, "TRUNCATE");
+        self.copy_wal(batch, how);
         Ok(())
     }
 
