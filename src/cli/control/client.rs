@@ -14,6 +14,14 @@ use tokio::net::UnixStream;
 /// # Errors
 /// Nobody is there (`NotFound`), the driver went away before it answered (`Unknown`), or its own fault.
 pub async fn ask(socket: &Path, ask: Ask, mut progress: impl FnMut(Progress)) -> Result<Reply, Fault> {
+    match once(socket, ask, &mut progress).await {
+        // A driver at its end takes connections that it does not answer any more. What changes nothing is asked again: it is gone by now.
+        Err(fault) if fault.kind == FaultKind::Unknown && ask == Ask::Status => once(socket, ask, &mut progress).await,
+        answered => answered,
+    }
+}
+
+async fn once(socket: &Path, ask: Ask, progress: &mut impl FnMut(Progress)) -> Result<Reply, Fault> {
     let lost =
         |error| Fault::with(FaultKind::Unknown, "the driver of the mount does not answer; `holdfast status` tells how it stands", error);
     let mut stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {

@@ -54,6 +54,20 @@ async fn raw(path: &std::path::Path, text: &str) -> String {
     answer
 }
 
+// `status` right after `unmount`.
+#[tokio::test]
+async fn a_driver_that_ends_without_an_answer_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let ending = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        drop((stream, listener));
+    };
+    let (asked, ()) = tokio::join!(ask(&path, Ask::Status, |_| ()), ending);
+    assert_eq!(asked.unwrap_err().kind, FaultKind::NotFound);
+}
+
 #[tokio::test]
 async fn flush_reports_progress_then_the_commit_as_documented() {
     let dir = tempfile::tempdir().unwrap();
