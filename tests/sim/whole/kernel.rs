@@ -230,6 +230,8 @@ pub struct Kernel {
     pub volume: Weak<Volume>,
     pub machine: Arc<Machine>,
     pub env: Env,
+    /// Its process took the mount over.
+    pub resumed: bool,
     /// From when on applications work.
     pub history: Arc<Mutex<Option<Arc<Mutex<History>>>>>,
 }
@@ -266,13 +268,20 @@ impl KernelPages for Kernel {
         if !machine.habits.kernel {
             return Brought { sizes: open.filter_map(|ino| Some((ino, driver(ino)?))).collect(), missed: None };
         }
-        let apps = self.apps();
+        // A new driver asks when it serves.
+        let apps = loop {
+            let apps = self.apps();
+            if apps.is_some() || self.volume.upgrade().is_none() {
+                break apps;
+            }
+            self.env.waiter().wait(self.env.sleep(Duration::from_millis(20)));
+        };
         let mut brought = Brought::default();
         for ino in open {
             let Some(size) = driver(ino).map(|size| machine.disk.lock().pages.size(ino, size)) else { continue };
-            // Without a descriptor, or not before programs are let in again, nothing can be asked for.
+            // Without a descriptor nothing can be asked for. (Not after a death: docs/protocol-notes.md 43.)
             let came = match &apps {
-                Some(apps) if !sim.permille(50) => machine.bug == Bug::NotBrought || apps.bring(&|of| of == ino, 200),
+                Some(apps) if self.resumed || !sim.permille(100) => machine.bug == Bug::NotBrought || apps.bring(&|of| of == ino, 200),
                 _ => false,
             };
             match (came, machine.bug) {

@@ -158,6 +158,7 @@ impl Life {
             volume: Arc::downgrade(&volume),
             machine: Arc::clone(&machine),
             env: env.clone(),
+            resumed: resume,
             history: Arc::clone(&begun),
         });
         let every = machine.habits.checkpoint_every;
