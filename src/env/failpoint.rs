@@ -86,6 +86,7 @@ fn kill_self() {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a test holds a real process here, whatever its clock is")]
 fn wait_for_removal(file: &Path) {
     while file.exists() {
         std::thread::sleep(Duration::from_millis(1));
