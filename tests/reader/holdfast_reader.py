@@ -17,7 +17,7 @@ SCHEMA = {
     "Marker": "store_id:1b level:2u features:3*t cipher:4u", "KeyRing": "number:1u age_file:2b", "Block": "block:1u record_hashes:2*b",
     "NameRecord": "number:1u incarnation:2b", "Volume": "incarnation:1b identity:2t created:3i data_key:4b origin:5Origin",
     "Record": "seq:1u parent_hash:2b epoch:3u time:6i open:10Open commit:11Commit close:12m fence:13m", "Open": "checkpoint:4u",
-    "Control": "retire:12Retire", "Retire": "seqs:1*u",
+    "Control": "retire:12Retire", "Retire": "seqs:1*u objects:2*t",
     "Commit": "cut_time:1i full:2u delta:4Delta delta_frames:5*FrameRef inline_frames:6*b checkpoint:9u", "Name": "dir:1u name:2b ino:3u",
     "Delta": "objects:1*ObjectRef removed_names:2*Name removed_inodes:3*u inodes:4*Inode names:5*Name extents:6*Change",
     "Inode": "ino:1u mode:2u uid:3u gid:4u rdev:5u size:6u atime:7s mtime:8s ctime:9s target:10b xattrs:11*Xattr",
@@ -140,7 +140,9 @@ class Volume:
         self.clean()
         self.numbers = [int(name[-20:]) for name in store.list(self.prefix + "commits/")]
         controls = (self.get("Control", name[45:]) for name in store.list(self.prefix + "control/"))
-        self.retired = {seq for control in controls if control.retire for seq in control.retire.seqs}
+        retirements = [control.retire for control in controls if control.retire]
+        self.retired = {seq for retire in retirements for seq in retire.seqs}
+        self.deleted = {name for retire in retirements for name in retire.objects}  # or soon to be
     def clean(self):
         self.inodes, self.names, self.extents, self.changed, self.hashes, self.links = {}, {}, {}, set(), {}, collections.Counter()
     @functools.lru_cache(maxsize=8)
