@@ -120,6 +120,7 @@ mod whole {
     use super::sim::whole::{janitor, person};
     use super::{BTreeMap, Report, scale};
     use std::io::Write;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sim/worlds.txt");
     const WORLDS: u64 = 400;
@@ -168,6 +169,28 @@ mod whole {
         )
     }
 
+    /// Runs worlds, as many at a time as there are processors; each knows nothing of the others.
+    fn side_by_side(seeds: &[u64], take: &mut dyn FnMut(Report)) {
+        let (next, workers) = (AtomicUsize::new(0), std::thread::available_parallelism().map_or(2, usize::from).min(4));
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for tell in std::iter::repeat_n(tell, workers) {
+                scope.spawn(|| {
+                    let tell = tell;
+                    while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let report = run(*seed, Bug::None, false);
+                        // I20: same seed, same digest.
+                        if seed % 16 == 0 {
+                            assert_eq!(run(*seed, Bug::None, false).digest, report.digest, "world {seed} is two worlds");
+                        }
+                        tell.send(report).unwrap();
+                    }
+                });
+            }
+            told.iter().for_each(take);
+        });
+    }
+
     #[test]
     #[allow(clippy::disallowed_methods, reason = "the speed is told to a person")]
     fn whole_worlds() {
@@ -180,8 +203,9 @@ mod whole {
         let first = variable("SIM_FIRST").unwrap_or(1);
         let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
         let (mut count, mut steps, mut found) = (0u64, 0u64, Vec::new());
-        for seed in kept.iter().copied().chain(first..first + WORLDS * scale()) {
-            let report = run(seed, Bug::None, false);
+        let seeds: Vec<u64> = kept.iter().copied().chain(first..first + WORLDS * scale()).collect();
+        side_by_side(&seeds, &mut |report| {
+            let seed = report.seed;
             if report.violation.is_some() {
                 println!("{}", finding(&report, Bug::None));
                 found.push(finding(&report, Bug::None));
@@ -190,16 +214,12 @@ mod whole {
                     writeln!(file, "{seed} {}", report.violation.as_deref().unwrap_or_default()).unwrap();
                 }
             }
-            // I20: same seed, same digest.
-            if seed % 16 == 0 {
-                assert_eq!(run(seed, Bug::None, false).digest, report.digest, "world {seed} is two worlds");
-            }
             count += 1;
             steps += report.steps;
             for (what, times) in report.seen {
                 *seen.entry(what).or_default() += times;
             }
-        }
+        });
         assert!(found.is_empty(), "{} of {count} worlds broke an invariant:\n{}", found.len(), found.join("\n"));
         let minutes = began.elapsed().as_secs_f64() / 60.0;
         println!("{count} worlds, {:.0} a minute, {steps} steps: {seen:?}", count as f64 / minutes);

@@ -225,6 +225,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_comes_back_has_nothing_of_the_one_that_went() {
+        let at = |offset, frame| rpc::Extent { offset, length: 4096, plain_length: 4096, frame, ..Default::default() };
+        let with = |extents| vec![rpc::ExtentChange { ino: 5, cleared: Vec::new(), extents }];
+        let base = rpc::Delta { inodes: vec![file(5, 12288)], extents: with(vec![at(0, 0), at(8192, 1)]), ..Default::default() };
+        let gone = rpc::Delta { removed_inodes: vec![5], ..Default::default() };
+        // As a restore in place says it: the head does not have the file, so there is nothing to clear.
+        let back = rpc::Delta { inodes: vec![file(5, 12288)], extents: with(vec![at(8192, 2)]), ..Default::default() };
+        let alone = {
+            let mut overlay = Overlay::default();
+            overlay.apply(8, &back);
+            overlay.merge(Vec::new(), &first_key(), None)
+        };
+        let below = {
+            let mut overlay = Overlay::default();
+            overlay.apply(6, &base);
+            overlay.merge(Vec::new(), &first_key(), None)
+        };
+        let deltas = [(7, PackedDelta::of(&gone)), (8, PackedDelta::of(&back))];
+        let merged = Changes::new(&deltas).unwrap().merge(below, &first_key(), None).unwrap().items;
+        assert_eq!(merged, alone);
+    }
+
+    #[test]
     fn parts_that_nothing_touched_are_shared() {
         let delta = PackedDelta::of(&rpc::Delta { inodes: vec![file(10, 0), file(20, 0)], ..Default::default() });
         let deltas = [(1, delta)];

@@ -215,7 +215,8 @@ impl Overlay {
         }
         for ino in &delta.removed_inodes {
             self.inodes.remove(ino);
-            self.files.remove(ino);
+            // Should it come back (a restore in place), it has nothing of what the base knows.
+            self.files.insert(*ino, vec![FileChange::Clear(0..u64::MAX)]);
             self.removed.insert(*ino);
         }
         for inode in &delta.inodes {

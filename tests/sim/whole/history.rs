@@ -1,6 +1,6 @@
 //! What applications of one machine have seen happen: every state since its volume was opened there, and which of them must survive what.
 
-use super::tiers::Tiers;
+use super::tiers::{self, Tiers};
 use super::tree::{Node, Tree};
 use holdfast::types::{CacheId, Ino};
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub struct History {
     pub cache: CacheId,
     /// Where commits do not show everything.
     tiers: Option<Arc<Tiers>>,
+    /// The state that was found after the newest loss of power: what came before it may never have been.
+    powered: usize,
     /// What a commit showed since the power failed.
     glimpsed: Option<Arc<Tree>>,
     /// Files that programs have only added to, since a state: from where on, and what.
@@ -55,6 +57,7 @@ impl History {
             dark: false,
             cache,
             tiers,
+            powered: 0,
             glimpsed: None,
             appends: BTreeMap::new(),
         }
@@ -108,17 +111,37 @@ impl History {
         Ok(())
     }
 
-    /// What a commit of a state would show.
-    pub fn seen(&self, state: &Arc<Tree>) -> Arc<Tree> {
-        self.seen_after(state, &self.logged)
+    /// What a commit of now would show.
+    fn seen(&self) -> Arc<Tree> {
+        self.seen_since(&self.logged).pop().unwrap_or_default()
     }
 
-    /// The same after a commit that showed `captured`.
-    fn seen_after(&self, state: &Arc<Tree>, captured: &Tree) -> Arc<Tree> {
-        match &self.tiers {
-            None => Arc::clone(state),
-            Some(tiers) => Arc::new(tiers.shown(state, captured)),
-        }
+    /// What commits of the states since the newest commit would show, each right after one that showed `captured`.
+    fn seen_since(&self, captured: &Tree) -> Vec<Arc<Tree>> {
+        let since = &self.states[self.committed..];
+        let Some(tiers) = &self.tiers else { return since.to_vec() };
+        let mut held = tiers::entries(captured);
+        let seen = |(at, state): (usize, &Arc<Tree>)| {
+            if self.committed + at == self.powered {
+                held = tiers::entries(captured);
+            }
+            held.retain(|(dir, name)| state.lookup(*dir, name).is_some());
+            Arc::new(tiers.shown(state, captured, &held))
+        };
+        since.iter().enumerate().map(seen).collect()
+    }
+
+    /// What commits would show after each operation that was not answered.
+    fn seen_maybe(&self, captured: &Tree) -> Vec<Arc<Tree>> {
+        let Some(tiers) = &self.tiers else { return self.maybe.iter().map(|(_, after)| Arc::new(after.clone())).collect() };
+        let mut held = tiers::entries(captured);
+        let from = self.committed.max(self.powered);
+        held.retain(|(dir, name)| self.states[from..].iter().all(|state| state.lookup(*dir, name).is_some()));
+        let of = |after: &Tree| {
+            let held = held.iter().filter(|(dir, name)| after.lookup(*dir, name).is_some()).cloned().collect();
+            Arc::new(tiers.shown(after, captured, &held))
+        };
+        self.maybe.iter().map(|(_, after)| of(after)).collect()
     }
 
     /// An fsync was answered.
@@ -130,11 +153,12 @@ impl History {
     /// An fsync of the tier `strict`, made when the last state was this one, was answered: a commit shows that one or a later one.
     pub fn acknowledged(&self, at: usize) -> Result<(), String> {
         let shown = |state: &Arc<Tree>| *state == self.logged || is_behind(&self.logged, state);
-        if self.states[at..].iter().any(|state| shown(&self.seen(state))) {
+        let seen = self.seen_since(&self.logged);
+        let later = &seen[at.saturating_sub(self.committed)..];
+        if later.iter().any(shown) {
             return Ok(());
         }
-        let then = self.seen(&self.states[at]);
-        Err(format!("I2: an fsync was answered, and no commit holds it: logged | then: {}", self.logged.differs(&then)))
+        Err(format!("I2: an fsync was answered, and no commit holds it: logged | then: {}", self.logged.differs(&later[0])))
     }
 
     /// Of files that have this size, those that were only added to, and since when.
@@ -144,10 +168,10 @@ impl History {
 
     /// A flush was answered that was asked for in a state, with `added` files: the log shows that one or a later one.
     pub fn flushed(&self, before: usize, added: &[(Ino, usize, u64)]) -> Result<(), String> {
-        let same = |at: usize| self.seen(&self.states[at]);
-        if self.committed < before && same(self.committed) != same(before) {
-            let behind = |state: &Arc<Tree>| !self.appends.is_empty() && is_behind(&self.logged, &self.seen(state));
-            if !self.states[before..].iter().any(behind) {
+        let seen = self.seen_since(&self.logged);
+        if self.committed < before && seen[0] != seen[before - self.committed] {
+            let behind = |state: &Arc<Tree>| !self.appends.is_empty() && is_behind(&self.logged, state);
+            if !seen[before - self.committed..].iter().any(behind) {
                 return Err(format!("the log shows state {}", self.committed));
             }
         }
@@ -162,7 +186,7 @@ impl History {
 
     /// The log was closed that shows this: there is nothing else.
     pub fn closed(&self, logged: &Tree) -> Result<(), String> {
-        let now = self.seen(self.now());
+        let now = self.seen();
         if *now == *logged { Ok(()) } else { Err(logged.differs(&now)) }
     }
 
@@ -185,7 +209,7 @@ impl History {
     }
 
     fn place(&mut self, shown: &Arc<Tree>) -> Result<usize, String> {
-        let since: Vec<Arc<Tree>> = self.states[self.committed..].iter().map(|state| self.seen(state)).collect();
+        let since = self.seen_since(&self.logged);
         if let Some(at) = since.iter().position(|state| state == shown) {
             return Ok(self.committed + at);
         }
@@ -207,11 +231,10 @@ impl History {
             self.survived(whole).map(|request| self.shown = request)?;
             return Ok(self.index());
         }
-        let told = self.states.iter().rposition(|state| self.seen(state) == *shown);
-        Err(match told {
+        Err(match self.states.iter().rposition(|state| state == shown) {
             Some(older) => format!("shows state {older}, and the commit before it showed state {}", self.committed),
             None => {
-                let last = self.seen(self.now());
+                let last = self.seen();
                 format!("shows no state that was ever seen; of {} the last: {}", self.states.len(), shown.differs(&last))
             }
         })
@@ -219,9 +242,8 @@ impl History {
 
     /// The state of which a commit shows this, when an operation that was not answered has been carried out, or in part.
     fn unanswered(&self, shown: &Tree) -> Option<Tree> {
-        let now = self.seen(self.now());
-        self.maybe.iter().find_map(|(_, after)| {
-            let seen = self.seen(&Arc::new(after.clone()));
+        let now = self.seen();
+        self.maybe.iter().zip(self.seen_maybe(&self.logged)).find_map(|((_, after), seen)| {
             if *seen == *shown {
                 return Some(after.clone());
             }
@@ -260,15 +282,11 @@ impl History {
     /// Whether a branch may show this that stands on a commit of `base`: a state not older than the newest commit.
     pub fn may_show(&self, shown: &Tree, base: &Tree) -> bool {
         let after = |captured: &Tree| {
-            let seen = |state: &Arc<Tree>| self.seen_after(state, captured);
-            let now = seen(self.now());
+            let since = self.seen_since(captured);
+            let now = since.last().cloned().unwrap_or_default();
             let behind = |state: &Tree| !self.appends.is_empty() && is_behind(shown, state);
-            self.states[self.committed..].iter().map(seen).any(|state| *state == *shown || behind(&state))
-                || self
-                    .maybe
-                    .iter()
-                    .map(|(_, after)| seen(&Arc::new(after.clone())))
-                    .any(|after| *after == *shown || is_torn(shown, &now, &after))
+            since.iter().any(|state| **state == *shown || behind(state))
+                || self.seen_maybe(captured).iter().any(|after| **after == *shown || is_torn(shown, &now, after))
         };
         after(base) || (self.tiers.is_some() && after(&self.logged)) || (self.dark && self.check_powered(shown, true).is_ok())
     }
@@ -276,13 +294,13 @@ impl History {
     fn powered(&mut self, found: Tree) -> Result<(), String> {
         self.check_powered(&found, false)?;
         self.maybe.clear();
-        let found = Arc::new(found);
-        let seen = self.seen(&found);
+        self.push(found);
+        self.powered = self.index();
+        let seen = self.seen();
         let glimpsed = self.glimpsed.take();
         if let Some(glimpsed) = glimpsed.as_ref().filter(|glimpsed| ***glimpsed != *seen && !is_behind(glimpsed, &seen)) {
             return Err(format!("I8: after a loss of power a commit shows something else than is found: {}", glimpsed.differs(&seen)));
         }
-        self.push(Tree::clone(&found));
         if glimpsed.is_some() {
             self.committed = self.index();
         }
@@ -299,9 +317,14 @@ impl History {
         let states: Vec<Arc<Tree>> = self.states.iter().cloned().chain(maybe).collect();
         let from = self.synced.max(self.committed);
         let shape = found.shape();
-        let shape_of = |state: &Arc<Tree>| if commit { self.seen(state).shape() } else { state.shape() };
-        if !states[from..].iter().any(|state| shape_of(state) == shape) {
-            return Err(format!("I8: after a loss of power no state since the last fsync: {}", shape.differs(&shape_of(&states[from]))));
+        let shapes: Vec<Tree> = if commit {
+            let seen = self.seen_since(&self.logged).into_iter().chain(self.seen_maybe(&self.logged));
+            seen.skip(from - self.committed).map(|state| state.shape()).collect()
+        } else {
+            states[from..].iter().map(|state| state.shape()).collect()
+        };
+        if !shapes.contains(&shape) {
+            return Err(format!("I8: after a loss of power no state since the last fsync: {}", shape.differs(&shapes[0])));
         }
         for (ino, node) in found.0.iter().filter(|(_, node)| node.is_file()) {
             let full = if self.logged.get(*ino).is_some() { self.full } else { 0 };

@@ -1,5 +1,6 @@
-//! Paths of several tiers in one volume: what of a state a commit shows. `local` is left out, unless a commit has held the inode before, or
-//! something in it is of another tier; all the others are captured at one cut (protocol.md 5).
+//! Paths of several tiers in one volume: what of a state a commit shows. `local` is left out, unless a commit has held the inode before, or this
+//! very name (another file may have been renamed over it), or something in it is of another tier; all the others are captured at one cut
+//! (protocol.md 5).
 
 use super::tree::{Node, Tree};
 use holdfast::policy::{Policy, Tier};
@@ -15,8 +16,21 @@ pub struct Tiers {
     policy: Policy,
 }
 
-/// Where an inode is named.
-type Names = BTreeMap<Ino, Vec<(Ino, Vec<u8>)>>;
+/// Entries, by directory and name.
+pub type Entries = BTreeSet<(Ino, Vec<u8>)>;
+
+/// Those of a tree.
+pub fn entries(tree: &Tree) -> Entries {
+    tree.0.iter().flat_map(|(dir, node)| node.entries.keys().map(|name| (*dir, name.clone()))).collect()
+}
+
+/// A name of an inode: where, and the path.
+struct Named {
+    entry: (Ino, Vec<u8>),
+    path: Vec<u8>,
+}
+
+type Names = BTreeMap<Ino, Vec<Named>>;
 
 impl Tiers {
     pub fn new(policy: &str) -> Self {
@@ -36,25 +50,26 @@ impl Tiers {
                 if tree.get(*child).is_some_and(Node::is_dir) {
                     queue.push((*child, path.clone()));
                 }
-                names.entry(*child).or_default().push((dir, path));
+                names.entry(*child).or_default().push(Named { entry: (dir, name.clone()), path });
             }
         }
         names
     }
 
-    /// What a commit of this state shows, where the one before it held `captured`.
-    pub fn shown(&self, tree: &Tree, captured: &Tree) -> Tree {
+    /// What a commit of this state shows, where the one before it held `captured`, and `held` of its names were there ever since.
+    pub fn shown(&self, tree: &Tree, captured: &Tree, held: &Entries) -> Tree {
         let names = Self::names(tree);
-        let own = |(ino, named): (&Ino, &Vec<(Ino, Vec<u8>)>)| {
-            let of = |(_, path): &(Ino, Vec<u8>)| tree.get(*ino).is_some_and(|node| *self.tier(path, node) != Tier::Local);
-            named.iter().any(of).then_some(*ino)
+        let own = |(ino, named): (&Ino, &Vec<Named>)| {
+            let node = tree.get(*ino)?;
+            let taken = |name: &Named| held.contains(&name.entry) || *self.tier(&name.path, node) != Tier::Local;
+            named.iter().any(taken).then_some(*ino)
         };
-        let held = captured.0.keys().copied().filter(|ino| tree.get(*ino).is_some());
-        let mut queue: Vec<Ino> = names.iter().filter_map(own).chain(held).chain([ROOT]).collect();
+        let captured = captured.0.keys().copied().filter(|ino| tree.get(*ino).is_some());
+        let mut queue: Vec<Ino> = names.iter().filter_map(own).chain(captured).chain([ROOT]).collect();
         let mut taken = BTreeSet::new();
         while let Some(ino) = queue.pop() {
             if taken.insert(ino) {
-                queue.extend(names.get(&ino).into_iter().flatten().map(|(dir, _)| *dir));
+                queue.extend(names.get(&ino).into_iter().flatten().map(|name| name.entry.0));
             }
         }
         let strip = |node: &Arc<Node>| {
@@ -71,7 +86,7 @@ impl Tiers {
     /// Whether an fsync of this inode waits for a commit.
     pub fn is_strict(&self, tree: &Tree, ino: Ino) -> bool {
         let Some(node) = tree.get(ino) else { return false };
-        let strict = |(_, path): &(Ino, Vec<u8>)| matches!(self.tier(path, node), Tier::Strict { .. });
+        let strict = |name: &Named| matches!(self.tier(&name.path, node), Tier::Strict { .. });
         Self::names(tree).get(&ino).is_some_and(|named| named.iter().any(strict))
     }
 }
