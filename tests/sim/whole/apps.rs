@@ -422,8 +422,7 @@ fn leaves_gap(op: &Op, tree: &Tree) -> bool {
 
 /// What is wrong about an operation that was refused; `None`: it may be.
 fn unexpected(op: &Op, error: PosixError, tree: &Tree, applied: bool) -> Option<String> {
-    let attribute = matches!(op, Op::Xattr { value: Some(_), .. });
-    let limited = attribute || matches!(op, Op::Make { .. } | Op::Link { .. } | Op::Truncate { .. } | Op::Punch { .. } | Op::Copy { .. });
+    let limited = matches!(op, Op::Make { .. } | Op::Link { .. } | Op::Truncate { .. } | Op::Punch { .. } | Op::Copy { .. });
     match error {
         _ if applied => Some(format!("a request that was carried out is answered with {error}: {op:?}")),
         _ if !op.fits(tree) => None,
