@@ -29,7 +29,8 @@ fn sqlite(root: &Path, stop: &AtomicBool) -> u64 {
     let db = rusqlite::Connection::open(root.join("db")).unwrap();
     db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t (n INTEGER PRIMARY KEY, text TEXT)").unwrap();
     let rows = super::until_stopped(stop, |n| {
-        db.execute("INSERT INTO t VALUES (?1, ?2)", (n as i64, format!("row {n}"))).unwrap();
+        let inserted = db.execute("INSERT INTO t VALUES (?1, ?2)", (n as i64, format!("row {n}")));
+        inserted.unwrap_or_else(|error| panic!("row {n}: {error}: {}", std::io::Error::last_os_error()));
     });
     drop(db);
     let db = rusqlite::Connection::open(root.join("db")).unwrap();
@@ -63,7 +64,8 @@ fn mapped(root: &Path, stop: &AtomicBool) -> u64 {
         words[at] = n + 1;
         if n % 4096 == 0 {
             // SAFETY: the mapping from above.
-            assert_eq!(unsafe { libc::msync(words.as_mut_ptr().cast(), WORDS * 8, libc::MS_SYNC) }, 0);
+            let synced = unsafe { libc::msync(words.as_mut_ptr().cast(), WORDS * 8, libc::MS_SYNC) };
+            assert_eq!(synced, 0, "msync: {}", std::io::Error::last_os_error());
         }
     });
     let expected = words.to_vec();
