@@ -39,6 +39,7 @@ use journal::Journal;
 use mount::MountPoint;
 use outside::Outside;
 use parking_lot::Mutex;
+use session::Prepared;
 use shell::Shell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -119,18 +120,18 @@ impl Mount {
         };
         let work = Arc::new(Work::new(Arc::clone(posix), env.clone(), hands, connection, None, options.threads));
         let device = point.mount()?;
-        let begun = session::begin(Shell::new(Arc::clone(&work)), device, options.threads).and_then(|session| {
+        let begun = session::begin(Shell::new(Arc::clone(&work)), device, options.threads).and_then(|prepared| {
             let init = work.init().ok_or_else(|| Fault::new(FaultKind::Local, "the kernel sent no INIT"))?;
             if !init.can_resend() {
                 work.keep_journal(Journal::create(posix.cache().dir())?);
             }
             if let Some(holder) = holder {
-                holder.keep(session.as_fd(), init, &options.dir)?;
+                holder.keep(prepared.device(), init, &options.dir)?;
             }
-            Ok(session)
+            Ok(prepared)
         });
-        match begun {
-            Ok(session) => Self::serve(options, work, session),
+        match begun.and_then(|prepared| Self::serve(options, work, prepared)) {
+            Ok(mount) => Ok(mount),
             Err(error) => {
                 if let Err(error) = mount::unmount(&options.dir, true) {
                     tracing::warn!(%error, "a mount that could not be served is left behind");
@@ -158,16 +159,12 @@ impl Mount {
             tracing::warn!(ended, "this kernel (before 6.9) cannot send requests again: those under way at the crash end with EIO");
             work.keep_journal(journal);
         }
-        let session = session::resume(Shell::new(Arc::clone(&work)), &held.device, held.init, options.threads)?;
-        Self::serve(options, work, session)
+        let prepared = session::resume(Shell::new(Arc::clone(&work)), &held.device, held.init, options.threads)?;
+        Self::serve(options, work, prepared)
     }
 
-    fn serve(options: &MountOptions, work: Arc<Work>, session: fuser::Session<Shell>) -> Result<Self, Fault> {
-        let connection = session.as_fd().try_clone_to_owned()?;
-        let session = std::thread::Builder::new()
-            .name("fuse-session".to_owned())
-            .spawn(move || session.run())
-            .map_err(|e| Fault::with(FaultKind::Local, "no thread to serve the mount", e))?;
+    fn serve(options: &MountOptions, work: Arc<Work>, prepared: Prepared) -> Result<Self, Fault> {
+        let (connection, session) = prepared.serve(work.muster(), options.threads.max(1))?;
         let device = find(&options.dir)?.map(|mounted| mounted.device).unwrap_or_default();
         let mount = Self { options: options.clone(), work, device, connection, session: Mutex::new(Some(session)) };
         let knobs = mount.tune();

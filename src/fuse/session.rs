@@ -7,14 +7,20 @@
 //!
 //! Before the first read the kernel is asked to send again what the dead driver had read and not answered; after it, a new
 //! request could be carried out twice.
+//!
+//! **Threads first.** With a connection of its own, too, a session reads from such a pair first: one made-up request for each
+//! thread, which makes its buffer fit for what comes from the kernel (`buffers.rs`). The device is laid over the pair when
+//! all threads are.
 
+use super::buffers::Muster;
 use super::shell::Shell;
 use crate::types::{Fault, FaultKind};
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::thread::JoinHandle;
 
 /// Largest READ and WRITE: larger ones are not faster, and cost memory for every thread (measured).
 pub(super) const REQUEST_MAX: u32 = 1 << 20;
@@ -108,45 +114,107 @@ fn config(threads: usize) -> Config {
     config
 }
 
+/// A session whose INIT is done and whose threads are still to be started.
+pub(super) struct Prepared {
+    session: Session<Shell>,
+    device: OwnedFd,
+    // Its other end is what the session reads from until its threads are ready.
+    ours: OwnedFd,
+}
+
+impl Prepared {
+    /// The connection.
+    pub(super) fn device(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+
+    /// Starts the threads, makes each of them ready, and has them read the device. Returns the connection, and who ends with it.
+    pub(super) fn serve(self, muster: &Muster, threads: usize) -> Result<(OwnedFd, JoinHandle<io::Result<()>>), Fault> {
+        let Self { session, device, ours } = self;
+        let number = session.as_fd().as_raw_fd();
+        let started = std::thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(move || session.run())
+            .map_err(failed("no thread to serve the mount"))?;
+        let sent = (0..threads).try_for_each(|_| nix::unistd::write(&ours, &made_up_bmap()).map(drop));
+        let ready = sent.is_ok() && muster.wait_for(threads);
+        let laid = if ready { lay(device.as_fd(), number) } else { Err(io::Error::from(io::ErrorKind::TimedOut)) };
+        // Unless the device is laid over it, the threads meet the end of the pair now.
+        drop(ours);
+        muster.dismiss();
+        laid.map_err(failed("making the threads that serve the mount ready"))?;
+        Ok((device, started))
+    }
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> Fault {
+    move |error| Fault::with(FaultKind::Local, format!("the FUSE connection: {step}"), error)
+}
+
+// A message is one read.
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+// From now on that number, which somebody owns, is this file.
+fn lay(file: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: both are open descriptors; the second stays its owner's.
+    let laid = unsafe { libc::dup3(file.as_raw_fd(), number, libc::O_CLOEXEC) };
+    if laid < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// On a descriptor just mounted: reads and answers INIT.
-pub(super) fn begin(shell: Shell, device: OwnedFd, threads: usize) -> Result<Session<Shell>, Fault> {
-    Session::from_fd(shell, device, SessionACL::All, config(threads))
-        .map_err(|e| Fault::with(FaultKind::Local, "the kernel and this driver did not agree on a FUSE connection", e))
+pub(super) fn begin(shell: Shell, device: OwnedFd, threads: usize) -> Result<Prepared, Fault> {
+    let session = Session::from_fd(shell, device, SessionACL::All, config(threads)).map_err(failed("INIT"))?;
+    let device = session.as_fd().try_clone_to_owned().map_err(failed("another descriptor of it"))?;
+    let (ours, theirs) = pair().map_err(failed("a socket pair"))?;
+    lay(theirs.as_fd(), session.as_fd().as_raw_fd()).map_err(failed("laying a socket over the device"))?;
+    Ok(Prepared { session, device, ours })
 }
 
 /// On the live descriptor of a driver that died.
-pub(super) fn resume(shell: Shell, device: &OwnedFd, init: Init, threads: usize) -> Result<Session<Shell>, Fault> {
-    let failed = |step: &'static str| move |e: io::Error| Fault::with(FaultKind::Local, format!("taking the mount over: {step}"), e);
+pub(super) fn resume(shell: Shell, device: &OwnedFd, init: Init, threads: usize) -> Result<Prepared, Fault> {
     if init.can_resend() {
         resend(device.as_fd()).map_err(failed("asking for the requests under way"))?;
     }
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(|e| failed("a socket pair")(e.into()))?;
+    let (ours, theirs) = pair().map_err(failed("a socket pair"))?;
     nix::unistd::write(&ours, &made_up_init(init)).map_err(|e| failed("the made-up INIT")(e.into()))?;
     let session = Session::from_fd(shell, theirs, SessionACL::All, config(threads)).map_err(failed("the made-up INIT"))?;
     let mut thrown_away = [0; 256];
     nix::unistd::read(&ours, &mut thrown_away).map_err(|e| failed("the answer to the made-up INIT")(e.into()))?;
-    // SAFETY: both are open descriptors; the second is the session's own, which goes on under the same number.
-    let laid = unsafe { libc::dup3(device.as_raw_fd(), session.as_fd().as_raw_fd(), libc::O_CLOEXEC) };
-    if laid < 0 {
-        return Err(failed("laying the device over the socket")(io::Error::last_os_error()));
-    }
-    Ok(session)
+    let device = device.try_clone().map_err(failed("another descriptor of it"))?;
+    Ok(Prepared { session, device, ours })
 }
 
 // fuse_in_header (40 bytes) and fuse_init_in (64 bytes).
 fn made_up_init(init: Init) -> [u8; 104] {
     const OPCODE_INIT: u32 = 26;
-    let mut words = [0u32; 26];
-    words[0] = 104;
-    words[1] = OPCODE_INIT;
-    words[2] = 2; // the request's number
+    let mut words: [u32; 26] = header(104, OPCODE_INIT);
     words[10] = 7; // major version
     words[11] = init.minor;
     words[12] = REQUEST_MAX; // max_readahead
     words[13] = init.capabilities as u32 | InitFlags::FUSE_INIT_EXT.bits() as u32;
     words[14] = (init.capabilities >> 32) as u32;
-    let mut bytes = [0; 104];
+    to_bytes(words)
+}
+
+// fuse_in_header and fuse_bmap_in (16 bytes): the kernel sends none to a file system without a block device, so it can mean this.
+fn made_up_bmap() -> [u8; 56] {
+    const OPCODE_BMAP: u32 = 37;
+    to_bytes(header::<14>(56, OPCODE_BMAP))
+}
+
+fn header<const WORDS: usize>(length: u32, opcode: u32) -> [u32; WORDS] {
+    let mut words = [0; WORDS];
+    words[0] = length;
+    words[1] = opcode;
+    words[2] = 2; // the request's number
+    words[4] = 1; // the root's
+    words
+}
+
+fn to_bytes<const WORDS: usize, const BYTES: usize>(words: [u32; WORDS]) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
     for (slot, word) in bytes.chunks_exact_mut(4).zip(words) {
         slot.copy_from_slice(&word.to_ne_bytes());
     }

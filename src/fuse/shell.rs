@@ -13,8 +13,8 @@ use crate::types::{Attr, PAGE};
 use crate::volume::{Caller, NewEntry, Posix, PosixError, RenameMode, Seek, SetAttr};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, INodeNo, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -107,6 +107,12 @@ impl Filesystem for Shell {
             self.work.set_init(negotiate(config)?);
         }
         Ok(())
+    }
+
+    /// Not the kernel's: the first request of each thread (see `session`).
+    fn bmap(&self, request: &Request, _ino: INodeNo, _blocksize: u32, _index: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+        self.work.muster().report(request);
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

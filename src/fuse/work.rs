@@ -4,6 +4,7 @@
 //! answer, *syncs* wait for the disk.
 
 use super::attr::{FOREVER, GENERATION, to_fuser};
+use super::buffers::Muster;
 use super::errno::errno;
 use super::holder::Holder;
 use super::journal::Journal;
@@ -45,6 +46,7 @@ pub(super) struct Work {
     connection: u64,
     init: Mutex<Option<Init>>,
     ended: AtomicBool,
+    muster: Muster,
     fetches: Pool,
     flushes: Pool,
     syncs: Pool,
@@ -66,6 +68,7 @@ impl Work {
             connection,
             init: Mutex::new(init),
             ended: AtomicBool::new(false),
+            muster: Muster::default(),
             fetches: Pool::new("fuse-fetch", FETCH_THREADS),
             flushes: Pool::new("fuse-flush", FLUSH_THREADS),
             syncs: Pool::new("fuse-sync", SYNC_THREADS),
@@ -109,9 +112,13 @@ impl Work {
         }
     }
 
+    /// Where the threads that read the device wait for one another at first.
+    pub(super) fn muster(&self) -> &Muster {
+        &self.muster
+    }
+
     /// First of all, on the thread that has read it.
     pub(super) fn received(&self, request: &Request) {
-        super::buffers::hold(request);
         if let Some(journal) = self.journal.get() {
             journal.note(request.unique().0);
         }

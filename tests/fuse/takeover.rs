@@ -218,6 +218,26 @@ fn a_killed_driver_is_a_pause() {
     supervised.end();
 }
 
+// What a process has locked in memory, in KiB.
+fn locked(process: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+// A request that is being copied to a thread which is killed ends with EIO where a page of its buffer is not there yet.
+#[test]
+fn no_thread_reads_the_device_before_its_buffer_is_there() {
+    const LARGEST_WRITE: u64 = 1 << 10;
+    let mut supervised = Supervised::start("");
+    let threads = MountOptions::new("", "").threads as u64;
+    fs::metadata(supervised.dir().join("no such name")).unwrap_err();
+    assert!(locked(supervised.driver()) > threads * LARGEST_WRITE, "at first");
+    supervised.kill();
+    assert!(locked(supervised.driver()) > threads * LARGEST_WRITE, "in the next driver");
+    supervised.end();
+}
+
 #[test]
 fn what_was_done_and_not_answered_is_answered_and_not_done_again() {
     let mut replayed = 0;
