@@ -13,7 +13,7 @@ use super::types::CacheError;
 use super::update::{drop_inode, put_link, put_target, put_xattr};
 use super::{Cache, db, length};
 use crate::types::{ByteRange, Ino, PAGE, RangeSet};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 // What the log knows of a file's bytes that its data file may not have.
@@ -42,8 +42,9 @@ impl Copies {
 struct Replay<'a> {
     cache: &'a Cache,
     power_lost: bool,
-    files: HashMap<Ino, Arc<DataFile>>,
-    copies: HashMap<Ino, Copies>,
+    // In order, so that the same replay leaves the same cache (I20).
+    files: BTreeMap<Ino, Arc<DataFile>>,
+    copies: BTreeMap<Ino, Copies>,
     // The records before it are in the metadata already.
     meta_lsn: u64,
 }
@@ -52,7 +53,7 @@ struct Replay<'a> {
 /// written, and a flush has failed.
 pub(super) fn replay(cache: &Cache, mut scan: Scan<'_>, power_lost: bool, redo: bool) -> Result<(u64, u64), CacheError> {
     let meta_lsn = cache.meta.lock().lsn;
-    let mut replay = Replay { cache, power_lost, files: HashMap::new(), copies: HashMap::new(), meta_lsn };
+    let mut replay = Replay { cache, power_lost, files: BTreeMap::new(), copies: BTreeMap::new(), meta_lsn };
     let mut count = 0;
     while let Some((lsn, payload)) = scan.next()? {
         // It passed its checksum: this version did not write it.
