@@ -9,11 +9,11 @@ mod harness;
 use client::Question;
 use harness::command::{run, succeed};
 use harness::lab;
-use harness::process::{at_home, in_mount_table};
+use harness::process::{at_home, in_mount_table, wait_until_gone};
 use holdfast::rpc::csi::volume_capability::access_mode::Mode;
 use holdfast::rpc::csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use holdfast::rpc::csi::*;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,6 +34,9 @@ struct Machine<'a> {
     cluster: &'a Cluster,
     name: &'static str,
     arguments: &'static [&'static str],
+    /// The driver and all that it starts end at once, as a container does; its keeper is another container.
+    contained: bool,
+    keeper: Option<Child>,
     driver: Option<Child>,
 }
 
@@ -56,7 +59,16 @@ impl Cluster {
 
     fn machine_with(&self, name: &'static str, arguments: &'static [&'static str]) -> Machine<'_> {
         std::fs::create_dir_all(self.lab.path().join(name)).expect("a directory");
-        let mut machine = Machine { cluster: self, name, arguments, driver: None };
+        let mut machine = Machine { cluster: self, name, arguments, contained: false, keeper: None, driver: None };
+        machine.start();
+        machine
+    }
+
+    /// One whose driver is a container, and its keeper another.
+    fn machine_of_containers(&self, name: &'static str) -> Machine<'_> {
+        std::fs::create_dir_all(self.lab.path().join(name)).expect("a directory");
+        let mut machine = Machine { cluster: self, name, arguments: &["--keeper-apart"], contained: true, keeper: None, driver: None };
+        machine.start_keeper();
         machine.start();
         machine
     }
@@ -80,7 +92,10 @@ impl Machine<'_> {
 
     fn start(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.at("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        let mut command = Command::new(if self.contained { "unshare" } else { env!("CARGO_BIN_EXE_holdfast") });
+        if self.contained {
+            command.args(["--pid", "--fork", "--kill-child=KILL", env!("CARGO_BIN_EXE_holdfast")]);
+        }
         at_home(&mut command, &self.at("home"));
         command.args(["csi", "--controller", "--node", "--cluster", "home", "--node-id", self.name]).args(self.arguments);
         command.arg("--endpoint").arg(format!("unix://{}", self.text("csi.sock"))).arg("--state").arg(self.at("state"));
@@ -96,12 +111,39 @@ impl Machine<'_> {
         self.driver = Some(driver);
     }
 
+    /// In the place of the one before.
+    fn start_keeper(&mut self) {
+        self.end_keeper();
+        let mut keeper = Command::new(env!("CARGO_BIN_EXE_holdfast-keeper"));
+        at_home(&mut keeper, &self.at("home"));
+        self.keeper = Some(keeper.arg("--socket").arg(self.at("home/run/keeper.socket")).spawn().expect("the keeper starts"));
+    }
+
+    fn end_keeper(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            keeper.kill().and_then(|()| keeper.wait()).expect("the keeper's end");
+        }
+    }
+
     /// `kill -9` of the driver, and the next one.
     fn restart(&mut self) {
+        let inside = if self.contained { self.children(1) } else { Vec::new() };
         let mut driver = self.driver.take().expect("a driver");
         driver.kill().expect("kill");
         driver.wait().expect("its end");
+        inside.into_iter().for_each(wait_until_gone);
         self.start();
+    }
+
+    /// The children of process 1 of the container, or of what started it.
+    fn children(&self, depth: usize) -> Vec<u32> {
+        let mut all = vec![self.driver.as_ref().expect("a driver").id()];
+        for _ in 0..depth {
+            let of = all[0];
+            let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).expect("its children");
+            all = text.split_whitespace().map(|pid| pid.parse().expect("a number")).collect();
+        }
+        all
     }
 
     fn log(&self) -> String {
@@ -187,9 +229,9 @@ impl Drop for Machine<'_> {
         if std::thread::panicking() {
             println!("the log of {}:\n{}", self.name, self.log());
         }
-        if let Some(mut driver) = self.driver.take() {
-            let _ = driver.kill();
-            let _ = driver.wait();
+        for mut process in [self.driver.take(), self.keeper.take()].into_iter().flatten() {
+            let _ = process.kill();
+            let _ = process.wait();
         }
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let of = self.at("");
@@ -333,6 +375,54 @@ fn group_of_a_pod_can_write_and_private_files_stay_private() {
     assert_eq!((private.mode() & 0o7777, private.gid()), (0o700, 0));
     machine.unpublish(&id, "pod");
     machine.unstage(&id);
+}
+
+#[test]
+fn container_of_the_driver_ends_and_the_next_one_takes_its_mounts_up() {
+    let cluster = Cluster::new();
+    let mut machine = cluster.machine_of_containers("node-a");
+    let id = machine.create(NAME, GIB).volume_id;
+    machine.stage(&id, "").expect("staged");
+    let pod = machine.publish(&id, "pod", false, "");
+    // In a process of its own: a driver that is started from here would begin by closing what is open here, and wait for itself.
+    let writes = "exec 3>>open; while read line; do echo \"$line\" >&3 && sync open && echo written; done";
+    let mut writer = Command::new("sh");
+    let mut writer = writer.args(["-c", writes]).current_dir(&pod).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+    let mut says = std::io::BufReader::new(writer.stdout.take().expect("a pipe")).lines();
+    for round in 0..3 {
+        // Every process of the mount ends, whichever it is.
+        machine.restart();
+        writeln!(writer.stdin.as_mut().expect("a pipe"), "round {round}").expect("a line");
+        assert_eq!(says.next().expect("a line").expect("a line"), "written", "an open file goes on");
+        std::fs::write(pod.join(format!("new {round}")), "made").expect("a file");
+    }
+    drop(writer.stdin.take());
+    assert!(writer.wait().expect("its end").success());
+    assert_eq!(std::fs::read_to_string(pod.join("open")).expect("read"), "round 0\nround 1\nround 2\n");
+    // With another keeper, which is told of the mount by those who serve it.
+    machine.start_keeper();
+    let status = || {
+        let mut asked = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        at_home(&mut asked, &machine.at("home"));
+        String::from_utf8(asked.args(["status", "--json"]).output().expect("status").stdout).expect("text")
+    };
+    while !status().contains("\"keeper\"") {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    machine.restart();
+    assert_eq!(std::fs::read_to_string(pod.join("new 2")).expect("read"), "made");
+    machine.unpublish(&id, "pod");
+    machine.unstage(&id);
+    // What served the mount was process 1's in the end, and it takes it: beside the driver itself nothing is left there.
+    while machine.children(2).len() != 1 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let probe = |endpoint: String| Command::new(env!("CARGO_BIN_EXE_holdfast")).args(["csi", "--probe", "--endpoint", &endpoint]).status();
+    assert_eq!(probe(format!("unix://{}", machine.text("csi.sock"))).expect("a probe").code(), Some(0));
+    assert_eq!(probe(format!("unix://{}", machine.text("nobody.sock"))).expect("a probe").code(), Some(5));
+    // A signal to process 1 ends it in order.
+    run("kill", ["-TERM", &machine.children(1)[0].to_string()]);
+    assert_eq!(machine.driver.take().expect("a driver").wait().expect("its end").code(), Some(0));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use tempfile::TempDir;
 
 #[path = "keeper/show.rs"]
 mod show;
@@ -220,25 +221,23 @@ fn whoever_dies_is_brought_back_by_the_others() {
 }
 
 /// A mount whose driver serves, and has not said so to anybody yet; it goes on when the file is removed.
-fn held_before_it_watches() -> (Kept, PathBuf) {
-    let mut held = None;
+fn held_before_it_watches() -> (Kept, TempDir, PathBuf) {
+    let dir = TempDir::new().unwrap();
+    let held = dir.path().join("held");
     let kept = Kept::with(|command| {
-        let home = command.get_envs().find(|(name, _)| *name == "HOME").unwrap().1.unwrap();
-        let file = held.insert(PathBuf::from(home).join("held"));
-        command.env("HOLDFAST_FAILPOINTS", "cli.after_mount_before_watch:1:wait").env("HOLDFAST_FAILPOINTS_ONCE", file);
+        command.env("HOLDFAST_FAILPOINTS", "cli.after_mount_before_watch:1:wait").env("HOLDFAST_FAILPOINTS_ONCE", &held);
     });
-    let held = held.unwrap();
     let began = Instant::now();
     while !held.exists() {
         assert!(began.elapsed() < PATIENCE, "never held\n{}", kept.log());
         std::thread::yield_now();
     }
-    (kept, held)
+    (kept, dir, held)
 }
 
 #[test]
 fn keeper_and_supervisor_die_before_a_new_driver_watches() {
-    let (kept, held) = held_before_it_watches();
+    let (kept, _dir, held) = held_before_it_watches();
     let [keeper, supervisor, driver] = kept.three();
     [keeper, supervisor].into_iter().for_each(kill);
     [keeper, supervisor].into_iter().for_each(wait_until_gone);
@@ -251,7 +250,7 @@ fn keeper_and_supervisor_die_before_a_new_driver_watches() {
 
 #[test]
 fn unmount_right_after_mount_is_not_too_early() {
-    let (kept, held) = held_before_it_watches();
+    let (kept, _dir, held) = held_before_it_watches();
     let root = kept.root();
     std::thread::scope(|scope| {
         let unmounted = scope.spawn(|| kept.rig.run("first", &["unmount", &root.display().to_string()]));

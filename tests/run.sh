@@ -30,12 +30,19 @@ part_xfs() { tests/xfs.sh; }
 part_cli() { THREADS=1 suite cli restore history; }
 # Upstream's tests of the Kubernetes driver, with FUSE and without privileges, and our own.
 part_csi() { csi-sanity/run.sh && THREADS=1 suite csi; }
+# The image of this build, used as a container would; the manifests, where there is a Helm that says what they should be.
+part_deploy() {
+    deploy/test.py
+    local helm
+    helm=$(command -v helm || echo target/test-cluster/helm)
+    [ ! -x "$helm" ] || HELM=$(realpath "$helm") deploy/manifests.sh --check
+}
 part_apps() { THREADS=1 suite apps; }
 # Two commands a person would give, and every workload of the benchmarks once, so that neither rots.
 part_demo() { HOLDFAST="$PWD/target/debug/holdfast" DEMO_FILES=300 tests/demo.sh; }
 part_bench() { cargo bench --quiet --profile dev --bench speed -- --smoke --systems ext4,bare,holdfast-file,holdfast-s3; }
 
-all=(setup build lint tidy unit model store sim fuse posix crash power xfs cli csi apps demo bench)
+all=(setup build lint tidy unit model store sim fuse posix crash power xfs cli csi deploy apps demo bench)
 # A test file that no part names would never run.
 for file in tests/*.rs; do
     name=$(basename "$file" .rs)

@@ -258,6 +258,12 @@ impl Kept {
         self.0.iter().flat_map(|held| &held.mounts).find(|mount| mount.dir == dir.as_os_str().as_bytes())
     }
 
+    /// Where it holds a mount that waits for somebody to attend it.
+    pub(super) fn unattended(&self) -> Vec<PathBuf> {
+        let held = self.0.iter().flat_map(|held| &held.mounts).filter(|mount| mount.attendant == 0);
+        held.map(|mount| PathBuf::from(std::ffi::OsStr::from_bytes(&mount.dir))).collect()
+    }
+
     /// The keeper's process, if it holds this mount.
     pub(super) fn holder_of(&self, dir: Option<&str>) -> Option<u32> {
         self.find(Path::new(dir?))?;

@@ -64,6 +64,9 @@ pub struct MountArgs {
     /// Do without a keeper: when the mount's supervisor and its driver die at once, the mount ends
     #[arg(long, env = "HOLDFAST_NO_KEEPER", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub no_keeper: bool,
+    /// The keeper is run by others, who see to it that it is there: none is started here, and it starts nobody
+    #[arg(long, env = "HOLDFAST_KEEPER_APART", hide_env_values = true, conflicts_with = "no_keeper", value_parser = FalseyValueParser::new())]
+    pub keeper_apart: bool,
     /// Threads that answer the kernel
     #[arg(long, default_value_t = 4, value_name = "N", env = "HOLDFAST_THREADS", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: u16,
@@ -214,13 +217,13 @@ pub(super) fn custody(context: &Context, args: &MountArgs, dir: &Path) -> Result
     restart.extend(inner_arguments());
     Ok(Some(Custody {
         run_dir: std::path::absolute(&context.settings.run_dir)?,
-        program: own.with_file_name(keeper::PROGRAM),
+        program: (!args.keeper_apart).then(|| own.with_file_name(keeper::PROGRAM)),
         dir: dir.to_path_buf(),
         volume: args.volume.as_str().to_owned(),
         cache: std::path::absolute(context.settings.cache_of(&args.volume))?,
         log: std::path::absolute(log_path(context, &args.volume))?,
-        // In the foreground whoever started this one starts the next: a unit, a container.
-        restart: (!args.foreground).then_some(restart),
+        // In the foreground whoever started this one starts the next: a unit, a container. A keeper apart is in another container, perhaps.
+        restart: (!args.foreground && !args.keeper_apart).then_some(restart),
         say: tell,
     }))
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `server.rs` | the socket, and which method is which |
 //! | `identity.rs`, `controller.rs`, `node.rs` | the three services |
+//! | `probe.rs` | whether another process answers |
 //! | `valid.rs` | fields of requests: pure |
 //! | `status.rs` | what became of a request -> its status |
 //!
@@ -13,6 +14,7 @@
 mod controller;
 mod identity;
 mod node;
+mod probe;
 mod server;
 mod status;
 mod valid;
@@ -20,6 +22,7 @@ mod valid;
 #[cfg(test)]
 mod tests;
 
+pub use probe::probe;
 pub use server::{Server, serve};
 pub use status::code;
 

@@ -42,12 +42,7 @@ impl Server {
     /// # Errors
     /// [`FaultKind::Invalid`]: that is no such endpoint; [`FaultKind::Busy`]: somebody listens there.
     pub async fn listen(endpoint: &str) -> Result<Self, Fault> {
-        let path = endpoint.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
-        let path = path.filter(|path| path.extension().is_some_and(|extension| extension == "sock"));
-        let Some(path) = path.map(Path::to_owned) else {
-            let why = format!("`{}` is no endpoint: it is unix:// and an absolute path that ends in .sock", endpoint.escape_debug());
-            return Err(Fault::new(FaultKind::Invalid, why));
-        };
+        let path = socket_of(endpoint)?;
         let cannot = |error| Fault::with(FaultKind::Local, format!("cannot listen at {}", path.display()), error);
         if std::fs::symlink_metadata(&path).is_ok_and(|there| there.file_type().is_socket()) {
             if UnixStream::connect(&path).await.is_ok() {
@@ -58,6 +53,16 @@ impl Server {
         let listener = UnixListener::bind(&path).map_err(cannot)?;
         Ok(Self { path, listener })
     }
+}
+
+/// The path in an endpoint.
+pub(super) fn socket_of(endpoint: &str) -> Result<PathBuf, Fault> {
+    let path = endpoint.strip_prefix("unix://").map(Path::new).filter(|path| path.is_absolute());
+    let path = path.filter(|path| path.extension().is_some_and(|extension| extension == "sock"));
+    path.map(Path::to_owned).ok_or_else(|| {
+        let why = format!("`{}` is no endpoint: it is unix:// and an absolute path that ends in .sock", endpoint.escape_debug());
+        Fault::new(FaultKind::Invalid, why)
+    })
 }
 
 impl Drop for Server {

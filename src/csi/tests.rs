@@ -276,6 +276,18 @@ async fn machine_that_starts_anew_stages_anew() {
 }
 
 #[tokio::test]
+async fn mount_that_nobody_attends_is_taken_up_by_the_next_driver() {
+    let lab = Lab::new().await;
+    let id = lab.create(NAME, 0).await.unwrap().volume_id;
+    lab.stage(&id, capability(WRITER)).await.unwrap();
+    lab.driver().node.unwrap().take_up().await;
+    assert!(lab.machine.taken_up().is_empty(), "it is attended");
+    lab.machine.forsake();
+    lab.driver().node.unwrap().take_up().await;
+    assert_eq!(lab.machine.taken_up(), lab.machine.mounts());
+}
+
+#[tokio::test]
 async fn nothing_waits_for_a_store_or_a_driver_that_is_away() {
     let lab = Lab::new().await;
     let id = lab.create(NAME, 0).await.unwrap().volume_id;

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// What is armed. A component, not a global: two volumes of one process can have different ones.
 ///
 /// `HOLDFAST_FAILPOINTS=name[:n[:wait]][,name...]` ends the process with SIGKILL at the n-th passage (default 1st) of `name`, or lets
-/// the thread that comes there wait until FILE (see below) is gone again.
+/// the thread that comes there wait until FILE (see below) is gone; it then makes it anew.
 /// With `HOLDFAST_FAILPOINTS_ONCE=FILE` only one process ever ends (or waits) so: the one that creates FILE (so that a successor with the same
 /// environment lives, and a test can see that the place was reached). Without the variables a passage costs one branch.
 #[derive(Clone, Default)]
@@ -91,4 +91,6 @@ fn wait_for_removal(file: &Path) {
     while file.exists() {
         std::thread::sleep(Duration::from_millis(1));
     }
+    // Before this process goes on, so that none after it waits.
+    let _ = std::fs::File::create_new(file);
 }

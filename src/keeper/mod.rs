@@ -106,14 +106,19 @@ impl Line {
         Self { stream, at: socket_path(run_dir) }
     }
 
-    /// The same; a keeper is started when none listens. Of many who try at once one starts it.
+    /// The same; a keeper is started when none listens, if there is a program for it. Of many who try at once one starts it.
     ///
     /// # Errors
-    /// The program is not there or does not start, or others may write to the run directory.
-    pub fn connect_or_start(run_dir: &Path, program: &Path) -> Result<Self, Fault> {
+    /// The program is not there or does not start, or others may write to the run directory; without a program: none listens.
+    pub fn connect_or_start(run_dir: &Path, program: Option<&Path>) -> Result<Self, Fault> {
         if let Some(line) = Self::connect(run_dir)? {
             return Ok(line);
         }
+        let Some(program) = program else {
+            let at = socket_path(run_dir);
+            let message = format!("no keeper listens at {}, and who runs it is to start it (--keeper-apart)", at.display());
+            return Err(Fault::new(FaultKind::Local, message));
+        };
         let cannot = |error: io::Error| Fault::with(FaultKind::Local, format!("the keeper {} cannot be started", program.display()), error);
         make_run_dir(run_dir).map_err(cannot)?;
         if std::fs::metadata(run_dir).map_err(cannot)?.mode() & 0o022 != 0 {
@@ -224,12 +229,18 @@ impl Line {
     fn confused(&self, answer: Answer) -> Fault {
         let at = self.at.display();
         match answer {
-            Answer::Busy(process) => Fault::new(FaultKind::Busy, format!("process {process} attends that mount already (keeper at {at})")),
+            Answer::Busy(process) => Fault::new(FaultKind::Busy, format!("{} attends that mount already (keeper at {at})", named(process))),
             Answer::Nothing => Fault::new(FaultKind::NotFound, format!("the keeper at {at} holds no such mount")),
             Answer::Refused(why) => Fault::new(FaultKind::Local, format!("the keeper at {at}: {}", String::from_utf8_lossy(&why))),
             other => Fault::new(FaultKind::Local, format!("the keeper at {at} answered {other:?}: is it another version?")),
         }
     }
+}
+
+/// A process of a keeper's answer, for a person.
+#[must_use]
+pub fn named(process: u32) -> String {
+    if process == wire::UNSEEN { "a process of another container".to_owned() } else { format!("process {process}") }
 }
 
 fn bytes(path: &Path) -> Vec<u8> {

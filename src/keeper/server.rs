@@ -6,7 +6,7 @@
 use super::line::{receive, send};
 use super::mount::Mount;
 use super::say;
-use super::wire::{Answer, LINES_MAX, MESSAGE_MAX, MOUNTS_MAX, Record, Request, STANDING_MAX};
+use super::wire::{Answer, LINES_MAX, MESSAGE_MAX, MOUNTS_MAX, Record, Request, STANDING_MAX, UNSEEN};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, SockFlag, accept4, getsockopt, sockopt};
@@ -112,7 +112,7 @@ impl Keeper {
             return say(&format!("user {} is not heard", peer.uid()));
         }
         self.next_name += 1;
-        self.lines.push(Line { stream, name: self.next_name, process: u32::try_from(peer.pid()).unwrap_or(0) });
+        self.lines.push(Line { stream, name: self.next_name, process: number_of(peer.pid()) });
     }
 
     // False: hang up.
@@ -248,5 +248,20 @@ impl Keeper {
     fn drop_mounts(&mut self, which: impl Fn(&Mount) -> bool) {
         let gone = self.mounts.extract_if(.., |mount| which(mount));
         self.orphans.extend(gone.filter_map(|mut mount| mount.started.take()));
+    }
+}
+
+// A process of another container has no number here, which is told as 0: but there is one.
+fn number_of(process: i32) -> u32 {
+    u32::try_from(process).ok().filter(|process| *process > 0).unwrap_or(UNSEEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_another_container_is_not_nobody() {
+        assert_eq!([number_of(1), number_of(0), number_of(-1)], [1, UNSEEN, UNSEEN]);
     }
 }

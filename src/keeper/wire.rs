@@ -31,6 +31,8 @@ pub const MOUNTS_MAX: usize = 256;
 pub const LINES_MAX: usize = 512;
 /// Arguments, and variables, of one command.
 pub const WORDS_MAX: usize = 4096;
+/// In the place of a process: it is in another container than the keeper, which has no number for it.
+pub const UNSEEN: u32 = u32::MAX;
 /// Bytes of a path, a name, a note.
 const TEXT_MAX: usize = 4096;
 /// Bytes of the recorded INIT.
@@ -74,7 +76,7 @@ pub struct Standing {
     pub volume: Vec<u8>,
     /// The directory of its cache.
     pub cache: Vec<u8>,
-    /// The process that attends it; 0: nobody does.
+    /// The process that attends it; 0: nobody does; [`UNSEEN`]: one does that the keeper cannot see.
     pub attendant: u32,
     /// The driver's process; 0: none serves.
     pub driver: u32,

@@ -21,6 +21,8 @@ struct Machine {
     held: bool,
     drains: bool,
     silent: bool,
+    forsaken: bool,
+    taken_up: Vec<Order>,
 }
 
 impl Fake {
@@ -37,6 +39,17 @@ impl Fake {
     /// No driver answers, or each does.
     pub fn silence(&self, silent: bool) {
         self.0.lock().silent = silent;
+    }
+
+    /// Nobody attends the mounts any more.
+    pub fn forsake(&self) {
+        self.0.lock().forsaken = true;
+    }
+
+    /// What was taken up.
+    #[must_use]
+    pub fn taken_up(&self) -> Vec<Order> {
+        self.0.lock().taken_up.clone()
     }
 
     /// The machine starts anew: nothing is mounted any more.
@@ -85,6 +98,16 @@ impl Mounter for Fake {
             return Err(Fault::new(FaultKind::Busy, "another node has the volume"));
         }
         machine.mounts.insert(order.dir.clone(), order.clone());
+        Ok(())
+    }
+
+    async fn unattended(&self) -> Result<Vec<PathBuf>, Fault> {
+        let machine = self.0.lock();
+        Ok(machine.mounts.keys().filter(|_| machine.forsaken).cloned().collect())
+    }
+
+    async fn take_up(&self, order: &Order) -> Result<(), Fault> {
+        self.0.lock().taken_up.push(order.clone());
         Ok(())
     }
 

@@ -141,6 +141,37 @@ impl Node {
         }
     }
 
+    /// Takes up what an earlier process of this driver left mounted, where nobody attends it any more. What cannot be taken up is told in
+    /// the log, and is tried by the next call; so is what another call is at.
+    pub async fn take_up(&self) {
+        let waiting = self.mounter.unattended().await.unwrap_or_else(|fault| {
+            tracing::warn!(%fault, "whether a mount waits for a driver is not known");
+            Vec::new()
+        });
+        for dir in waiting.iter().filter(|dir| dir.parent() == Some(self.mounts.as_path())) {
+            if let Err(problem) = self.take_up_one(dir).await {
+                tracing::error!(%problem, dir = %dir.display(), "a mount waits for a driver, and none can be started");
+            }
+        }
+    }
+
+    async fn take_up_one(&self, dir: &Path) -> Result<(), Problem> {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let Some(handle) = self.records.handle(&name)? else {
+            return Err(Fault::new(FaultKind::NotFound, "there is no record of its volume").into());
+        };
+        // Whoever has it may be about to unmount it: taken up then, it would be mounted again.
+        let Ok(_locked) = self.locks.lock(&handle.to_string()) else { return Ok(()) };
+        let still = self.mounter.unattended().await?.iter().any(|waiting| waiting == dir);
+        match self.records.load(&handle)?.filter(|_| still) {
+            Some(record) => {
+                tracing::warn!(volume = record.identity, "a mount that nobody attends is taken up");
+                Ok(self.mounter.take_up(&self.order(&handle, &record)?).await?)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Unmounts the volume. It drains for a bounded time; what is left goes on draining, with the log held.
     ///
     /// # Errors

@@ -58,6 +58,16 @@ pub trait Mounter: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`FaultKind::Busy`](crate::types::FaultKind::Busy): not yet, and what is waited for.
     async fn mount(&self, order: &Order, patience: Duration) -> Result<(), Fault>;
+    /// Where live mounts wait, on this machine, for somebody who attends them.
+    ///
+    /// # Errors
+    /// The machine cannot be asked.
+    async fn unattended(&self) -> Result<Vec<PathBuf>, Fault>;
+    /// Begins to attend such a mount; does not wait for its driver. One that is begun already goes on.
+    ///
+    /// # Errors
+    /// Nothing can be started for it.
+    async fn take_up(&self, order: &Order) -> Result<(), Fault>;
     /// Unmounts, and waits for what is in no commit as long as `patience`. A mount that is not there is unmounted.
     ///
     /// # Errors

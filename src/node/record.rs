@@ -46,17 +46,20 @@ impl Records {
     }
 
     fn path(&self, handle: &Handle) -> PathBuf {
-        self.0.join(format!("{}.json", handle.file_name()))
+        self.named(&handle.file_name())
+    }
+
+    fn named(&self, file_name: &str) -> PathBuf {
+        self.0.join(format!("{file_name}.json"))
     }
 
     pub(super) fn load(&self, handle: &Handle) -> Result<Option<Record>, Fault> {
-        let path = self.path(handle);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(trouble(&path, error)),
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| trouble(&path, error.into()))
+        read(&self.path(handle))
+    }
+
+    /// The handle whose file name this is, of what is known here.
+    pub(super) fn handle(&self, file_name: &str) -> Result<Option<Handle>, Fault> {
+        Ok(read(&self.named(file_name))?.and_then(|record| Handle::parse(&record.handle)))
     }
 
     /// Whole or not at all, whatever happens meanwhile.
@@ -80,6 +83,15 @@ impl Records {
             _ => Ok(()),
         }
     }
+}
+
+fn read(path: &Path) -> Result<Option<Record>, Fault> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(trouble(path, error)),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| trouble(path, error.into()))
 }
 
 fn trouble(path: &Path, error: std::io::Error) -> Fault {

@@ -36,6 +36,17 @@ s=github.com/kubernetes-csi
 build csi-provisioner $s/external-provisioner/v6/cmd/csi-provisioner "-X main.version=$(ver $s/external-provisioner/v6)"
 build csi-resizer $s/external-resizer/v2/cmd/csi-resizer "-X main.version=$(ver $s/external-resizer/v2)"
 
+# What installs the chart: of a module of its own, outside this one.
+HELM=v3.22.0
+if [ ! -x "$BIN/helm" ]; then
+  s=$SECONDS
+  u=$(mktemp -d)
+  (cd "$u" && GOBIN=$u nice go install -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$HELM" helm.sh/helm/v3/cmd/helm@$HELM) >&2
+  mv "$u/helm" "$BIN/helm"
+  rm -rf "$u"
+  echo "built helm in $((SECONDS - s)) s" >&2
+fi
+
 [ -e "$BIN/kubectl" ] || ln -s klab "$BIN/kubectl"
 # runc and a static busybox come out of Debian's packages, unpacked, not installed.
 if [ ! -x "$BIN/runc" ] || [ ! -x "$BIN/busybox" ]; then

@@ -24,6 +24,7 @@ workdir() {  # WORKDIR -> W and all that hangs from it
 }
 
 kubectl() { "$BIN/klab" kubectl "$@"; }
+helm() { "$BIN/helm" "$@"; }
 ctr() { CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 "$BIN/ctr" -a "$CRI" -n k8s.io "$@"; }
 
 # A process is known by its pid and its start time, so a pid that the kernel

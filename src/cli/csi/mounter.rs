@@ -69,15 +69,17 @@ pub(super) struct Mounts {
     flags: Flags,
     stores: Arc<Directory>,
     files: PathBuf,
+    keeper_apart: bool,
     pending: Mutex<BTreeMap<PathBuf, Pending>>,
 }
 
 impl Mounts {
-    pub(super) fn new(context: &Context, flags: &Flags, stores: Arc<Directory>, state: &Path) -> Result<Self, Fault> {
+    pub(super) fn new(context: &Context, flags: &Flags, stores: Arc<Directory>, state: &Path, keeper_apart: bool) -> Result<Self, Fault> {
         let files = state.join("settings");
         std::fs::create_dir_all(&files)?;
         let Context { env, settings, .. } = context;
-        Ok(Self { env: env.clone(), settings: settings.clone(), flags: flags.clone(), stores, files, pending: Mutex::default() })
+        let (env, settings, flags) = (env.clone(), settings.clone(), flags.clone());
+        Ok(Self { env, settings, flags, stores, files, keeper_apart, pending: Mutex::default() })
     }
 
     fn socket(&self, dir: &Path) -> PathBuf {
@@ -138,6 +140,9 @@ impl Mounts {
         command.arg("mount").arg(order.identity.as_str()).arg(&order.dir).arg("--wait").arg("--config").arg(settings);
         for (key, value) in self.flags.values.iter().filter(|(key, _)| !OWN_KEYS.contains(key)) {
             command.arg(format!("--{key}")).arg(value);
+        }
+        if self.keeper_apart {
+            command.arg("--keeper-apart");
         }
         if let Some(key) = &store.key {
             command.arg("--recovery-key").arg(key);
@@ -252,6 +257,15 @@ impl Mounter for Mounts {
             Some(Err((kind, why))) => Err(Fault::new(kind, why)),
             None => Err(Fault::new(FaultKind::Local, "the mount command was lost")),
         }
+    }
+
+    async fn unattended(&self) -> Result<Vec<PathBuf>, Fault> {
+        let run_dir = self.settings.run_dir.clone();
+        self.env.blocking(move || Ok::<_, Fault>(handover::kept(&run_dir).unattended())).await
+    }
+
+    async fn take_up(&self, order: &Order) -> Result<(), Fault> {
+        self.begin(order).map(drop)
     }
 
     async fn unmount(&self, dir: &Path, patience: Duration) -> Result<Drain, Fault> {

@@ -8,7 +8,7 @@ use super::supervisor::pidfd;
 use super::{HOLDER_VARIABLE, SUPERVISOR_VARIABLE};
 use crate::env::Env;
 use crate::keeper::wire::{Record, Restart};
-use crate::keeper::{Line, Taken, is_gone};
+use crate::keeper::{Line, Taken, is_gone, named};
 use crate::types::{Fault, FaultKind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, getppid};
@@ -28,8 +28,8 @@ pub(super) const LINE_VARIABLE: &str = "HOLDFAST_KEEPER_LINE";
 pub struct Custody {
     /// Where it listens.
     pub run_dir: PathBuf,
-    /// What is started when none does.
-    pub program: PathBuf,
+    /// What is started when none does; none: others see to it that one does.
+    pub program: Option<PathBuf>,
     /// The mount's directory, absolute: its name there.
     pub dir: PathBuf,
     /// The volume's identity.
@@ -38,7 +38,7 @@ pub struct Custody {
     pub cache: PathBuf,
     /// Where a successor's log goes.
     pub log: PathBuf,
-    /// The command of a supervisor like this one; none: whoever started this one starts the next (a unit, a container).
+    /// The command of a supervisor like this one; none: whoever started this one starts the next (a unit, a container, `csi`).
     pub restart: Option<Vec<std::ffi::OsString>>,
     /// Says a line to the person who waits.
     pub say: fn(&str),
@@ -114,7 +114,7 @@ fn supervisor() -> Result<Option<OwnedFd>, Fault> {
 }
 
 fn hand_back(custody: &Custody, device: BorrowedFd<'_>, init: Init) -> Result<(), Fault> {
-    let line = Line::connect_or_start(&custody.run_dir, &custody.program)?;
+    let line = Line::connect_or_start(&custody.run_dir, custody.program.as_deref())?;
     if line.list()?.mounts.iter().any(|mount| mount.dir == custody.dir.as_os_str().as_bytes()) {
         return Ok(());
     }
@@ -162,7 +162,7 @@ impl Custodian {
             Taken::Nothing => Ok(None),
             Taken::Busy(process) => {
                 let dir = custody.dir.display();
-                Err(Fault::new(FaultKind::Busy, format!("{dir} is mounted already: process {process} attends it")))
+                Err(Fault::new(FaultKind::Busy, format!("{dir} is mounted already: {} attends it", named(process))))
             }
             Taken::Kept { device, init, driver } => {
                 let Some(init) = Init::from_bytes(&init) else {
@@ -241,7 +241,7 @@ impl Custodian {
 
     fn connect(&mut self) {
         let Some(custody) = &self.custody else { return };
-        match Line::connect_or_start(&custody.run_dir, &custody.program) {
+        match Line::connect_or_start(&custody.run_dir, custody.program.as_deref()) {
             Ok(line) => {
                 self.line = Some(line);
                 self.said = false;
