@@ -21,6 +21,7 @@ mod workloads;
 use report::{Results, Sample, Total};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 use systems::{Lab, System};
 use workloads::{Place, Sizes, WORKLOADS, Workload};
 
@@ -92,17 +93,23 @@ fn measure(system: &mut System, workload: &Workload, place: &Place<'_>) -> Outco
 }
 
 fn round(number: u64, systems: &mut [System], options: &Options, archive: &Path, results: &mut Results) -> Outcome<()> {
-    for system in systems.iter() {
+    let mut systems: Vec<&mut System> = systems.iter_mut().filter(|system| !results.slow.contains(&system.name)).collect();
+    for system in &systems {
         std::fs::create_dir_all(system.root.join("work"))?;
     }
     let chosen = WORKLOADS.iter().filter(|workload| workload.name.contains(&options.workloads));
     for (index, workload) in chosen.enumerate() {
         for turn in 0..systems.len() {
             let count = systems.len();
-            let system = &mut systems[(turn + index + number as usize) % count];
+            let system = &mut *systems[(turn + index + number as usize) % count];
             let directory = system.root.join("work");
             let place = Place { directory: &directory, sizes: &options.sizes, archive, round: number };
+            let began = Instant::now();
             let sample = measure(system, workload, &place)?;
+            // It is measured in this round alone.
+            if began.elapsed() > workloads::PATIENCE {
+                results.slow.insert(system.name.clone());
+            }
             eprintln!("round {number}  {:<34} {:<14} {:>12.2} {}", workload.name, system.name, sample.value, workload.unit.name());
             results.add(&system.name, workload.name, sample);
         }

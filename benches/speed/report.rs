@@ -2,7 +2,7 @@
 
 use crate::process::Cost;
 use crate::workloads::{Unit, WORKLOADS};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// All that was measured.
@@ -15,6 +15,8 @@ pub(crate) struct Results {
     stored: BTreeMap<(String, &'static str), Vec<f64>>,
     cpu: BTreeMap<(String, &'static str), Vec<f64>>,
     pub(crate) totals: BTreeMap<String, Total>,
+    /// Systems that were measured in the first round alone.
+    pub(crate) slow: BTreeSet<String>,
 }
 
 /// What a system cost over all workloads.
@@ -116,7 +118,12 @@ impl Results {
             let verbs: Vec<String> = total.requests.iter().map(|(verb, count)| format!("{verb} {count}")).collect();
             let Cost { cpu_seconds, peak_rss_mib, disk_mib } = total.cost;
             let stored = total.stored_mib.map_or("-".to_owned(), |mib| format!("{mib:.0}"));
-            let _ = writeln!(text, "{system:<16}{cpu_seconds:>12.1}{peak_rss_mib:>14.0}{disk_mib:>12.0}{stored:>14}  {}", verbs.join(", "));
+            let rounds = if self.slow.contains(system) { "  (of one round: too slow for more)" } else { "" };
+            let _ = writeln!(
+                text,
+                "{system:<16}{cpu_seconds:>12.1}{peak_rss_mib:>14.0}{disk_mib:>12.0}{stored:>14}  {}{rounds}",
+                verbs.join(", ")
+            );
         }
         text.push('\n');
         text + &self.targets()
@@ -168,7 +175,7 @@ impl Results {
             .collect();
         let found: Vec<serde_json::Value> =
             found.iter().map(|finding| serde_json::json!({ "name": finding.name, "value": finding.value, "unit": finding.unit, "at_most": finding.at_most })).collect();
-        serde_json::json!({ "about": about, "rows": rows, "totals": totals, "recovery": found })
+        serde_json::json!({ "about": about, "slow": self.slow, "rows": rows, "totals": totals, "recovery": found })
     }
 }
 

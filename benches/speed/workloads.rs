@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How large everything is.
 #[derive(Debug, Clone)]
@@ -181,29 +181,35 @@ fn random_read(place: &Place<'_>) -> Outcome<f64> {
     Ok(rate(place.sizes.random_operations, began))
 }
 
-fn random_write(place: &Place<'_>) -> Outcome<f64> {
-    let file = OpenOptions::new().write(true).open(place.directory.join("stream"))?;
+/// A system that is slower by orders of magnitude is not waited for: its rate is then that of this time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The rate at which `write` writes pages of the stream at random.
+fn write_pages(place: &Place<'_>, operations: u64, file: &File, write: impl Fn(&[u8], u64) -> std::io::Result<()>) -> Outcome<f64> {
     let mut page = [0; PAGE];
+    let mut done = 0;
     let began = Instant::now();
-    for number in pages(place, place.sizes.random_operations) {
+    for number in pages(place, operations).take_while(|_| began.elapsed() < PATIENCE) {
         fill(&mut page, number);
-        file.write_all_at(&page, number * PAGE as u64)?;
+        write(&page, number * PAGE as u64)?;
+        done += 1;
     }
-    let result = rate(place.sizes.random_operations, began);
+    let result = rate(done, began);
     file.sync_all()?;
     Ok(result)
 }
 
+fn random_write(place: &Place<'_>) -> Outcome<f64> {
+    let file = OpenOptions::new().write(true).open(place.directory.join("stream"))?;
+    write_pages(place, place.sizes.random_operations, &file, |page, offset| file.write_all_at(page, offset))
+}
+
 fn random_write_synced(place: &Place<'_>) -> Outcome<f64> {
     let file = OpenOptions::new().write(true).open(place.directory.join("stream"))?;
-    let mut page = [0; PAGE];
-    let began = Instant::now();
-    for number in pages(place, place.sizes.synced_operations) {
-        fill(&mut page, number);
-        file.write_all_at(&page, number * PAGE as u64)?;
-        file.sync_data()?;
-    }
-    Ok(rate(place.sizes.synced_operations, began))
+    write_pages(place, place.sizes.synced_operations, &file, |page, offset| {
+        file.write_all_at(page, offset)?;
+        file.sync_data()
+    })
 }
 
 fn append_synced(place: &Place<'_>) -> Outcome<f64> {
