@@ -11,6 +11,10 @@ mod disk;
 mod harness;
 #[path = "bad_days/machine.rs"]
 mod machine;
+#[path = "bad_days/memory.rs"]
+mod memory;
+#[path = "bad_days/outage.rs"]
+mod outage;
 #[path = "crash/rig.rs"]
 mod rig;
 #[path = "bad_days/rot.rs"]

@@ -45,10 +45,9 @@ fn alone(test: &str, body: impl FnOnce()) {
 
 /// These mounts began as a copy of the machine's: a FUSE mount among them would stay in use here, whoever unmounts it there.
 fn let_go_of_others() {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel's table");
-    let is_fuse = |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("fuse ") || rest.starts_with("fuse."));
-    for dir in table.lines().filter(is_fuse).filter_map(|line| line.split(' ').nth(4)) {
-        succeed(Command::new("umount").args(["-l", dir]));
+    let mounts = holdfast::fuse::all_mounts().expect("the kernel's table");
+    for mounted in mounts.iter().filter(|mounted| mounted.kind == "fuse" || mounted.kind.starts_with("fuse.")) {
+        succeed(Command::new("umount").arg("-l").arg(&mounted.dir));
     }
 }
 

@@ -156,7 +156,7 @@ fn log_record(data: &[u8]) {
         |bytes, name| record::decode(bytes, &sealer, name),
     );
     if let Ok(commit) = message::parse::<rpc::Commit>(&Bytes::copy_from_slice(data)) {
-        let _ = record::inline_frame(&commit, "a commit", 0, 4096, 0);
+        let _ = record::inline_frame(&commit.inline_frames, "a commit", 0, 4096, 0);
     }
 }
 

@@ -31,13 +31,13 @@ pub fn decode(bytes: &Bytes, sealer: &Sealer, name: &str) -> Result<rpc::LogReco
     Ok(record)
 }
 
-/// The plain content of an inline frame of a commit.
+/// The plain content of one of a commit's inline frames.
 ///
 /// # Errors
 /// There is no such frame, or its content is not what the extent says.
-pub fn inline_frame(commit: &rpc::Commit, name: &str, frame: u32, plain_length: u32, checksum: u64) -> Result<Bytes, FormatError> {
+pub fn inline_frame(frames: &[Bytes], name: &str, frame: u32, plain_length: u32, checksum: u64) -> Result<Bytes, FormatError> {
     let open = || {
-        let stored = commit.inline_frames.get(frame as usize).ok_or_else(|| Reason::invalid(format!("no inline frame {frame}")))?;
+        let stored = frames.get(frame as usize).ok_or_else(|| Reason::invalid(format!("no inline frame {frame}")))?;
         valid::at_most("plain length of an extent's frame", plain_length as usize, limits::EXTENT_PLAIN_MAX)?;
         let plain = codec::decompress(stored, plain_length as usize)?;
         if plain.len() != plain_length as usize || codec::checksum(&plain) != checksum {

@@ -5,7 +5,7 @@ use super::install::{Answer, Installer};
 use super::moved::Moved;
 use super::plan::{self, Frame, ReadAhead, Request};
 use crate::cache::{Cache, Missing, ObjectId};
-use crate::env::Env;
+use crate::env::{Env, memory};
 use crate::format::{names, record};
 use crate::rpc;
 use crate::store::Objects;
@@ -32,7 +32,7 @@ const AHEAD_REQUEST_BYTES_MAX: u64 = 4 << 20;
 const LONG_BYTES: usize = 256 << 10;
 /// Files whose reading direction is remembered.
 const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
-/// Commits with inline frames kept in memory.
+/// Commits whose inline frames are kept in memory.
 const COMMITS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
 
 /// Damaged objects that are remembered by name.
@@ -64,7 +64,9 @@ pub struct Fetcher {
     ahead: Mutex<LruCache<Ino, ReadAhead>>,
     /// One fetch of a file at a time: the second one finds the bytes here.
     files: Mutex<HashMap<Ino, Arc<AsyncMutex<()>>>>,
-    commits: Mutex<LruCache<Seq, Arc<rpc::Commit>>>,
+    inline: Mutex<LruCache<Seq, Arc<[Bytes]>>>,
+    /// One record is read at a time: until its frames are taken out, it takes tens of MiB.
+    reading: AsyncMutex<()>,
     damaged: Mutex<BTreeSet<String>>,
     blocks: Blocks,
     waiting: Waiting,
@@ -139,7 +141,8 @@ impl Fetcher {
             options,
             ahead: Mutex::new(LruCache::new(READERS)),
             files: Mutex::default(),
-            commits: Mutex::new(LruCache::new(COMMITS)),
+            inline: Mutex::new(LruCache::new(COMMITS)),
+            reading: AsyncMutex::new(()),
             damaged: Mutex::default(),
             blocks: Blocks::default(),
             waiting: Waiting::default(),
@@ -316,13 +319,13 @@ impl Fetcher {
 
     async fn answer_inline(&self, wanted: &[Wanted], seq: Seq, frames: &[usize]) -> Result<(), Fault> {
         let name = names::commit(self.objects.incarnation(), seq);
-        let commit = self.commit(seq).await;
+        let inline = self.inline_frames(seq).await;
         let mut moved = None::<(Ino, Moved)>;
         for index in frames {
             let Wanted { ino, missing } = &wanted[*index];
             let extent = &missing.extent;
-            let plain = match &commit {
-                Ok(commit) => record::inline_frame(commit, &name, extent.frame, extent.plain_length, extent.checksum).map_err(Fault::from),
+            let plain = match &inline {
+                Ok(inline) => record::inline_frame(inline, &name, extent.frame, extent.plain_length, extent.checksum).map_err(Fault::from),
                 Err(fault) => Err(Fault::new(fault.kind, fault.to_string())),
             };
             let plain = match plain {
@@ -341,13 +344,22 @@ impl Fetcher {
         Ok(())
     }
 
-    async fn commit(&self, seq: Seq) -> Result<Arc<rpc::Commit>, Fault> {
-        if let Some(commit) = self.commits.lock().get(&seq) {
-            return Ok(commit.clone());
+    /// Copies: each frame as it was read would keep all of its record, whose deltas take many times as much.
+    async fn inline_frames(&self, seq: Seq) -> Result<Arc<[Bytes]>, Fault> {
+        let known = || self.inline.lock().get(&seq).cloned();
+        if let Some(frames) = known() {
+            return Ok(frames);
         }
-        let commit = Arc::new(self.objects.commit(seq).await?);
-        self.commits.lock().put(seq, commit.clone());
-        Ok(commit)
+        let _reading = self.reading.lock().await;
+        if let Some(frames) = known() {
+            return Ok(frames);
+        }
+        let whole = self.objects.commit(seq).await?;
+        let frames: Arc<[Bytes]> = whole.inline_frames.iter().map(|frame| Bytes::copy_from_slice(frame)).collect();
+        drop(whole);
+        memory::give_back();
+        self.inline.lock().put(seq, Arc::clone(&frames));
+        Ok(frames)
     }
 }
 

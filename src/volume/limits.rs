@@ -56,19 +56,18 @@ impl Limits {
 
 impl Gate for Limits {
     fn admit(&self, what: Admission) -> Result<(), PosixError> {
-        if what == Admission::Attribute {
-            // Like a change of mode or owner it is let in wherever its row has room.
-            return if self.cache.disk_is_full() { Err(PosixError::NoSpace) } else { Ok(()) };
-        }
-        if self.late.is_over() {
-            return Err(if what == Admission::Sync { PosixError::Io } else { PosixError::ReadOnly });
-        }
         match what {
+            // Like a change of mode or owner it is let in wherever its row has room.
+            Admission::Attribute if self.cache.disk_is_full() => Err(PosixError::NoSpace),
+            Admission::Attribute => Ok(()),
+            Admission::Sync if self.late.is_over() => Err(PosixError::Io),
             // A success would be no lie: fsync makes bytes durable here whatever the store does.
             Admission::Sync => Ok(()),
-            Admission::Create | Admission::OpenForWriting | Admission::Grow if self.quarantined => Err(PosixError::ReadOnly),
+            Admission::Create | Admission::OpenForWriting | Admission::Grow if self.late.is_over() || self.quarantined => {
+                Err(PosixError::ReadOnly)
+            }
             Admission::Create | Admission::OpenForWriting | Admission::Grow if self.is_full() => Err(PosixError::NoSpace),
-            Admission::Create | Admission::OpenForWriting | Admission::Grow | Admission::Attribute => Ok(()),
+            Admission::Create | Admission::OpenForWriting | Admission::Grow => Ok(()),
         }
     }
 

@@ -63,7 +63,8 @@ impl Source<'_> {
                 let bytes = (self.get)(&name).ok_or_else(|| format!("I5: {name} holds a value inline and is not there"))?;
                 let kind = record::decode(&bytes, self.sealer, &name).map_err(|error| error.to_string())?.kind;
                 let Some(Kind::Commit(commit)) = kind else { return Err(format!("{name} holds a value inline and is no commit")) };
-                record::inline_frame(&commit, &name, extent.frame, extent.plain_length, extent.checksum).map_err(|e| e.to_string())?
+                record::inline_frame(&commit.inline_frames, &name, extent.frame, extent.plain_length, extent.checksum)
+                    .map_err(|e| e.to_string())?
             }
         };
         let start = extent.skip as usize;
