@@ -95,9 +95,10 @@ impl Drop for Session {
     }
 }
 
-/// `2026-11-20 17:34:00 +01:00 (Europe/Berlin)` and `2026-11-20T16:34:00.1Z` become `[TIME]`.
+/// `2026-11-20 17:34:00 +01:00 (Europe/Berlin)`, the same in UTC without a name, and `2026-11-20T16:34:00.1Z` become `[TIME]`.
 fn redact_times(text: &str) -> String {
-    const LOCAL: &str = "0000-00-00 00:00:00 +00:00 (Europe/Berlin)";
+    const LOCAL: &str = "0000-00-00 00:00:00 +00:00";
+    const ZONE: &str = " (Europe/Berlin)";
     const UTC: &str = "0000-00-00T00:00:00";
     let like = |text: &str, form: &str| {
         let same = |(have, want): (u8, u8)| if want == b'0' { have.is_ascii_digit() } else { have == want };
@@ -106,7 +107,7 @@ fn redact_times(text: &str) -> String {
     let (mut redacted, mut rest) = (String::new(), text);
     while let Some(c) = rest.chars().next() {
         let length = if like(rest, LOCAL) {
-            LOCAL.len()
+            LOCAL.len() + if rest[LOCAL.len()..].starts_with(ZONE) { ZONE.len() } else { 0 }
         } else if like(rest, UTC) {
             rest.find('Z').map_or(UTC.len(), |at| at + 1)
         } else {

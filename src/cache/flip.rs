@@ -7,7 +7,7 @@ use super::frozen::Sent;
 use super::types::CacheError;
 use crate::types::Ino;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ pub(super) struct Flip {
     drained: Drained,
     // The epoch that a seal is reading; 0: none. Changed under `candidates` only.
     pub(super) spooling: AtomicU64,
-    pub(super) candidates: Mutex<HashMap<Ino, Arc<DataFile>>>,
+    pub(super) candidates: Mutex<BTreeMap<Ino, Arc<DataFile>>>,
     /// The files of the seal under way.
     pub(super) taken: Mutex<Taken>,
     // Frozen files whose inode ended meanwhile.
-    pub(super) ended: Mutex<HashMap<Ino, Arc<DataFile>>>,
+    pub(super) ended: Mutex<BTreeMap<Ino, Arc<DataFile>>>,
     // Files changed in an epoch, by its parity.
     pub(super) listed: [Mutex<Vec<Ino>>; 2],
     pub(super) points: Mutex<HashMap<Ino, u64>>,

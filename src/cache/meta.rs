@@ -250,7 +250,7 @@ impl Meta {
     }
 
     /// Whether a commit may hold this row, so that its end must be said.
-    fn said(&self, stamp: u64, flags: u8) -> bool {
+    pub(super) fn said(&self, stamp: u64, flags: u8) -> bool {
         self.carried(stamp, flags) != 0
     }
 

@@ -47,6 +47,7 @@ impl Cache {
             return Ok(Repair::Done(Vec::new()));
         }
         // Numbers of objects are given here that meta.db has only with the batch below: nobody shares these extents before.
+        self.touches.seams.meet();
         self.seal.resolving.store(true, Ordering::SeqCst);
         let done = self.repair_all(basis, commit, odd);
         let applied = match &done {

@@ -7,6 +7,7 @@ use super::meta::{Meta, parts};
 use super::pages::outward;
 use super::seal::Seal;
 use super::sealed::WINDOW;
+use super::spool::Verdict;
 use super::types::{CacheError, Head, LocalExtent, ObjectId};
 use super::{Cache, open};
 use crate::rpc;
@@ -139,7 +140,7 @@ impl Cache {
         let spool = seal.spool.lock();
         let Some(spool) = &*spool else { return Ok(()) };
         for ino in moved.inodes {
-            if spool.inode_taken(ino)? == Some(true) {
+            if spool.inode_verdict(ino)? == Some(Verdict::Taken) {
                 meta.amend(ino, |row| row.flags |= CAPTURED)?;
             }
         }
@@ -176,6 +177,9 @@ impl Cache {
         let mut meta = self.meta.lock();
         meta.sealing = 0;
         meta.moved = super::meta::Changed::default();
+        if seal.waiting.seam {
+            self.touches.seams.meet();
+        }
         if !seal.empty {
             meta.changed.inodes.extend(&seal.frozen.inodes);
             meta.changed.names.extend(seal.frozen.names);

@@ -9,8 +9,9 @@ use super::db::Stamped;
 use super::file::{Content, DataFile};
 use super::flip::Op;
 use super::frozen::Sent;
+use super::hold::{self, Waiting};
 use super::meta::{Changed, Key, Meta, parts};
-use super::spool::{Kept, Spool};
+use super::spool::{Kept, Spool, Verdict};
 use super::types::{CacheError, Change, Cut, Space};
 use super::view::View;
 use crate::types::{Domain, Ino};
@@ -39,6 +40,8 @@ pub struct Seal {
     pub(super) dirty: u64,
     /// Held names that the commit removes.
     pub(super) hidden: Vec<(Ino, Vec<u8>)>,
+    /// Of the tier `scheduled`, for a later seal.
+    pub(super) waiting: Waiting,
     /// The files that [`Seal::files`] told last: they leave memory when it is asked for the next.
     pub(super) window: Mutex<Vec<Ino>>,
 }
@@ -122,7 +125,21 @@ impl Cache {
     /// # Errors
     /// `SealBusy`; else when meta.db or the cache's disk fails: then nothing is frozen.
     pub fn seal(self: &Arc<Self>, classify: &mut dyn FnMut(&mut View<'_>, &Change) -> Domain) -> Result<Seal, CacheError> {
+        self.seal_urgent(None, classify)
+    }
+
+    /// The same, and what `classify` calls `Scheduled` is left for a later seal when it is at least so many bytes (rows included) and
+    /// stands for itself: then this one is not full.
+    ///
+    /// # Errors
+    /// As of [`Cache::seal`].
+    pub fn seal_urgent(
+        self: &Arc<Self>,
+        at_least: Option<u64>,
+        classify: &mut dyn FnMut(&mut View<'_>, &Change) -> Domain,
+    ) -> Result<Seal, CacheError> {
         let (mut seal, epoch) = self.flip()?;
+        seal.waiting.at_least = at_least;
         self.seal.wait_for(epoch);
         seal.frozen_files.append(&mut self.seal.listed[(epoch & 1) as usize].lock());
         match self.read_frozen(&mut seal, classify) {
@@ -143,6 +160,7 @@ impl Cache {
         let spool = Spool::open(&self.dir.join("spool.db")).inspect_err(|_| self.seal.busy.store(false, Ordering::SeqCst))?;
         let mut meta = self.meta.lock();
         let epoch = meta.epoch;
+        let seam = self.touches.seams.take();
         let mut frozen = std::mem::take(&mut meta.changed);
         let held = std::mem::take(&mut meta.held);
         frozen.inodes.extend(held.inodes);
@@ -183,6 +201,7 @@ impl Cache {
             empty: false,
             dirty: 0,
             hidden: Vec::new(),
+            waiting: Waiting { seam, ..Waiting::default() },
             window: Mutex::default(),
         };
         Ok((seal, epoch))
@@ -215,15 +234,19 @@ impl Cache {
         let mut meta = self.meta.lock();
         read_gone(&mut meta, seal.epoch)?;
         self.settle_tiers(&mut meta)?;
+        self.settle_waiting(&mut meta, seal)?;
         drop(meta);
         self.end_spooling(seal);
         let Some(spool) = seal.spool.get_mut() else { return Err(CacheError::Invalid("a seal without its spool")) };
-        let (mut inodes, names) = spool.held()?;
+        let (mut inodes, names) = spool.of(Verdict::Held)?;
+        let (waiting, waiting_names) = spool.of(Verdict::Waits)?;
+        seal.waiting.some = !(waiting.is_empty() && waiting_names.is_empty());
         seal.hidden = spool.remove_held_names()?;
         seal.empty = spool.is_empty()?;
-        let held: HashSet<Ino> = inodes.iter().copied().collect();
-        seal.keep_files(self, &held)?;
+        let (held, waiting): (HashSet<Ino>, HashSet<Ino>) = (inodes.iter().copied().collect(), waiting.into_iter().collect());
+        seal.keep_files(self, &held, &waiting)?;
         let mut meta = self.meta.lock();
+        hold::put_back(self, &mut meta, seal, &waiting, waiting_names)?;
         meta.held_files = inodes.iter().copied().filter(|ino| seal.frozen_files.binary_search(ino).is_ok()).collect();
         inodes.retain(|ino| seal.frozen.inodes.binary_search(ino).is_ok());
         restamp(&mut meta, seal.epoch, inodes, names)
@@ -251,8 +274,8 @@ impl Cache {
             }
         }
         let domain = classify(&mut View { cache: self, meta }, &Change::Inode(ino));
-        let taken = kept.captured || domain != Domain::Local;
-        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_inode(ino, taken))
+        let verdict = self.verdict(seal, ino, kept.captured, domain)?;
+        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_inode(ino, verdict))
     }
 
     // The content of a changed file, frozen now if nobody did before. Returns its size at the cut.
@@ -297,16 +320,18 @@ impl Cache {
         // A name belongs to the tier of what it names (protocol.md 5.4a): no commit has an inode without its names. (`settle_tiers`
         // sees to the other way round.)
         let Some(spool) = &meta.spool else { return Ok(()) };
-        let with_inode = match (spool.inode_taken(ino)?, spool.inode(ino)?) {
-            (Some(taken), _) => taken,
-            (None, Some(kept)) => kept.captured,
-            (None, None) => View { cache: self, meta }.inode_captured(ino)?,
+        let captured = |captured| if captured { Verdict::Taken } else { Verdict::Held };
+        let verdict = match (spool.inode_verdict(ino)?, spool.inode(ino)?) {
+            (Some(verdict), _) => verdict,
+            (None, Some(kept)) => captured(kept.captured),
+            (None, None) => captured(View { cache: self, meta }.inode_captured(ino)?),
         };
-        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_name(dir, name, with_inode || domain != Domain::Local))
+        let verdict = if verdict == Verdict::Held && domain != Domain::Local { Verdict::Taken } else { verdict };
+        meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_name(dir, name, verdict))
     }
 
     // A taken name needs its directory and its inode, and these need theirs (protocol.md 5.4a).
-    fn settle_tiers(&self, meta: &mut Meta) -> Result<(), CacheError> {
+    pub(super) fn settle_tiers(&self, meta: &mut Meta) -> Result<(), CacheError> {
         let Some(spool) = &mut meta.spool else { return Ok(()) };
         loop {
             let needed = spool.taken_beside_held()?;
@@ -315,8 +340,8 @@ impl Cache {
             }
             for (dir, ino) in needed {
                 for needed in [dir, ino] {
-                    if spool.inode_taken(needed)? == Some(false) {
-                        spool.judge_inode(needed, true)?;
+                    if spool.inode_verdict(needed)?.is_some_and(|verdict| verdict != Verdict::Taken) {
+                        spool.judge_inode(needed, Verdict::Taken)?;
                         spool.take_names_of(needed)?;
                     }
                 }

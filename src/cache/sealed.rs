@@ -33,7 +33,7 @@ impl Seal {
     /// Whether everything that was dirty and is not `Local` is in it.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        true
+        !self.waiting.some
     }
 
     /// Bytes of data to be stored, by `files`.
@@ -172,17 +172,18 @@ impl Seal {
         }
     }
 
-    /// Lets the files go that are held, and remembers of each what it is.
-    pub(super) fn keep_files(&mut self, cache: &Cache, held: &HashSet<Ino>) -> Result<(), CacheError> {
+    /// Lets the files go that are held or wait, and remembers of each what it is.
+    pub(super) fn keep_files(&mut self, cache: &Cache, held: &HashSet<Ino>, waiting: &HashSet<Ino>) -> Result<(), CacheError> {
+        let let_go = |ino: &Ino| held.contains(ino) || waiting.contains(ino);
         let mut last = 0;
         loop {
             let window = cache.seal.taken.lock().after(last, WINDOW);
             let Some(end) = window.last() else { break };
             last = *end;
             for ino in window {
-                if held.contains(&ino) {
+                if let_go(&ino) {
                     let file = self.file(ino)?;
-                    set_local(cache, &file, true);
+                    set_local(cache, &file, held.contains(&ino));
                     self.dirty -= file.inner.lock().frozen.as_ref().map_or(0, |frozen| frozen.dirty.bytes());
                     cache.thaw(&file);
                 } else if let Some(file) = cache.hot_file(ino) {
@@ -191,8 +192,8 @@ impl Seal {
                 }
             }
         }
-        cache.seal.taken.lock().retain(|ino| !held.contains(&ino));
-        cache.seal.ended.lock().retain(|ino, _| !held.contains(ino));
+        cache.seal.taken.lock().retain(|ino| !let_go(&ino));
+        cache.seal.ended.lock().retain(|ino, _| !let_go(ino));
         Ok(())
     }
 }

@@ -20,13 +20,24 @@ pub(super) struct Kept {
     pub(super) orphan: bool,
 }
 
+/// What becomes of something frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is `local`, and in no commit.
+    Held = 0,
+    /// It is in this one.
+    Taken = 1,
+    /// It is in a later one.
+    Waits = 2,
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Spool {
     db: Connection,
 }
 
-// `taken`: NULL: kept before a change, and perhaps not of this seal; 0: held; 1: in the commit.
+// `taken`: NULL: kept before a change, and perhaps not of this seal; else a `Verdict`.
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS inodes(ino INTEGER PRIMARY KEY, body BLOB NOT NULL, captured INTEGER NOT NULL, orphan INTEGER NOT NULL, taken INTEGER);
 CREATE TABLE IF NOT EXISTS names(id INTEGER PRIMARY KEY, dir INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, cookie INTEGER NOT NULL,
@@ -103,15 +114,20 @@ impl Spool {
         Ok(found)
     }
 
-    pub(super) fn judge_inode(&mut self, ino: Ino, taken: bool) -> Sql<()> {
-        self.db.prepare_cached("UPDATE inodes SET taken=?2 WHERE ino=?1")?.execute(params![ino as i64, taken])?;
+    pub(super) fn judge_inode(&mut self, ino: Ino, verdict: Verdict) -> Sql<()> {
+        self.db.prepare_cached("UPDATE inodes SET taken=?2 WHERE ino=?1")?.execute(params![ino as i64, verdict as i64])?;
         Ok(())
     }
 
-    /// Whether a frozen inode is in the commit; `None`: it is not of this seal.
-    pub(super) fn inode_taken(&self, ino: Ino) -> Sql<Option<bool>> {
+    /// What becomes of a frozen inode; `None`: it is not of this seal.
+    pub(super) fn inode_verdict(&self, ino: Ino) -> Sql<Option<Verdict>> {
         let mut statement = self.db.prepare_cached("SELECT taken FROM inodes WHERE ino=?1")?;
-        Ok(statement.query_row([ino as i64], |row| row.get::<_, Option<bool>>(0)).optional()?.flatten())
+        let found = statement.query_row([ino as i64], |row| row.get::<_, Option<i64>>(0)).optional()?.flatten();
+        Ok(found.map(|verdict| match verdict {
+            0 => Verdict::Held,
+            1 => Verdict::Taken,
+            _ => Verdict::Waits,
+        }))
     }
 
     /// `said` in the row's flags: a commit may hold this name.
@@ -132,8 +148,9 @@ impl Spool {
         Ok(statement.query_row(params![dir as i64, name], |row| row.get::<_, i64>(0)).optional()?.map(|ino| ino as u64))
     }
 
-    pub(super) fn judge_name(&mut self, dir: Ino, name: &[u8], taken: bool) -> Sql<()> {
-        self.db.prepare_cached("UPDATE names SET taken=?3 WHERE dir=?1 AND name=?2")?.execute(params![dir as i64, name, taken])?;
+    pub(super) fn judge_name(&mut self, dir: Ino, name: &[u8], verdict: Verdict) -> Sql<()> {
+        let mut statement = self.db.prepare_cached("UPDATE names SET taken=?3 WHERE dir=?1 AND name=?2")?;
+        statement.execute(params![dir as i64, name, verdict as i64])?;
         Ok(())
     }
 
@@ -142,11 +159,11 @@ impl Spool {
         Ok(statement.query_row(params![dir as i64, name], |row| row.get::<_, Option<bool>>(0)).optional()?.flatten() == Some(true))
     }
 
-    /// The taken names in directories (or of inodes) that are held: (directory, inode).
+    /// The taken names in directories (or of inodes) that are not: (directory, inode).
     pub(super) fn taken_beside_held(&self) -> Sql<Vec<(Ino, Ino)>> {
         let mut statement = self.db.prepare_cached(
-            "SELECT n.dir,n.ino FROM names n WHERE n.taken=1 AND (EXISTS(SELECT 1 FROM inodes i WHERE i.ino=n.dir AND i.taken=0)
-             OR EXISTS(SELECT 1 FROM inodes i WHERE i.ino=n.ino AND i.taken=0))",
+            "SELECT n.dir,n.ino FROM names n WHERE n.taken=1 AND (EXISTS(SELECT 1 FROM inodes i WHERE i.ino=n.dir AND i.taken<>1)
+             OR EXISTS(SELECT 1 FROM inodes i WHERE i.ino=n.ino AND i.taken<>1))",
         )?;
         let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -154,17 +171,29 @@ impl Spool {
 
     /// The frozen names of an inode are taken.
     pub(super) fn take_names_of(&mut self, ino: Ino) -> Sql<()> {
-        self.db.execute("UPDATE names SET taken=1 WHERE ino=?1 AND taken=0", [ino as i64])?;
+        self.db.execute("UPDATE names SET taken=1 WHERE ino=?1 AND taken<>1", [ino as i64])?;
         Ok(())
     }
 
-    /// What is held: it goes back to the changed.
-    pub(super) fn held(&self) -> Sql<(Vec<Ino>, Names)> {
-        let mut statement = self.db.prepare("SELECT ino FROM inodes WHERE taken=0")?;
-        let inodes = statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?.collect::<Result<_, _>>()?;
-        let mut statement = self.db.prepare("SELECT dir,name FROM names WHERE taken=0")?;
-        let names = statement.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    /// What has this verdict. (Whatever is not taken goes back to the changed.)
+    pub(super) fn of(&self, verdict: Verdict) -> Sql<(Vec<Ino>, Names)> {
+        let verdict = [verdict as i64];
+        let mut statement = self.db.prepare("SELECT ino FROM inodes WHERE taken=?1")?;
+        let inodes = statement.query_map(verdict, |row| Ok(row.get::<_, i64>(0)? as u64))?.collect::<Result<_, _>>()?;
+        let mut statement = self.db.prepare("SELECT dir,name FROM names WHERE taken=?1")?;
+        let names = statement.query_map(verdict, |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?.collect::<Result<_, _>>()?;
         Ok((inodes, names))
+    }
+
+    /// Whether a name waits that a commit may hold, so with another meaning.
+    pub(super) fn waits_with_a_said_name(&self) -> Sql<bool> {
+        Ok(self.db.query_row("SELECT EXISTS(SELECT 1 FROM names WHERE taken=2 AND said=1)", [], |row| row.get(0))?)
+    }
+
+    /// Nothing waits.
+    pub(super) fn take_waiting(&mut self) -> Sql<()> {
+        self.db.execute_batch("UPDATE inodes SET taken=1 WHERE taken=2; UPDATE names SET taken=1 WHERE taken=2;")?;
+        Ok(())
     }
 
     pub(super) fn add_gone_name(&mut self, dir: Ino, name: &[u8]) -> Sql<()> {

@@ -2,6 +2,7 @@
 //! it changed again.
 
 use super::Cache;
+use super::hold::Seams;
 use super::types::Change;
 use crate::types::Ino;
 use parking_lot::Mutex;
@@ -17,6 +18,8 @@ pub(super) struct Touches {
     watched: AtomicBool,
     recent: Mutex<Touched>,
     names: AtomicU64,
+    /// What was lost, as a seal has to know it.
+    pub(super) seams: Seams,
 }
 
 /// What was touched between two looks, each once.

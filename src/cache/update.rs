@@ -1,8 +1,9 @@
 //! Changing the metadata: one mutation, one record, one answer.
 
-use super::db::NameRow;
+use super::db::{NameRow, Stamped};
 use super::effect::{Effect, InodeRow, Record};
 use super::file::{Content, DataFile};
+use super::hold::Lost;
 use super::meta::Meta;
 use super::types::{CacheError, NewInode, RequestId, SavedReply};
 use super::view::View;
@@ -28,6 +29,7 @@ pub struct Update<'a> {
     // Locked until the record is logged, so that no write of theirs is logged between.
     files: Vec<Held>,
     ended: Vec<Arc<DataFile>>,
+    lost: Vec<Lost>,
 }
 
 impl fmt::Debug for Update<'_> {
@@ -69,6 +71,7 @@ impl Cache {
             effects: Vec::new(),
             files: Vec::new(),
             ended: Vec::new(),
+            lost: Vec::new(),
         };
         match f(&mut update) {
             Ok((value, reply)) => {
@@ -119,7 +122,8 @@ impl Update<'_> {
         self.now
     }
 
-    fn finish(self, request: Option<(RequestId, SavedReply)>) -> Result<(), CacheError> {
+    fn finish(mut self, request: Option<(RequestId, SavedReply)>) -> Result<(), CacheError> {
+        self.view.cache.judge_lost(&mut self.view, &self.lost);
         let Self { view: View { cache, meta }, rows, effects, mut files, ended, .. } = self;
         if rows.is_empty() && effects.is_empty() && request.is_none() {
             return Ok(());
@@ -261,6 +265,7 @@ impl Update<'_> {
         }
         let cookie = match old {
             Some(old) => {
+                self.note_lost(dir, name, &old)?;
                 self.lose_name(dir, name, old.row)?;
                 old.row.cookie
             }
@@ -295,10 +300,21 @@ impl Update<'_> {
     /// Removes a name; link counts follow. An inode whose last name goes stays until `forget_orphan`.
     pub fn remove_name(&mut self, dir: Ino, name: &[u8]) -> Result<(), CacheError> {
         let Some(old) = self.view.meta.name(dir, name)? else { return Ok(()) };
+        self.note_lost(dir, name, &old)?;
         self.view.meta.set_name(dir, name, None)?;
         self.view.cache.touch_name(dir, name, old.row.ino);
         self.effects.push(Effect::Unname { dir, name: name.to_vec() });
         self.lose_name(dir, name, old.row)
+    }
+
+    fn note_lost(&mut self, dir: Ino, name: &[u8], old: &Stamped<NameRow>) -> Result<(), CacheError> {
+        let View { cache, meta } = &mut self.view;
+        if cache.touches.seams.watched() {
+            let is_dir = meta.row(old.row.ino)?.is_some_and(|row| row.row.attr.is_dir());
+            let said = meta.said(old.stamp, old.flags);
+            self.lost.push(Lost { dir, name: name.to_vec(), ino: old.row.ino, is_dir, said });
+        }
+        Ok(())
     }
 
     // What `name` meant has it no longer.

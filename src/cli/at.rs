@@ -161,18 +161,20 @@ pub struct Resolved {
     pub commit: Seq,
     /// The commit's cut, RFC 3339.
     pub cut: String,
+    /// It shows every tier at that instant.
+    pub full: bool,
 }
 
 impl Resolved {
     /// From the request and the commit that was found for it.
     #[must_use]
-    pub fn new(asked: Option<At>, commit: Seq, cut: Timestamp) -> Self {
+    pub fn new(asked: Option<At>, commit: Seq, cut: Timestamp, full: bool) -> Self {
         let asked = match asked {
             Some(At::Time(time)) => Some(time.to_string()),
             Some(At::Name(name)) => Some(name),
             Some(At::Seq(_)) | None => None,
         };
-        Self { asked, commit, cut: cut.to_string() }
+        Self { asked, commit, cut: cut.to_string(), full }
     }
 
     /// One line for people, on standard error so that it never mixes with a file's content.
@@ -180,7 +182,8 @@ impl Resolved {
     pub fn line(&self, zone: &TimeZone) -> String {
         let shown = |text: &str| text.parse().map_or_else(|_| text.to_owned(), |time| show(time, zone));
         let asked = self.asked.as_deref().map_or_else(String::new, |asked| format!("at {}: ", shown(asked)));
-        format!("{asked}commit {} of {}", self.commit, shown(&self.cut))
+        let partial = if self.full { "" } else { ", not all tiers" };
+        format!("{asked}commit {} of {}{partial}", self.commit, shown(&self.cut))
     }
 }
 
@@ -268,14 +271,14 @@ mod tests {
     fn resolved_shows_instant_and_commit_in_the_local_zone() {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let asked = At::Time("2026-11-20T09:00:00Z".parse().unwrap());
-        let resolved = Resolved::new(Some(asked), 17, "2026-11-20T08:59:59Z".parse().unwrap());
+        let resolved = Resolved::new(Some(asked), 17, "2026-11-20T08:59:59Z".parse().unwrap(), true);
         assert_eq!(
             resolved.line(&zone),
             "at 2026-11-20 10:00:00 +01:00 (Europe/Berlin): commit 17 of 2026-11-20 09:59:59 +01:00 (Europe/Berlin)"
         );
         assert_eq!(
-            Resolved::new(Some(At::Seq(17)), 17, Timestamp::UNIX_EPOCH).line(&TimeZone::UTC),
-            "commit 17 of 1970-01-01 00:00:00 +00:00"
+            Resolved::new(Some(At::Seq(17)), 17, Timestamp::UNIX_EPOCH, false).line(&TimeZone::UTC),
+            "commit 17 of 1970-01-01 00:00:00 +00:00, not all tiers"
         );
     }
 

@@ -5,7 +5,7 @@ use super::before::{Before, before_change};
 use super::context::Context;
 use super::unlock::{self, KeyArgs};
 use crate::cache::{Cache, CacheOptions, ReadOutcome};
-use crate::history::{self, Entry};
+use crate::history::{self, Entry, What};
 use crate::log::Reader;
 use crate::log::control::Chain;
 use crate::log::lookup::Books;
@@ -53,7 +53,7 @@ impl Reading {
             None => history::newest(&self.reader).await?,
             Some(asked) => find(&self.reader, &self.volume, asked).await?,
         };
-        let resolved = Resolved::new(asked, entry.seq, at::timestamp(entry.time));
+        let resolved = Resolved::new(asked, entry.seq, at::timestamp(entry.time), !matches!(entry.what, What::Commit { full: false, .. }));
         Ok((entry, resolved))
     }
 }

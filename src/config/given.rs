@@ -27,7 +27,7 @@ macro_rules! keys {
 
 keys! {
     "store" "HOLDFAST_STORE" "URL" "The store: s3://bucket/prefix?endpoint=.., file:///dir [default: a directory of the user]";
-    "policy" "HOLDFAST_POLICY" "FILE" "The policy's file [default: the built-in policy]";
+    "policy" "HOLDFAST_POLICY" "FILE" "The policy's file, or preset:config, preset:media, preset:ledger [default: the built-in policy]";
     "cache" "HOLDFAST_CACHE" "DIR" "Holds a directory for each volume's cache [default: ~/.cache/holdfast]";
     "cache-size" "HOLDFAST_CACHE_SIZE" "SIZE" "Limit of a volume's cache, 10GiB or 20% of the disk [default: the smaller of the two]";
     "dirty-size" "HOLDFAST_DIRTY_SIZE" "SIZE" "Limit of what is in no commit yet [default: half the cache]";

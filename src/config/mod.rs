@@ -15,9 +15,10 @@ pub use given::{Given, KEYS, Key};
 pub use size::{SizeLimit, parse_size, show_size};
 
 use crate::policy::Policy;
+use crate::policy::preset::{self, PREFIX, PRESETS};
 use crate::policy::retention::Rules;
 use crate::telemetry::LogFormat;
-use crate::types::{Fault, FaultKind, Identity};
+use crate::types::{Fault, FaultKind, Identity, nearest};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::SocketAddr;
@@ -112,7 +113,7 @@ impl Settings {
         let settings = Self {
             store_is_default: store.is_none(),
             store: store.map_or_else(|| dirs.store().map(|dir| dirs::file_url(&dir)), Ok)?,
-            policy: given.path("policy")?,
+            policy: policy(given)?,
             cache: or_default(given.path("cache")?, Dirs::cache)?,
             cache_size: given.parse("cache-size", limit, SizeLimit::parse)?,
             dirty_size: given.parse("dirty-size", limit, SizeLimit::parse)?,
@@ -142,6 +143,10 @@ impl Settings {
     /// The file cannot be read, or is no policy: with file, line and what is allowed.
     pub fn read_policy(&self) -> Result<Policy, Fault> {
         let Some(path) = &self.policy else { return Ok(Policy::built_in()) };
+        if let Some(name) = path.to_str().and_then(|text| text.strip_prefix(PREFIX)) {
+            let text = preset::preset(name).map(|preset| preset.text).ok_or_else(|| no_preset(name))?;
+            return Policy::parse(text).map_err(|error| Fault::new(FaultKind::Invalid, format!("{}: {error}", path.display())));
+        }
         let text = std::fs::read_to_string(path)
             .map_err(|error| Fault::with(FaultKind::Invalid, format!("the policy {} cannot be read", path.display()), error))?;
         Policy::parse(&text).map_err(|error| Fault::new(FaultKind::Invalid, format!("{}: {error}", path.display())))
@@ -159,6 +164,25 @@ pub fn file_name_of(volume: &Identity) -> String {
         }
         _ => plain,
     }
+}
+
+/// A file, beside the settings' file that names it, or a preset.
+fn policy(given: &Given) -> Result<Option<PathBuf>, Fault> {
+    match given.text("policy")? {
+        Some(text) if text.starts_with(PREFIX) => Ok(Some(PathBuf::from(text))),
+        _ => given.path("policy"),
+    }
+}
+
+fn no_preset(name: &str) -> Fault {
+    let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+    let near = nearest(name, names.iter().copied()).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    let why = format!(
+        "there is no preset `{}`{near} (presets: {}; a file of that name is `./{PREFIX}{name}`)",
+        name.escape_debug(),
+        names.join(", ")
+    );
+    Fault::new(FaultKind::Invalid, why)
 }
 
 fn rules(text: &str) -> Result<Rules, Fault> {

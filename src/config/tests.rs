@@ -123,5 +123,5 @@ fn policy_file_errors_name_file_and_line() {
     assert!(settings.read_policy().unwrap_err().to_string().contains("policy cannot be read: No such file"));
     std::fs::write(&path, "*.db scheduled 4h\n* continuous 1s\n").unwrap();
     let text = settings.read_policy().unwrap_err().to_string();
-    assert!(text.starts_with(&format!("{}: policy line 1: the tier `scheduled`", path.display())), "{text}");
+    assert!(text.starts_with(&format!("{}: policy line 1: `4h` is no schedule", path.display())), "{text}");
 }

@@ -1,7 +1,6 @@
 //! What a policy would do with a tree: counted entry by entry by whoever walks it.
 
 use super::{Policy, Standing, Tier};
-use std::time::Duration;
 
 /// Counts by rule. Make one from a policy, [`Estimate::add`] every entry, read [`Estimate::rules`].
 #[derive(Debug)]
@@ -56,11 +55,10 @@ impl Estimate {
             .collect()
     }
 
-    /// Most commits a day if something in a captured tier changes all the time: one per shortest lag in use.
+    /// Most commits a day if something in a captured tier changes all the time: those of the tier in use that asks for most.
     #[must_use]
     pub fn commits_per_day_max(&self) -> u64 {
-        let lags = self.policy.rules().zip(&self.counts).filter(|(_, (files, _))| *files > 0).filter_map(|((_, _, tier), _)| tier.lag());
-        let day = Duration::from_hours(24).as_millis();
-        lags.min().map_or(0, |lag| u64::try_from(day / lag.as_millis().max(1)).unwrap_or(u64::MAX))
+        let in_use = self.policy.rules().zip(&self.counts).filter(|(_, (files, _))| *files > 0);
+        in_use.map(|((_, _, tier), _)| tier.commits_per_day_max()).max().unwrap_or(0)
     }
 }

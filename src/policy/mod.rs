@@ -8,6 +8,7 @@
 //! /ledger/       strict
 //! My\ Music/     continuous  lag=10s
 //! /config/       debounced   quiet=5s max=5min
+//! /media/        scheduled   0 4 * * * zone=Europe/Berlin
 //! @cachedir-tag  local
 //! *              continuous  1s
 //! ```
@@ -24,18 +25,23 @@
 mod duration;
 mod estimate;
 mod parse;
+pub mod preset;
 pub mod retention;
 mod rule;
+mod schedule;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod warn;
 
 pub use duration::{parse_duration, show_duration};
 pub use estimate::{Estimate, RuleEstimate};
 pub use parse::PolicyError;
+pub use schedule::Schedule;
 pub use tier::Tier;
 
 use rule::Rule;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,7 +186,17 @@ impl Policy {
     /// Whether some paths have another time than those of a `continuous` tier: then who waits must know which paths changed.
     #[must_use]
     pub fn has_times(&self) -> bool {
-        self.rules.iter().any(|rule| matches!(rule.tier, Tier::Strict { .. } | Tier::Debounced { .. }))
+        self.rules.iter().any(|rule| matches!(rule.tier, Tier::Strict { .. } | Tier::Debounced { .. } | Tier::Scheduled(_)))
+    }
+
+    /// The times of the `scheduled` rules, each once.
+    #[must_use]
+    pub fn schedules(&self) -> BTreeSet<Schedule> {
+        let times = self.rules.iter().filter_map(|rule| match &rule.tier {
+            Tier::Scheduled(schedule) => Some(schedule.clone()),
+            Tier::Strict { .. } | Tier::Continuous { .. } | Tier::Debounced { .. } | Tier::Local => None,
+        });
+        times.collect()
     }
 
     /// Whether any path is `strict`.
@@ -195,12 +211,30 @@ impl Policy {
     pub fn sync_wait(&self, path: &[u8], is_dir: bool) -> Option<Duration> {
         let wait = |tier: &Tier| match tier {
             Tier::Strict { wait } => Some(*wait),
-            Tier::Continuous { .. } | Tier::Debounced { .. } | Tier::Local => None,
+            Tier::Continuous { .. } | Tier::Debounced { .. } | Tier::Scheduled(_) | Tier::Local => None,
         };
+        self.possible(path, is_dir).filter_map(wait).max()
+    }
+
+    /// Whether this path, or something below it if it is a directory, may be `scheduled`. Errs on the side of yes.
+    #[must_use]
+    pub fn may_be_scheduled(&self, path: &[u8], is_dir: bool) -> bool {
+        self.possible(path, is_dir).any(|tier| matches!(tier, Tier::Scheduled(_)))
+    }
+
+    /// Whether what is `scheduled` can be told by names alone. A CACHEDIR.TAG comes and goes without any name below its directory changing.
+    #[must_use]
+    pub fn schedules_by_name(&self) -> bool {
+        let by_tag = |rule: &Rule| matches!((&rule.pattern, &rule.tier), (rule::Pattern::CachedirTag, Tier::Scheduled(_)));
+        !self.schedules().is_empty() && !self.rules.iter().any(by_tag)
+    }
+
+    /// The tiers that a path, or something below it, may have.
+    fn possible<'p>(&'p self, path: &'p [u8], is_dir: bool) -> impl Iterator<Item = &'p Tier> {
         let (untagged, tagged) = (self.walk(path, is_dir, &mut |_| false).0, self.walk(path, is_dir, &mut |_| true).0);
-        let below = self.rules.iter().take(if is_dir { untagged.0 } else { 0 }).filter(|rule| rule.may_match_below(path));
+        let below = self.rules.iter().take(if is_dir { untagged.0 } else { 0 }).filter(move |rule| rule.may_match_below(path));
         let own = [untagged, tagged].into_iter().map(|standing| self.tier(standing));
-        own.chain(below.map(|rule| &rule.tier)).filter_map(wait).max()
+        own.chain(below.map(|rule| &rule.tier))
     }
 
     fn walk<'p>(&self, path: &'p [u8], is_dir: bool, tagged: &mut dyn FnMut(&[u8]) -> bool) -> (Standing, &'p [u8]) {

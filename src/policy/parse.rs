@@ -2,6 +2,7 @@
 
 use super::duration;
 use super::rule::{CACHEDIR_PATTERN, Glob, Pattern, Rule};
+use super::schedule::{self, Schedule};
 use super::tier::Tier;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 const RULES_MAX: usize = 1000;
 const TEXT_MAX: usize = 64 << 10;
 
-const TIERS: &str = "`strict`, `continuous [LAG]`, `debounced` or `local`";
+const TIERS: &str = "`strict`, `continuous [LAG]`, `debounced`, `scheduled TIMES` or `local`";
 
 /// Why a text is no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,7 +134,10 @@ fn tier(name: &str, parameters: &[&str]) -> Result<Tier, Refusal> {
             [] => Ok(Tier::Local),
             [first, ..] => Err(unknown_parameter("local", first, "`local` alone: it has no parameters")),
         },
-        "scheduled" => Err(("the tier `scheduled` is not in this version".to_owned(), TIERS.to_owned())),
+        "scheduled" => match parameters.iter().find(|word| word.starts_with("max-size=")) {
+            Some(word) => Err(unknown_parameter("scheduled", word, schedule::ALLOWED)),
+            None => Ok(Tier::Scheduled(Schedule::parse(parameters)?)),
+        },
         other => Err((format!("`{}` is no tier", other.escape_debug()), TIERS.to_owned())),
     }
 }

@@ -29,7 +29,10 @@ fn errors_say_line_what_and_allowed() {
         ),
         ("/a local\n", "policy line 1: the last line does not say"),
         ("*.log\n* local", "policy line 1: `*.log` has no tier; allowed: `PATTERN TIER [parameters]`"),
-        ("# x\n\n*.db strct\n* local", "policy line 3: `strct` is no tier; allowed: `strict`, `continuous [LAG]`, `debounced` or `local`"),
+        (
+            "# x\n\n*.db strct\n* local",
+            "policy line 3: `strct` is no tier; allowed: `strict`, `continuous [LAG]`, `debounced`, `scheduled TIMES` or `local`",
+        ),
         ("*.db strict 5s\n* local", "policy line 1: `5s` is no parameter of strict; allowed: `strict` or `strict wait=30s`"),
         ("*.db strict wait=1\n* local", "`1` is no duration"),
         ("*.db strict wait=1ms\n* local", "a wait of 1ms is out of range; allowed: 100ms to 1d"),
@@ -37,7 +40,24 @@ fn errors_say_line_what_and_allowed() {
         ("*.db debounced 5s\n* local", "`5s` is no parameter of debounced; allowed: `debounced`, with `quiet=5s` or `max=5min` or both"),
         ("*.db debounced quiet=10min\n* local", "a quiet of 10min is never reached before the max of 5min; allowed: `quiet` at most `max`"),
         ("*.db debounced max=2d\n* local", "a max of 2d is out of range"),
-        ("*.db scheduled 0 4 * * *\n* local", "the tier `scheduled` is not in this version"),
+        ("*.iso scheduled\n* local", "policy line 1: `` is no schedule; allowed: `scheduled MINUTE HOUR DAY MONTH WEEKDAY [zone=UTC]`"),
+        ("*.iso scheduled 4h\n* local", "`4h` is no schedule"),
+        ("*.iso scheduled 0 4 * *\n* local", "`0 4 * *` is no schedule"),
+        ("*.iso scheduled 0 0 4 * * *\n* local", "`0 0 4 * * *` is no schedule"),
+        ("*.iso scheduled 0 24 * * *\n* local", "`0 24 * * *` is no schedule: "),
+        ("*.iso scheduled 0 4 L * *\n* local", "`0 4 L * *` is no schedule"),
+        ("*.iso scheduled 0 4 * * 1#2\n* local", "`0 4 * * 1#2` is no schedule"),
+        ("*.iso scheduled 0 4 * * MOON\n* local", "`0 4 * * MOON` is no schedule"),
+        ("*.iso scheduled @nightly\n* local", "`@nightly` is no schedule"),
+        (
+            "*.iso scheduled @daily zone=Berlin\n* local",
+            "`Berlin` is no time zone that is known here; allowed: a name of the IANA database",
+        ),
+        ("*.iso scheduled @daily zone=UTC zone=UTC\n* local", "`zone=UTC`: the time zone stands there twice"),
+        ("*.iso scheduled @daily lag=1s\n* local", "`lag=1s` is no parameter of scheduled"),
+        ("*.iso scheduled @daily max-size=1GiB\n* local", "the parameter `max-size` is not in this version"),
+        ("a local\n*.iso scheduled 0 0 30 2 *\n* local", "policy line 2: `0 0 30 2 *` never comes: no month that it names has such a day"),
+        ("*.iso scheduled 0 0 31 4,6,9,11 *\n* local", "never comes"),
         ("* continuous 5", "policy line 1: `5` is no duration; allowed: a whole number and ms, s, min, h or d"),
         ("* continuous lag=1.5s", "`1.5s` is no duration"),
         ("* continuous 1ms", "a lag of 1ms is out of range; allowed: 100ms to 1d"),
@@ -122,10 +142,19 @@ fn tag_is_asked_only_when_it_matters() {
 
 #[test]
 fn parameters_come_in_any_order_and_have_defaults() {
-    let policy = Policy::parse("/a strict\n/b strict wait=5s\n/c debounced\n/d debounced max=1min quiet=2s\n* debounced quiet=1s").unwrap();
+    let policy = "/a strict\n/b strict wait=5s\n/c debounced\n/d debounced max=1min quiet=2s\n/e scheduled 0  4 * * *
+/f scheduled zone=Europe/Berlin @daily\n* debounced quiet=1s";
+    let policy = Policy::parse(policy).unwrap();
     let tiers: Vec<String> = policy.rules().map(|(_, _, tier)| tier.to_string()).collect();
-    let expected =
-        ["strict wait=30s", "strict wait=5s", "debounced quiet=5s max=5min", "debounced quiet=2s max=1min", "debounced quiet=1s max=5min"];
+    let expected = [
+        "strict wait=30s",
+        "strict wait=5s",
+        "debounced quiet=5s max=5min",
+        "debounced quiet=2s max=1min",
+        "scheduled 0 4 * * * zone=UTC",
+        "scheduled @daily zone=Europe/Berlin",
+        "debounced quiet=1s max=5min",
+    ];
     assert_eq!(tiers, expected);
 }
 
@@ -137,6 +166,7 @@ fn the_lag_is_that_of_the_most_urgent_tier() {
         ("/a debounced quiet=2s\n* continuous 5s", 5),
         ("/a debounced quiet=2s\n* local", 2),
         ("* local", 1),
+        ("/a scheduled @daily\n* continuous 5s", 5),
     ] {
         assert_eq!(Policy::parse(policy).unwrap().lag(), Duration::from_secs(lag), "{policy}");
     }
@@ -181,6 +211,10 @@ fn estimate_counts_by_rule_and_bounds_the_commits() {
     let counts: Vec<_> = estimate.rules().into_iter().map(|rule| (rule.line, rule.files, rule.bytes)).collect();
     assert_eq!(counts, [(1, 2, 11), (2, 1, 100)]);
     assert_eq!(estimate.commits_per_day_max(), 8640);
+    let policy = Policy::parse("*.iso scheduled 0 4,16 * * *\n* continuous 10s").unwrap();
+    let mut estimate = Estimate::new(policy.clone());
+    estimate.add(policy.enter(policy.root(), b"a.iso", false, || false), 1);
+    assert_eq!(estimate.commits_per_day_max(), 2, "nothing is `continuous`");
 }
 
 /// A second, naive implementation of what the head of `mod.rs` says: rule by rule over all prefixes. (The crate's own

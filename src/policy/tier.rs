@@ -1,14 +1,12 @@
 //! The tiers and their parameters.
 
 use super::duration::show_duration;
+use super::schedule::Schedule;
 use crate::types::Domain;
 use std::fmt;
 use std::time::Duration;
 
 /// How soon the changes of a path must be in a commit.
-///
-/// The grammar knows `scheduled` too, and this version refuses it when a policy is read: a policy must never promise what the
-/// writer does not do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// fsync and O_SYNC writes return after the commit that holds them; without them as `continuous` with its usual lag.
@@ -28,6 +26,8 @@ pub enum Tier {
         /// The longest time between a write and its commit.
         max: Duration,
     },
+    /// At set times; when one was missed, soon after.
+    Scheduled(Schedule),
     /// Never: it is gone with the cache.
     Local,
 }
@@ -55,18 +55,30 @@ impl Tier {
             Self::Strict { .. } => Domain::Strict,
             Self::Continuous { .. } => Domain::Continuous,
             Self::Debounced { .. } => Domain::Debounced,
+            Self::Scheduled(_) => Domain::Scheduled,
             Self::Local => Domain::Local,
         }
     }
 
-    /// The shortest time between two commits that its writes alone make due; `None`: they make none due.
+    /// The shortest time between two commits that its writes alone make due; `None`: they make none due, or only at set times.
     #[must_use]
     pub fn lag(&self) -> Option<Duration> {
         match self {
             Self::Strict { .. } => Some(Self::LAG),
             Self::Continuous { lag } => Some(*lag),
             Self::Debounced { quiet, .. } => Some(*quiet),
-            Self::Local => None,
+            Self::Scheduled(_) | Self::Local => None,
+        }
+    }
+
+    /// Most commits a day that its writes alone make due.
+    #[must_use]
+    pub fn commits_per_day_max(&self) -> u64 {
+        let day = Duration::from_hours(24).as_millis();
+        match (self, self.lag()) {
+            (Self::Scheduled(schedule), _) => schedule.most_in_a_day(),
+            (_, Some(lag)) => u64::try_from(day / lag.as_millis().max(1)).unwrap_or(u64::MAX),
+            (_, None) => 0,
         }
     }
 }
@@ -77,6 +89,7 @@ impl fmt::Display for Tier {
             Self::Strict { wait } => write!(f, "strict wait={}", show_duration(*wait)),
             Self::Continuous { lag } => write!(f, "continuous {}", show_duration(*lag)),
             Self::Debounced { quiet, max } => write!(f, "debounced quiet={} max={}", show_duration(*quiet), show_duration(*max)),
+            Self::Scheduled(schedule) => write!(f, "scheduled {schedule}"),
             Self::Local => f.write_str("local"),
         }
     }

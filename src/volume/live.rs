@@ -304,6 +304,13 @@ impl Volume {
         }
     }
 
+    /// From now on this many dirty bytes of the tier `scheduled` wait for its time, in the place of 8 MiB.
+    pub async fn waits_from(&self, bytes: u64) {
+        if let Some(writeback) = self.writeback().await {
+            writeback.progress().set_waits_from(bytes);
+        }
+    }
+
     async fn writeback(&self) -> Option<Arc<WriteBack>> {
         self.engine.get().await?.writeback.clone()
     }

@@ -14,7 +14,7 @@ use crate::format::names;
 use crate::log::{Framed, LogError, Prepared, Writer};
 use crate::rpc;
 use crate::store::Objects;
-use crate::types::{Domain, Fault, FaultKind, Head, Seq};
+use crate::types::{Domain, Fault, FaultKind, Head, Seq, UnixNanos};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub(super) struct Committer {
     pub(super) landed: HashSet<String>,
     /// When a request last showed that there was no other writer (monotonic).
     pub(super) looked: Duration,
+    /// The commit that last captured the tier `scheduled`, and its cut; `None`: none of this process.
+    pub(super) scheduled: Option<(Seq, UnixNanos)>,
 }
 
 /// What an attempt to commit did.
@@ -49,6 +51,8 @@ pub(super) struct Done {
     pub(super) full: bool,
     /// Everything that was fsynced before the cut is. What a seal leaves behind in a file lies above the size at its last fsync.
     pub(super) synced: bool,
+    /// The tier `scheduled` is left for a later one.
+    pub(super) waits: bool,
     /// Something was held only until a tag file is read: seal again at once.
     pub(super) again: bool,
     /// Why not all that the kernel holds came in before the cut, if it was asked: then the commit is not full.
@@ -57,11 +61,12 @@ pub(super) struct Done {
 
 impl Committer {
     /// Brings the kernel's pages in (unless told not to), seals, and sees the commit through. Waits for the store as long as it takes.
+    /// `leaves_scheduled`: that tier is not due.
     ///
     /// # Errors
     /// [`FaultKind::Fenced`]: another writer has the volume; [`FaultKind::Unknown`]: cancelled; in both cases what was sealed is
     /// dirty again. The cache's faults, damage.
-    pub(super) async fn commit(&mut self, with_kernel: bool) -> Result<Done, Fault> {
+    pub(super) async fn commit(&mut self, with_kernel: bool, leaves_scheduled: bool) -> Result<Done, Fault> {
         let env = self.objects.env().clone();
         let began = env.monotonic();
         let mut missed = None;
@@ -72,13 +77,13 @@ impl Committer {
             missed = brought.missed;
         }
         if !self.cache.changed() && !self.checkpoint_unnamed {
-            return Ok(Done { full: missed.is_none(), synced: true, again: false, missed });
+            return Ok(Done { full: missed.is_none(), synced: true, waits: false, again: false, missed });
         }
-        let seal = self.seal().await?;
+        let seal = self.seal(leaves_scheduled).await?;
         let sealed = env.monotonic();
         self.progress.seals().record(sealed.saturating_sub(began));
         env.failpoint("writeback.after_seal");
-        let (full, seal_is_full) = (self.is_full(&seal), seal.is_full());
+        let (full, waits) = (self.is_full(&seal), !seal.is_full());
         if seal.is_empty() && !self.checkpoint_unnamed {
             self.abandon(seal).await?;
         } else {
@@ -92,7 +97,8 @@ impl Committer {
         })
         .await?;
         self.classifier = classifier;
-        Ok(Done { full: full && !again && missed.is_none(), synced: seal_is_full && !again, again, missed })
+        // What is `strict` does not wait.
+        Ok(Done { full: full && !again && missed.is_none(), synced: !again, waits, again, missed })
     }
 
     /// With something dirty for `age`, before its time to be sealed has come: asks for a successor when that is due (protocol.md 1.10).
@@ -120,13 +126,14 @@ impl Committer {
         }
     }
 
-    async fn seal(&mut self) -> Result<Arc<Seal>, Fault> {
+    async fn seal(&mut self, leaves_scheduled: bool) -> Result<Arc<Seal>, Fault> {
+        let waits_from = leaves_scheduled.then(|| self.progress.waits_from());
         // What is frozen is no longer among the changed: its age must not be forgotten while the store does not take it.
         self.progress.set_sealed(self.cache.oldest_dirty());
         let (cache, mut classifier) = (Arc::clone(&self.cache), std::mem::replace(&mut self.classifier, Classifier::built_in()));
         let (classifier, seal) = blocking(self.objects.env(), move || {
             classifier.begin();
-            let seal = cache.seal(&mut |view, change| classifier.classify(view, change));
+            let seal = cache.seal_urgent(waits_from, &mut |view, change| classifier.classify(view, change));
             Ok((classifier, seal))
         })
         .await?;
@@ -145,6 +152,9 @@ impl Committer {
         let result = self.upload_and_put(&seal).await;
         match result {
             Ok((head, stored, commit, deltas)) => {
+                if seal.is_full() {
+                    self.scheduled = Some((head.seq, commit.cut_time));
+                }
                 let last = LastCommit { seq: head.seq, cut_time: commit.cut_time, full: commit.full };
                 self.resolve(seal, head, stored).await?;
                 self.objects.env().failpoint("writeback.after_resolve");
@@ -303,10 +313,11 @@ impl Committer {
 
     fn commit_message(&self, seal: &Seal, seq: Seq) -> rpc::Commit {
         let (cut, totals) = (seal.cut(), seal.totals());
+        let older = self.scheduled.filter(|_| !seal.is_full());
         rpc::Commit {
             cut_time: cut.time,
             full: self.is_full(seal),
-            domains: self.domains().map(|domain| rpc::DomainInstant { domain: domain.into(), seq, cut_time: cut.time }).collect(),
+            domains: self.domains().map(|domain| instant(domain, seq, cut.time, older)).collect(),
             policy: if self.policy_recorded { String::new() } else { self.classifier.policy().text().to_owned() },
             totals: Some(rpc::Totals { inodes: totals.inodes, bytes: totals.bytes, uploaded: 0 }),
             ..Default::default()
@@ -340,6 +351,12 @@ impl Committer {
         tracing::info!(seq = head.seq, name = names::checkpoint_index(self.objects.incarnation(), head.seq), "checkpoint stored");
         Ok(())
     }
+}
+
+/// What a commit says of a domain. `older`: when `scheduled` was last captured, if this commit leaves it.
+fn instant(domain: rpc::Domain, seq: Seq, cut_time: UnixNanos, older: Option<(Seq, UnixNanos)>) -> rpc::DomainInstant {
+    let (seq, cut_time) = older.filter(|_| domain == rpc::Domain::Scheduled).unwrap_or((seq, cut_time));
+    rpc::DomainInstant { domain: domain.into(), seq, cut_time }
 }
 
 /// One GET of the next number, when something is dirty and the last request that would have met a successor was made

@@ -4,9 +4,10 @@
 //! above one: the most urgent of its names decides. A `local` directory with an entry of another tier is captured with it, and not what
 //! else is in it.
 
-use crate::cache::{Cache, CacheError, Change, ReadOutcome, View};
+use crate::cache::{Cache, CacheError, Change, Lost, ReadOutcome, View};
 use crate::policy::{CACHEDIR_SIGNATURE_LEN, CACHEDIR_TAG, Policy, Standing, Tier, is_cachedir_tag};
 use crate::types::{Domain, Ino, ROOT, UnixNanos};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -89,6 +90,32 @@ impl Classifier {
         any
     }
 
+    /// Whether a name that was just lost ties what is `scheduled` to another tier, or to what a commit holds of it (protocol.md 5.4): then it
+    /// does not wait while others are committed. What is not known is a seam.
+    pub(super) fn is_seam(&mut self, view: &mut View<'_>, lost: &Lost) -> bool {
+        self.begin();
+        let seam = self.ties(view, lost).unwrap_or(true);
+        // A directory whose tag nobody has looked at may have any tier.
+        let unread = !std::mem::take(&mut self.unread).is_empty();
+        seam || unread
+    }
+
+    fn ties(&mut self, view: &mut View<'_>, lost: &Lost) -> Result<bool, CacheError> {
+        let lives_on = view.attr(lost.ino)?.is_some_and(|attr| attr.nlink > 0);
+        let above = self.directory(view, lost.dir)?;
+        let path = join(&above.path, &lost.name);
+        if lost.is_dir && lives_on {
+            // It takes with it what lies below.
+            let now = self.directory(view, lost.ino)?;
+            return Ok([&path, &now.path].into_iter().any(|path| self.policy.may_be_scheduled(path, true)));
+        }
+        let standing = self.policy.enter(above.standing, &path, lost.is_dir, || false);
+        if matches!(self.policy.tier(standing), Tier::Scheduled(_)) {
+            return Ok(lost.said);
+        }
+        Ok(lives_on && matches!(self.inode_tier(view, lost.ino)?, Some(Tier::Scheduled(_))))
+    }
+
     fn inode_tier(&mut self, view: &mut View<'_>, ino: Ino) -> Result<Option<Tier>, CacheError> {
         if ino == ROOT {
             let tier = self.policy.tier(self.policy.root());
@@ -155,6 +182,14 @@ impl Classifier {
                 Ok(true)
             }
         }
+    }
+}
+
+/// From now on it is known what ties the tier `scheduled` to others, so that it may wait while these are committed.
+pub(super) fn judge_lost(cache: &Cache, policy: &Policy) {
+    if policy.schedules_by_name() {
+        let classifier = Mutex::new(Classifier::new(policy.clone()));
+        cache.on_lost(move |view, lost| classifier.lock().is_seam(view, lost));
     }
 }
 

@@ -1,5 +1,6 @@
 //! When to seal, and how to cut what was sealed into packs: pure answers, `now` is an argument.
 
+use crate::types::UnixNanos;
 use std::time::Duration;
 
 /// Frames of at most this many plain bytes: what one random read has to fetch at most.
@@ -13,6 +14,8 @@ const PACK_FRAMES: usize = crate::format::limits::FRAMES_MAX / 2;
 pub(super) const INLINE_BYTES_MAX: u64 = 64 << 10;
 /// Commits after the newest checkpoint before the next one is due: bounds what opening reads.
 pub(super) const CHECKPOINT_COMMITS: u64 = 128;
+/// When a commit is made and less than this is dirty in the tier `scheduled`, rows included, it is in it.
+pub(super) const WAITS_FROM: u64 = 8 << 20;
 /// Bytes of deltas and inline frames after the newest checkpoint before the next one is due.
 pub(super) const CHECKPOINT_BYTES: u64 = 8 << 20;
 
@@ -38,6 +41,8 @@ pub(super) struct Situation {
     pub(super) relieved: bool,
     /// It had to leave bytes behind a gap that only the kernel can fill, or say that it is one.
     pub(super) left_behind: bool,
+    /// None of the tier `scheduled` is due.
+    pub(super) scheduled_waits: bool,
 }
 
 /// When a tier wants to be in a commit.
@@ -52,16 +57,8 @@ pub(super) enum Timing {
         /// After its oldest change.
         max: Duration,
     },
-}
-
-impl Timing {
-    /// How old a change may become by it.
-    pub(super) fn at_most(self) -> Duration {
-        match self {
-            Self::Within(lag) => lag,
-            Self::Quiet { max, .. } => max,
-        }
-    }
+    /// At set times of the wall clock: in so long, as [`until_scheduled`] says.
+    In(Duration),
 }
 
 /// A tier with something in no commit.
@@ -75,14 +72,34 @@ pub(super) struct DirtyTier {
     pub(super) newest: Duration,
 }
 
+impl DirtyTier {
+    /// How old its oldest change may become.
+    pub(super) fn at_most(self) -> Duration {
+        match self.timing {
+            Timing::Within(lag) => lag,
+            Timing::Quiet { max, .. } => max,
+            Timing::In(left) => self.oldest.saturating_add(left),
+        }
+    }
+}
+
 /// How long until the first of these tiers is due: then all that is dirty is sealed. `None`: there is none.
 #[must_use]
 pub(super) fn due_in(dirty: impl IntoIterator<Item = DirtyTier>) -> Option<Duration> {
     let due = dirty.into_iter().map(|tier| match tier.timing {
         Timing::Within(lag) => lag.saturating_sub(tier.oldest),
         Timing::Quiet { quiet, max } => quiet.saturating_sub(tier.newest).min(max.saturating_sub(tier.oldest)),
+        Timing::In(left) => left,
     });
     due.min()
+}
+
+/// How long until what changed at `since` is due by set times: until the first of them after it. What was missed since then, however many,
+/// is one that is due now. Both are of the wall clock, which jumps: who asks moves a `since` that is not over yet to now, once.
+#[must_use]
+pub(super) fn until_scheduled(next_after: impl Fn(UnixNanos) -> Option<UnixNanos>, since: UnixNanos, now: UnixNanos) -> Duration {
+    let next = next_after(since).unwrap_or(UnixNanos::MAX);
+    Duration::from_nanos(u64::try_from(next.saturating_sub(now)).unwrap_or(0))
 }
 
 /// What to do next.
@@ -122,6 +139,12 @@ pub(super) fn next(s: Situation) -> Action {
         Some(Duration::ZERO) => Action::Seal,
         Some(wait) => Action::Wait(wait),
     }
+}
+
+/// Whether a seal of now leaves what is `scheduled` for a later one, if that is worth it (protocol.md 5.1, 5.3).
+#[must_use]
+pub(super) fn leaves_scheduled(s: Situation) -> bool {
+    s.scheduled_waits && !s.flush_wanted && s.dirty_permille < HIGH_WATER_PERMILLE
 }
 
 /// With nothing dirty and nothing open for writing, it is looked once more after so long.
@@ -183,6 +206,7 @@ mod tests {
         sync_waits: false,
         relieved: false,
         left_behind: false,
+        scheduled_waits: false,
     };
 
     #[test]
@@ -213,6 +237,19 @@ mod tests {
         ];
         for (situation, want) in cases {
             assert_eq!(next(situation), want, "{situation:?}");
+        }
+    }
+
+    #[test]
+    fn scheduled_waits_for_others_only() {
+        let waits = Situation { scheduled_waits: true, dirty_permille: 499, ..QUIET };
+        assert!(leaves_scheduled(waits) && leaves_scheduled(Situation { sync_waits: true, ..waits }));
+        for now in [
+            Situation { scheduled_waits: false, ..waits },
+            Situation { flush_wanted: true, ..waits },
+            Situation { dirty_permille: 500, ..waits },
+        ] {
+            assert!(!leaves_scheduled(now), "{now:?}");
         }
     }
 
@@ -248,6 +285,32 @@ mod tests {
             let calm = (first..).find(|now| !times.iter().any(|time| time <= now && now - time < quiet)).unwrap();
             proptest::prop_assert_eq!(fired, calm.min(first + max));
         }
+    }
+
+    proptest::proptest! {
+        // Due when one of the times has come since the change, however many; else in so long as until the first that has not.
+        #[test]
+        fn scheduled_is_due_as_the_definition_says(
+            times in proptest::collection::btree_set(0i64..1000, 0..8), since in 0i64..1000, later in 0i64..500,
+        ) {
+            let now = since + later;
+            let next = |after: i64| times.iter().copied().find(|time| *time > after);
+            let want = match times.iter().find(|time| **time > since) {
+                Some(time) if *time <= now => Duration::ZERO,
+                Some(time) => Duration::from_nanos((time - now).unsigned_abs()),
+                None => Duration::from_nanos((i64::MAX - now).unsigned_abs()),
+            };
+            proptest::prop_assert_eq!(until_scheduled(next, since, now), want);
+        }
+    }
+
+    #[test]
+    fn scheduled_waits_for_its_time_beside_others() {
+        let secs = Duration::from_secs;
+        let bulk = DirtyTier { timing: Timing::In(secs(3600)), oldest: secs(7200), newest: secs(0) };
+        assert_eq!((due_in([bulk]), bulk.at_most()), (Some(secs(3600)), secs(10_800)));
+        let continuous = DirtyTier { timing: Timing::Within(secs(1)), oldest: Duration::ZERO, newest: Duration::ZERO };
+        assert_eq!(due_in([bulk, continuous]), Some(secs(1)));
     }
 
     #[test]

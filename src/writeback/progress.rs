@@ -1,7 +1,7 @@
 //! What write-back tells others while it works: status, metrics and `flush` read it; nothing decides by it but the pause after
 //! a failure of the store, and when a checkpoint is due.
 
-use super::plan::CHECKPOINT_COMMITS;
+use super::plan::{CHECKPOINT_COMMITS, WAITS_FROM};
 use crate::env::Env;
 use crate::telemetry::Histogram;
 use crate::types::{Fault, FaultKind, Seq, UnixNanos};
@@ -25,6 +25,7 @@ pub struct Progress {
     unavoidable: AtomicU64,
     // Commits after the newest checkpoint before the next one is due.
     checkpoint_every: AtomicU64,
+    waits_from: AtomicU64,
     seals: Histogram,
     commits: Histogram,
 }
@@ -82,6 +83,7 @@ impl Default for Progress {
             over: AtomicBool::new(false),
             unavoidable: AtomicU64::new(0),
             checkpoint_every: AtomicU64::new(CHECKPOINT_COMMITS),
+            waits_from: AtomicU64::new(WAITS_FROM),
             seals: Histogram::default(),
             commits: Histogram::default(),
         }
@@ -115,6 +117,16 @@ impl Progress {
 
     pub(super) fn checkpoint_every(&self) -> u64 {
         self.checkpoint_every.load(Ordering::Relaxed)
+    }
+
+    /// From now on this many dirty bytes of the tier `scheduled` are left to its time when a commit is made for another tier (at most the
+    /// 8 MiB that hold otherwise).
+    pub fn set_waits_from(&self, bytes: u64) {
+        self.waits_from.store(bytes.min(WAITS_FROM), Ordering::Relaxed);
+    }
+
+    pub(super) fn waits_from(&self) -> u64 {
+        self.waits_from.load(Ordering::Relaxed)
     }
 
     /// Whether nothing more will be committed from here.

@@ -3,12 +3,12 @@
 use super::branch::{Brancher, Branches};
 use super::checkpoint::Tail;
 use super::commit::{Committer, Done, blocking};
-use super::domain::Classifier;
+use super::domain::{Classifier, judge_lost};
 use super::inbox::{Inbox, Waiters, Wanted};
 use super::kernel::{KernelPages, NoKernel};
 use super::plan::{self, Action, Situation};
 use super::progress::Progress;
-use super::survey::{Survey, Surveyed};
+use super::survey::{Now, Survey, Surveyed};
 use crate::cache::{Cache, Head};
 use crate::env::Env;
 use crate::log::Writer;
@@ -105,8 +105,9 @@ impl WriteBack {
             dirty_max,
         });
         let kernel = Arc::new(NoKernel);
-        let looked = objects.env().monotonic();
-        let survey = classifier.policy().has_times().then(|| Survey::new(&cache, looked));
+        let now = Now::of(objects.env());
+        judge_lost(&cache, classifier.policy());
+        let survey = classifier.policy().has_times().then(|| Survey::new(&cache, now));
         let committer = Committer {
             objects,
             cache,
@@ -119,7 +120,8 @@ impl WriteBack {
             checkpoint_unnamed: false,
             reuse_due: true,
             landed: landed.into_iter().map(|object| object.name).collect(),
-            looked,
+            looked: now.monotonic,
+            scheduled: None,
         };
         let run = Loop {
             handle: Arc::clone(&handle),
@@ -339,16 +341,16 @@ impl Loop {
                 let with_kernel = action == Action::Seal;
                 self.committer.kernel = Arc::clone(&self.handle.kernel.lock());
                 // What the kernel gets from now on is not in this cut, however long the upload takes.
-                let asked = self.handle.env.monotonic();
+                let asked = Now::of(&self.handle.env);
                 if let Some(survey) = &mut self.survey {
-                    survey.sealing(&self.handle.cache, asked);
+                    survey.sealing(&self.handle.cache, asked, with_kernel);
                 }
-                let done = self.committer.commit(with_kernel).await;
+                let done = self.committer.commit(with_kernel, plan::leaves_scheduled(situation)).await;
                 if let Some(survey) = &mut self.survey {
-                    survey.sealed(done.as_ref().map_or(true, |done| done.again) || self.handle.cache.left_behind());
+                    survey.sealed(done.as_ref().ok(), self.handle.cache.left_behind(), self.committer.classifier.policy());
                 }
                 if with_kernel {
-                    self.kernel_seen = asked;
+                    self.kernel_seen = asked.monotonic;
                 }
                 self.relieved = !with_kernel && done.is_ok();
                 if done.is_ok() {
@@ -420,7 +422,7 @@ impl Loop {
     async fn survey(&mut self) -> Result<Option<Surveyed>, Fault> {
         let Some(survey) = self.survey.take() else { return Ok(None) };
         let handle = Arc::clone(&self.handle);
-        let (cache, now) = (Arc::clone(&handle.cache), handle.env.monotonic());
+        let (cache, now) = (Arc::clone(&handle.cache), Now::of(&handle.env));
         let mut classifier = std::mem::replace(&mut self.committer.classifier, Classifier::built_in());
         let (survey, classifier) = blocking(&handle.env, move || Ok((survey.look(&cache, &mut classifier, now), classifier))).await?;
         self.committer.classifier = classifier;
@@ -431,7 +433,7 @@ impl Loop {
         let lag = handle.lag();
         // A budget that widens the lag delays those too that can wait.
         let floor = if lag.in_force > lag.asked { lag.in_force } else { Duration::ZERO };
-        let oldest = handle.cache.changed().then(|| handle.cache.oldest_dirty().unwrap_or(now));
+        let oldest = handle.cache.changed().then(|| handle.cache.oldest_dirty().unwrap_or(now.monotonic));
         let continuous = self.committer.classifier.policy().continuous_lag().unwrap_or(lag.asked).max(floor);
         let mut surveyed = survey.says(oldest, continuous, floor, now);
         // A change of a more urgent tier may come at any time, and it is not told.
@@ -452,6 +454,8 @@ impl Loop {
         } else {
             self.committer.checkpoint_unnamed.then_some(lag)
         };
+        let by_name = self.committer.classifier.policy().schedules_by_name();
+        let scheduled_waits = by_name && surveyed.as_ref().is_some_and(|surveyed| surveyed.scheduled_waits);
         // A checkpoint that is to be named is no change of any tier.
         let surveyed = surveyed.filter(|_| !self.committer.checkpoint_unnamed);
         let Surveyed { dirty, kernel_within, again, .. } = surveyed.unwrap_or_else(|| Surveyed::continuous(oldest_dirty, lag));
@@ -466,6 +470,7 @@ impl Loop {
             sync_waits,
             relieved: self.relieved,
             left_behind: handle.cache.left_behind(),
+            scheduled_waits,
         };
         (situation, again.min(plan::LOOK_EVERY / 4))
     }

@@ -29,6 +29,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod parts;
+mod scheduled;
+mod seams;
 mod tiers;
 mod trouble;
 
@@ -45,12 +47,14 @@ struct Stepped {
 #[derive(Default)]
 struct Timers {
     now: Duration,
+    /// What the wall clock was set forward by, or back.
+    set: i64,
     waiting: Vec<(Duration, oneshot::Sender<()>)>,
 }
 
 impl Stepped {
     fn new() -> Arc<Self> {
-        let at = Timers { now: Duration::from_secs(1_000_000), waiting: Vec::new() };
+        let at = Timers { now: Duration::from_secs(1_000_000), ..Timers::default() };
         Arc::new(Self { at: Arc::new(Mutex::new(at)), chance: AtomicU64::new(1), asleep: Arc::new(watch::Sender::new(())) })
     }
 
@@ -87,7 +91,8 @@ impl Stepped {
 
 impl Clock for Stepped {
     fn now(&self) -> UnixNanos {
-        i64::try_from(self.at.lock().now.as_nanos()).unwrap()
+        let at = self.at.lock();
+        i64::try_from(at.now.as_nanos()).unwrap() + at.set
     }
 
     fn monotonic(&self) -> Duration {

@@ -1,5 +1,6 @@
 //! `holdfast policy explain PATH..`.
 
+use super::next::Next;
 use super::tags;
 use crate::cli::context::{Answer, Context};
 use crate::cli::exit::Exit;
@@ -37,13 +38,18 @@ struct PathAnswer {
     line: usize,
     rule: String,
     matched: String,
+    #[serde(skip_serializing_if = "Next::is_empty")]
+    next: Next,
 }
 
 impl Answer for Answers {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        for PathAnswer { path, tier, line, rule, matched } in &self.paths {
+        for PathAnswer { path, tier, line, rule, matched, next } in &self.paths {
             let about = if matched == path { String::new() } else { format!(", which matches `{matched}`") };
             writeln!(out, "{path}: {tier}\n    by line {line} of {}: `{rule}`{about}", self.policy)?;
+            if !next.is_empty() {
+                writeln!(out, "    next: {next}")?;
+            }
         }
         if self.tags_unknown {
             writeln!(out, "No directory is taken to hold a CACHEDIR.TAG; --root DIR looks.")?;
@@ -62,6 +68,7 @@ pub(super) fn run(context: &Context, args: &ExplainArgs) -> Result<Exit, Fault> 
         let explained = policy.explain(&path, is_dir, &mut |dir| here(dir).is_some_and(|dir| tags::is_tagged(&dir)));
         paths.push(PathAnswer {
             path: shown(&path),
+            next: Next::of(&explained.tier, context.env.now()),
             tier: explained.tier.to_string(),
             line: explained.line,
             rule: explained.rule,

@@ -3,6 +3,7 @@
 mod check;
 mod estimate;
 mod explain;
+mod next;
 mod tags;
 
 use super::context::Context;

@@ -5,19 +5,19 @@ use crate::log::{At, Reader};
 use crate::rpc;
 use futures::future::join_all;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-async fn under(policy: &'static str) -> World {
+pub(super) async fn under(policy: &'static str) -> World {
     World::new(Shape { policy, lag: Policy::parse(policy).unwrap().lag(), ..SHAPE }).await
 }
 
 impl World {
-    fn commits(&self) -> u64 {
+    pub(super) fn commits(&self) -> u64 {
         self.writeback.progress().state().commits
     }
 
     /// Seconds until everything is committed, when `each` is done before each of them.
-    async fn seconds_until_clean(&self, mut each: impl FnMut(u64)) -> u64 {
+    pub(super) async fn seconds_until_clean(&self, mut each: impl FnMut(u64)) -> u64 {
         for second in 0..10_000 {
             if !self.cache.changed() {
                 return second;
@@ -29,7 +29,7 @@ impl World {
     }
 
     /// A file that is in a commit.
-    async fn stored(&self, name: &str) -> Ino {
+    pub(super) async fn stored(&self, name: &str) -> Ino {
         let ino = self.make(name);
         self.writeback.flush().await.unwrap();
         ino

@@ -205,7 +205,7 @@ impl Apps {
         if let Ok(Some(at)) = synced
             && let Ok(answered) = answer.await
         {
-            self.acknowledged(at, answered);
+            self.acknowledged(ino, at, answered);
         }
     }
 
@@ -218,11 +218,11 @@ impl Apps {
     }
 
     /// An fsync of the tier `strict` has its answer.
-    fn acknowledged(&self, at: usize, answered: Result<(), PosixError>) {
+    fn acknowledged(&self, ino: Ino, at: usize, answered: Result<(), PosixError>) {
         let machine = &self.machine;
         match answered {
             _ if machine.sim.is_doomed(machine.id) => {}
-            Ok(()) => match self.history.lock().acknowledged(at) {
+            Ok(()) => match self.history.lock().acknowledged(ino, at) {
                 Ok(()) => machine.count("strict fsyncs"),
                 Err(why) => machine.sim.violate(format!("node {}: {why}", machine.id)),
             },

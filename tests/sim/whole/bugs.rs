@@ -45,6 +45,8 @@ pub enum Bug {
     LocalLeaks,
     /// Paths of another tier are taken for `local` ones.
     LocalSwallows,
+    /// Paths of another tier wait for the time of one.
+    WaitsTooMuch,
     /// A janitor takes what no commit has named yet for garbage.
     SweepUnnamed,
     /// A janitor retires what only an older commit needs, and that is kept.
@@ -75,6 +77,7 @@ impl Bug {
         (Self::StrictHere, 40),
         (Self::LocalLeaks, 40),
         (Self::LocalSwallows, 40),
+        (Self::WaitsTooMuch, 400),
         (Self::SweepUnnamed, 400),
         (Self::RetireNeeded, 400),
         (Self::ReleaseLost, 400),

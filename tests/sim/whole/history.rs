@@ -151,12 +151,17 @@ impl History {
     }
 
     /// An fsync of the tier `strict`, made when the last state was this one, was answered: a commit shows that one or a later one.
-    pub fn acknowledged(&self, at: usize) -> Result<(), String> {
+    pub fn acknowledged(&self, ino: Ino, at: usize) -> Result<(), String> {
         let shown = |state: &Arc<Tree>| *state == self.logged || is_behind(&self.logged, state);
         let seen = self.seen_since(&self.logged);
         let later = &seen[at.saturating_sub(self.committed)..];
-        if later.iter().any(shown) {
-            return Ok(());
+        let left = |(number, whole): (usize, &Arc<Tree>)| self.is_left(&self.logged, &self.states[at.max(self.committed) + number], whole);
+        if later.iter().any(shown) || later.iter().enumerate().any(left) {
+            // Wherever it was moved since.
+            let gone = self.now().get(ino).is_none() || self.states[at].get(ino).is_none();
+            if gone || self.logged.get(ino).is_some() {
+                return Ok(());
+            }
         }
         Err(format!("I2: an fsync was answered, and no commit holds it: logged | then: {}", self.logged.differs(&later[0])))
     }
@@ -169,6 +174,10 @@ impl History {
     /// A flush was answered that was asked for in a state, with `added` files: the log shows that one or a later one.
     pub fn flushed(&self, before: usize, added: &[(Ino, usize, u64)]) -> Result<(), String> {
         let seen = self.seen_since(&self.logged);
+        let timed = self.tiers.as_ref().is_some_and(|tiers| tiers.is_timed());
+        if timed && self.full < before && !seen[before.saturating_sub(self.committed)..].contains(&self.logged) {
+            return Err(format!("the newest full commit shows state {}", self.full));
+        }
         if self.committed < before && seen[0] != seen[before - self.committed] {
             let behind = |state: &Arc<Tree>| !self.appends.is_empty() && is_behind(&self.logged, state);
             if !seen[before - self.committed..].iter().any(behind) {
@@ -199,7 +208,7 @@ impl History {
 
     /// A commit was stored that shows this: one of the states, not older than the commit before.
     pub fn commit(&mut self, shown: &Arc<Tree>, full: bool) -> Result<(), String> {
-        self.committed = self.place(shown)?;
+        self.committed = self.place(shown, full)?;
         self.check_appends(shown)?;
         self.logged = Arc::clone(shown);
         if full {
@@ -208,7 +217,7 @@ impl History {
         Ok(())
     }
 
-    fn place(&mut self, shown: &Arc<Tree>) -> Result<usize, String> {
+    fn place(&mut self, shown: &Arc<Tree>, full: bool) -> Result<usize, String> {
         let since = self.seen_since(&self.logged);
         if let Some(at) = since.iter().position(|state| state == shown) {
             return Ok(self.committed + at);
@@ -227,6 +236,9 @@ impl History {
         if let Some(at) = since.iter().position(|state| is_behind(shown, state)) {
             return Ok(self.committed + at);
         }
+        if let Some(at) = (0..since.len()).find(|at| !full && self.is_left(shown, &self.states[self.committed + at], &since[*at])) {
+            return Ok(self.committed + at);
+        }
         if let Some(whole) = self.unanswered(shown) {
             self.survived(whole).map(|request| self.shown = request)?;
             return Ok(self.index());
@@ -240,11 +252,16 @@ impl History {
         })
     }
 
+    /// Whether a commit shows this that leaves a tier to its time.
+    fn is_left(&self, shown: &Tree, state: &Tree, whole: &Tree) -> bool {
+        self.tiers.as_ref().is_some_and(|tiers| tiers.is_timed() && tiers.leaves(shown, state, whole, &self.logged))
+    }
+
     /// The state of which a commit shows this, when an operation that was not answered has been carried out, or in part.
     fn unanswered(&self, shown: &Tree) -> Option<Tree> {
         let now = self.seen();
         self.maybe.iter().zip(self.seen_maybe(&self.logged)).find_map(|((_, after), seen)| {
-            if *seen == *shown {
+            if *seen == *shown || self.is_left(shown, after, &seen) {
                 return Some(after.clone());
             }
             is_torn(shown, &now, &seen).then(|| {

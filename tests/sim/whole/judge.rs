@@ -123,6 +123,7 @@ impl Log {
                         .get(host)
                         .and_then(|all| all.last())
                         .ok_or_else(|| format!("commit {seq} by {host}, where nothing was ever written"))?;
+                    *seen.entry("commits that leave a tier").or_default() += u64::from(commit.domains.iter().any(|of| of.seq != seq));
                     history.lock().commit(&shown.tree, commit.full).map_err(|why| format!("I3: commit {seq} of {host} {why}"))?;
                 }
                 (Arc::new(shown), "commits")

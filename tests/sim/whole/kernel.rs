@@ -264,9 +264,9 @@ impl KernelPages for Kernel {
         let Some(posix) = self.posix.upgrade() else { return Brought::default() };
         let (machine, sim) = (&self.machine, &self.machine.sim);
         let driver = |ino: Ino| posix.getattr(ino).ok().map(|attr| attr.size);
-        let open = posix.writable_open().into_iter().filter(|ino| *ino != ROOT);
+        let open: BTreeSet<Ino> = posix.writable_open().into_iter().filter(|ino| *ino != ROOT).collect();
         if !machine.habits.kernel {
-            return Brought { sizes: open.filter_map(|ino| Some((ino, driver(ino)?))).collect(), missed: None };
+            return Brought { sizes: open.into_iter().filter_map(|ino| Some((ino, driver(ino)?))).collect(), missed: None };
         }
         // A new driver asks when it serves.
         let apps = loop {

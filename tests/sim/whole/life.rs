@@ -161,12 +161,10 @@ impl Life {
             resumed: resume,
             history: Arc::clone(&begun),
         });
-        let every = machine.habits.checkpoint_every;
+        let owner = Arc::clone(&machine);
         drop(env.spawn(async move {
             later.mounted(kernel).await;
-            if let Some(commits) = every {
-                later.checkpoint_every(commits).await;
-            }
+            owner.set_up(&later).await;
         }));
         machine.opened();
         let Some((history, answered)) = self.check(&volume, resume).await else { return };
@@ -198,6 +196,7 @@ impl Life {
         let policy = match machine.bug {
             Bug::StrictHere => BUILT_IN.to_owned(),
             Bug::LocalLeaks => machine.habits.policy.replace("local", "continuous"),
+            Bug::WaitsTooMuch => machine.habits.policy.replace("* continuous", "n4 scheduled * * * * *\n* continuous"),
             Bug::LocalSwallows => machine.habits.policy.replace("n5 debounced quiet=2s max=20s", "n5 local"),
             _ => machine.habits.policy.to_owned(),
         };

@@ -11,7 +11,7 @@ use super::op::Op;
 use super::tiers::Tiers;
 use holdfast::cache::{CacheOptions, Hook, Synced};
 use holdfast::types::Ino;
-use holdfast::volume::Sizes;
+use holdfast::volume::{Sizes, Volume};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,16 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// How often its volume is checkpointed, and what of a tier waits, where not by the engine's own rules.
+    pub async fn set_up(&self, volume: &Volume) {
+        if let Some(commits) = self.habits.checkpoint_every {
+            volume.checkpoint_every(commits).await;
+        }
+        if self.habits.tiers.as_ref().is_some_and(|tiers| tiers.is_timed()) {
+            volume.waits_from(0).await;
+        }
+    }
+
     pub fn new(world: &World<Log>, id: usize, habits: &Habits, root: &Path, skew: i64, bug: Bug) -> Arc<Self> {
         let machine = Self {
             id,

@@ -4,12 +4,15 @@
 
 use super::tree::{Node, Tree};
 use holdfast::policy::{Policy, Tier};
-use holdfast::types::{Ino, ROOT};
+use holdfast::types::{Domain, Ino, ROOT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Names decide, so that a rename or a link takes a file from tier to tier. `n7` in a directory `n6` is of another tier than that.
 pub const MIXED: &str = "n7 strict wait=20s\nn6 local\nn5 debounced quiet=2s max=20s\n* continuous 1s";
+
+/// With set times: `n5` waits for the next minute, however little of it there is. (Nothing is `local`: docs/protocol-notes.md 45.)
+pub const TIMED: &str = "n7 strict wait=20s\nn5 scheduled * * * * *\n* continuous 1s";
 
 #[derive(Debug)]
 pub struct Tiers {
@@ -81,6 +84,55 @@ impl Tiers {
             Arc::new(node)
         };
         Tree(tree.0.iter().filter(|(ino, _)| taken.contains(ino)).map(|(ino, node)| (*ino, strip(node))).collect())
+    }
+
+    /// Whether a tier waits for its time while others are committed.
+    pub fn is_timed(&self) -> bool {
+        self.policy.schedules_by_name()
+    }
+
+    /// Whether a commit that leaves the tier `scheduled` shows this: of that tier what the commit before (`older`) did, of the others what
+    /// a full commit of this state would (`whole`), and directories as these need them. Nothing of it may have come from another tier, or be
+    /// gone, since then (protocol.md 5.4).
+    pub fn leaves(&self, shown: &Tree, state: &Tree, whole: &Tree, older: &Tree) -> bool {
+        let names = Self::names(state);
+        let domain = |name: &Named, node: &Node| match self.tier(&name.path, node).domain() {
+            Domain::Local if older.lookup(name.entry.0, &name.entry.1).is_some() => Domain::Continuous,
+            domain => domain,
+        };
+        let waits = |ino: &Ino| {
+            let named = names.get(ino).into_iter().flatten();
+            state.get(*ino).is_some_and(|node| named.map(|name| domain(name, node)).min() == Some(Domain::Scheduled))
+        };
+        let same = |a: Option<&Node>, b: Option<&Node>| match (a, b) {
+            (Some(a), Some(b)) => Node { entries: b.entries.clone(), ..a.clone() } == *b,
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        // What was written behind a gap is of a later commit (protocol.md 6.2).
+        let behind = |a: Option<&Node>, b: Option<&Node>| match (a, b) {
+            (Some(a), Some(b)) => a.is_file() && b.bytes.starts_with(&a.bytes) && Node { bytes: Arc::clone(&b.bytes), ..a.clone() } == *b,
+            _ => false,
+        };
+        // By something of another tier below it, at any depth: what else is new of this one is not shown.
+        let needed = |node: &Node| node.entries.values().any(|child| !waits(child) || older.get(*child).is_none());
+        let all: BTreeSet<Ino> = [shown, whole, older].into_iter().flat_map(|tree| tree.0.keys().copied()).collect();
+        all.iter().all(|ino| {
+            let (is, would, was) = (shown.get(*ino), whole.get(*ino), older.get(*ino));
+            let attributes = if !waits(ino) {
+                same(is, would) || behind(is, would)
+            } else if was.is_some() {
+                same(is, was) || (is.is_some_and(Node::is_dir) && same(is, would))
+            } else {
+                is.is_none() || (is.is_some_and(|is| is.is_dir() && needed(is)) && same(is, would))
+            };
+            let Some(is) = is.filter(|node| node.is_dir()) else { return attributes };
+            let now = would.into_iter().flat_map(|node| &node.entries);
+            let now = now.filter(|(_, child)| !waits(child) || (older.get(**child).is_none() && shown.get(**child).is_some()));
+            let kept: Vec<_> = was.into_iter().flat_map(|node| &node.entries).filter(|(_, child)| waits(child)).collect();
+            let stayed = kept.iter().all(|(name, child)| state.lookup(*ino, name) == Some(**child));
+            let entries: BTreeMap<_, _> = now.chain(kept).map(|(name, child)| (name.clone(), *child)).collect();
+            attributes && stayed && is.entries == entries
+        })
     }
 
     /// Whether an fsync of this inode waits for a commit.

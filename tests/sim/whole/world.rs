@@ -10,7 +10,7 @@ use super::judge::Log;
 use super::life;
 use super::machine::{Habits, Machine};
 use super::person;
-use super::tiers::{MIXED, Tiers};
+use super::tiers::{MIXED, TIMED, Tiers};
 use holdfast::format::{marker::Marker, names};
 use holdfast::policy::BUILT_IN;
 use holdfast::volume::Sizes;
@@ -46,7 +46,7 @@ fn faults(sim: &Sim) -> Faults {
 }
 
 fn habits(sim: &Sim, seed: u64, wide: Wide) -> Habits {
-    Habits {
+    let habits = Habits {
         think: pick(sim, &[20 * MILLI, 200 * MILLI, SECOND, 4 * SECOND]),
         apps: sim.between(1, 3),
         crash: pick(sim, &[0, 1, 1, 3]),
@@ -65,7 +65,10 @@ fn habits(sim: &Sim, seed: u64, wide: Wide) -> Habits {
         restores: wide.restores,
         kernel: wide.kernel,
         tiers: wide.policy.map(|policy| Arc::new(Tiers::new(policy))),
-    }
+    };
+    // What of a file survives the power, and of a tier a commit, are two questions.
+    let timed = habits.tiers.as_ref().is_some_and(|tiers| tiers.is_timed());
+    Habits { power: if timed { 0 } else { habits.power }, ..habits }
 }
 
 /// What a world has beside that. Chosen apart from everything else, and in two worlds of seven only: the others are what they were before
@@ -87,6 +90,10 @@ pub struct Wide {
 
 impl Wide {
     fn of(seed: u64) -> Self {
+        // A third one came later, and not where a seed was kept.
+        if seed % 7 == 4 && seed > 7 {
+            return Self { policy: Some(TIMED), checkpoint_every: Some(3 + seed % 5), ..Self::default() };
+        }
         if !matches!(seed % 7, 0 | 5) {
             return Self::default();
         }
