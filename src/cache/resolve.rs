@@ -1,7 +1,7 @@
 //! The end of a seal: its commit is stored, or it is given up.
 
 use super::batch::Begun;
-use super::db::{self, CAPTURED};
+use super::db::{self, CAPTURED, MAYBE, NameRow, Stamped};
 use super::file::Content;
 use super::meta::{Meta, parts};
 use super::pages::outward;
@@ -147,11 +147,40 @@ impl Cache {
         for key in moved.names {
             let (dir, name) = parts(&key);
             if spool.name_taken(dir, name)? {
-                meta.amend_name(dir, name, |row| row.flags |= CAPTURED)?;
+                // A file that was made at a name that had gone is another one; one that was renamed over it stands in its place.
+                meta.amend_name(dir, name, |row| row.flags |= if row.flags & MAYBE != 0 { CAPTURED } else { 0 })?;
             }
         }
         for (dir, name) in &seal.hidden {
             meta.amend_name(*dir, name, |row| row.flags = 0)?;
+        }
+        Ok(())
+    }
+
+    /// The commit that was under way when the process before this one ended is in the log: what it holds counts as captured (protocol.md 5.5),
+    /// and is dirty all the same. Durable before this returns.
+    ///
+    /// # Errors
+    /// When the cache's disk fails.
+    pub fn landed(&self, deltas: &[rpc::Delta]) -> Result<(), CacheError> {
+        for delta in deltas {
+            for some in delta.inodes.chunks(WINDOW) {
+                let mut meta = self.meta.lock();
+                for inode in some {
+                    meta.amend(inode.ino, |row| row.flags |= CAPTURED)?;
+                }
+                drop(meta);
+                self.apply_batch()?;
+            }
+            for some in delta.names.chunks(WINDOW) {
+                let mut meta = self.meta.lock();
+                for name in some {
+                    let stands = |row: &Stamped<NameRow>| row.row.ino == name.ino || row.flags & MAYBE != 0;
+                    meta.amend_name(name.dir, &name.name, |row| row.flags |= if stands(row) { CAPTURED } else { 0 })?;
+                }
+                drop(meta);
+                self.apply_batch()?;
+            }
         }
         Ok(())
     }

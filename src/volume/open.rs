@@ -364,8 +364,17 @@ fn writer_params(params: &OpenParams, tip: &Tip, cache: &Cache) -> Result<Writer
 async fn go_on(place: Place, cache: Arc<Cache>, writer: Writer, opened: log::OpenReport, mut report: Report) -> Result<Opened, Fault> {
     let Place { objects, reader, requests, .. } = place;
     let head = writer.head();
-    if opened.intent == Some(Outcome::Landed) {
-        tracing::info!("the commit that was under way when the last driver ended is in the log");
+    if let (Some(Outcome::Landed), Some(seq)) = (opened.intent, cache.intent()?.map(|intent| intent.seq)) {
+        tracing::info!(seq, "the commit that was under way when the last driver ended is in the log");
+        let held = async { objects.deltas(&objects.commit(seq).await?).await };
+        match held.await {
+            Ok(deltas) => {
+                let local = Arc::clone(&cache);
+                objects.env().blocking(move || local.landed(&deltas)).await?;
+            }
+            // It is not needed: of what it holds, a file that is renamed to a `local` name from now on is left behind as it is, without a name.
+            Err(fault) => tracing::warn!(%fault, seq, "what that commit holds cannot be read, and does not count as captured"),
+        }
     }
     let local = Arc::clone(&cache);
     objects

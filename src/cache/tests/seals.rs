@@ -379,3 +379,51 @@ fn the_files_of_a_seal_need_not_be_in_memory() {
         lab.cache.apply_batch().unwrap();
     }
 }
+
+#[test]
+fn what_a_commit_holds_that_landed_while_its_driver_died_is_captured() {
+    let mut lab = Lab::new();
+    let (held, left) = (lab.file(b"held"), lab.file(b"left"));
+    lab.file(b"gone");
+    let stays = |change: &Change| matches!(change, Change::Inode(ino) | Change::Name { ino, .. } if *ino == left);
+    let tier = |change: &Change| if stays(change) { Domain::Local } else { Domain::Continuous };
+    let seal = lab.cache.seal(&mut |_, change| tier(change)).unwrap();
+    lab.collect(&seal, "packs/1");
+    lab.cache.make_durable(&seal).unwrap();
+    lab.remove(ROOT, b"gone");
+    let again = lab.file(b"gone");
+    lab.cache.apply_batch().unwrap();
+    drop(seal);
+    lab.crash();
+    let known = |lab: &Lab| {
+        lab.cache.view(|view| {
+            let of = [held, left, again].map(|ino| view.inode_captured(ino).unwrap());
+            (of, view.name_captured(ROOT, b"held").unwrap(), view.name_captured(ROOT, b"gone").unwrap())
+        })
+    };
+    assert_eq!(known(&lab), ([false; 3], false, false));
+    let deltas = std::mem::take(&mut lab.deltas);
+    lab.cache.landed(&deltas).unwrap();
+    // Also after another death.
+    lab.crash();
+    assert_eq!(known(&lab), ([true, false, false], true, false), "a file made at a name that had gone is another one");
+    assert!(lab.cache.changed());
+}
+
+#[test]
+fn a_file_made_at_a_name_that_went_while_its_commit_was_on_the_way_is_not_captured() {
+    let mut lab = Lab::new();
+    lab.file(b"removed");
+    lab.file(b"replaced");
+    let sealing = lab.begin_seal();
+    lab.remove(ROOT, b"removed");
+    lab.file(b"removed");
+    lab.file(b"other");
+    lab.rename(ROOT, b"other", ROOT, b"replaced");
+    lab.commit(sealing);
+    let captured = |name: &[u8]| lab.cache.view(|view| view.name_captured(ROOT, name)).unwrap();
+    assert!(!captured(b"removed"), "as at any other moment");
+    assert!(captured(b"replaced"));
+    lab.commit_all();
+    lab.check();
+}
