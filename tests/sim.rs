@@ -233,9 +233,9 @@ mod whole {
             seeds = (next..next + MORE_WORLDS).collect();
             next += MORE_WORLDS;
         }
-        assert!(found.is_empty(), "{} of {count} worlds broke an invariant:\n{}", found.len(), found.join("\n"));
         let minutes = began.elapsed().as_secs_f64() / 60.0;
         println!("{count} worlds, {:.0} a minute, {steps} steps: {seen:?}", count as f64 / minutes);
+        assert!(found.is_empty(), "{} of {count} worlds broke an invariant:\n{}", found.len(), found.join("\n"));
         for needed in needed() {
             assert!(seen.get(needed).is_some_and(|times| *times > 0), "no world had: {needed}");
         }

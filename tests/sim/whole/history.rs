@@ -118,17 +118,30 @@ impl History {
 
     /// What commits of the states since the newest commit would show, each right after one that showed `captured`.
     fn seen_since(&self, captured: &Tree) -> Vec<Arc<Tree>> {
+        self.seen_with(captured, self.powered)
+    }
+
+    fn seen_with(&self, captured: &Tree, powered: usize) -> Vec<Arc<Tree>> {
         let since = &self.states[self.committed..];
         let Some(tiers) = &self.tiers else { return since.to_vec() };
         let mut held = tiers::entries(captured);
         let seen = |(at, state): (usize, &Arc<Tree>)| {
-            if self.committed + at == self.powered {
+            if self.committed + at == powered {
                 held = tiers::entries(captured);
             }
             held.retain(|(dir, name)| state.lookup(*dir, name).is_some());
             Arc::new(tiers.shown(state, captured, &held))
         };
         since.iter().enumerate().map(seen).collect()
+    }
+
+    /// The same, if a name that went and was made anew before the power failed counts as another one. The driver cannot always tell: its log
+    /// has what the name means, and not always what became of it meanwhile.
+    fn other_seen(&self) -> Vec<Arc<Tree>> {
+        if self.tiers.is_none() || self.powered < self.committed {
+            return Vec::new();
+        }
+        self.seen_with(&self.logged, 0)
     }
 
     /// What commits would show after each operation that was not answered.
@@ -220,6 +233,10 @@ impl History {
     fn place(&mut self, shown: &Arc<Tree>, full: bool) -> Result<usize, String> {
         let since = self.seen_since(&self.logged);
         if let Some(at) = since.iter().position(|state| state == shown) {
+            return Ok(self.committed + at);
+        }
+        if let Some(at) = self.other_seen().iter().position(|state| state == shown) {
+            self.powered = 0;
             return Ok(self.committed + at);
         }
         if self.dark {
@@ -315,7 +332,9 @@ impl History {
         self.powered = self.index();
         let seen = self.seen();
         let glimpsed = self.glimpsed.take();
-        if let Some(glimpsed) = glimpsed.as_ref().filter(|glimpsed| ***glimpsed != *seen && !is_behind(glimpsed, &seen)) {
+        if glimpsed.as_ref().is_some_and(|glimpsed| *glimpsed != seen && self.other_seen().last() == Some(glimpsed)) {
+            self.powered = 0;
+        } else if let Some(glimpsed) = glimpsed.as_ref().filter(|glimpsed| ***glimpsed != *seen && !is_behind(glimpsed, &seen)) {
             return Err(format!("I8: after a loss of power a commit shows something else than is found: {}", glimpsed.differs(&seen)));
         }
         if glimpsed.is_some() {

@@ -90,8 +90,9 @@ pub async fn run(machine: Arc<Machine>) {
 fn env(machine: &Arc<Machine>) -> Env {
     let sim = &machine.sim;
     let mut failpoints = Failpoints::none();
-    if sim.permille(machine.habits.failpoints) {
-        let restores = machine.habits.restores > 0 && sim.permille(500);
+    // What a mount passes that finds a restore asked for is rare: where there are any, half the lives could die there.
+    let restores = machine.habits.restores > 0 && sim.permille(500);
+    if restores || sim.permille(machine.habits.failpoints) {
         let names = if restores { person::ON_MOUNT } else { FAILPOINTS };
         let name = names[sim.below(names.len() as u64) as usize];
         let machine = Arc::clone(machine);
@@ -102,7 +103,7 @@ fn env(machine: &Arc<Machine>) -> Env {
             machine.sim.doom(machine.id);
         };
         // Some are seldom passed at all.
-        let passage = if sim.permille(500) { 1 } else { sim.between(1, 6) };
+        let passage = if restores || sim.permille(500) { 1 } else { sim.between(1, 6) };
         failpoints = failpoints.arm(name, passage, Arc::new(die));
     }
     sim.env_of(machine.id, machine.skew, failpoints)

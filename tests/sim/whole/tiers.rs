@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// Names decide, so that a rename or a link takes a file from tier to tier. `n7` in a directory `n6` is of another tier than that.
 pub const MIXED: &str = "n7 strict wait=20s\nn6 local\nn5 debounced quiet=2s max=20s\n* continuous 1s";
 
-/// With set times: `n5` waits for the next minute, however little of it there is. (Nothing is `local`: docs/protocol-notes.md 45.)
-pub const TIMED: &str = "n7 strict wait=20s\nn5 scheduled * * * * *\n* continuous 1s";
+/// With set times: `n5` waits for the next minute, however little of it there is.
+pub const TIMED: &str = "n7 strict wait=20s\nn6 local\nn5 scheduled * * * * *\n* continuous 1s";
 
 #[derive(Debug)]
 pub struct Tiers {
