@@ -392,9 +392,13 @@ impl Content {
         for set in [self.present.set(), &dirty, &cleared, &shared, &self.stale] {
             w.ranges(set);
         }
-        // Mostly there are none; a version that does not know them reads past them.
-        if !self.spoiled.is_empty() {
+        // Mostly there is neither; a version that does not know them reads past them.
+        let settled = self.settled.max(self.synced_size);
+        if !self.spoiled.is_empty() || settled < self.size {
             w.ranges(&self.spoiled);
+        }
+        if settled < self.size {
+            w.u64(settled);
         }
         let changed = resized || !dirty.is_empty() || !cleared.is_empty() || !shared.is_empty();
         FileRow {
@@ -415,6 +419,9 @@ impl Content {
         let resized = r.u64()? != 0;
         let (present, dirty, cleared, shared, stale) = (r.ranges()?, r.ranges()?, r.ranges()?, r.ranges()?, r.ranges()?);
         let spoiled = r.ranges().unwrap_or_default();
+        let settled = r.u64().unwrap_or(size).min(size);
+        let mut appended = dirty.clone();
+        appended.remove(0..settled);
         let suspect = if row.boots < boots { without(&present, &dirty) } else { RangeSet::new() };
         let boots = if suspect.is_empty() { boots } else { row.boots };
         let told = Told { present: present.len(), dirty: dirty.len(), local: 0, size };
@@ -433,8 +440,9 @@ impl Content {
             boots,
             told,
             extents: Extents::from_rows(extents),
-            synced_size: size,
-            settled: size,
+            synced_size: settled,
+            settled,
+            appended,
             lsn: row.lsn,
             used: row.used,
             proven_size: size,

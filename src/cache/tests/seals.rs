@@ -135,6 +135,32 @@ fn an_append_only_file_is_sealed_as_a_prefix() {
 }
 
 #[test]
+fn a_driver_that_takes_a_mount_over_knows_what_may_still_come() {
+    for applied in [false, true] {
+        let lab = &mut Lab::new();
+        let ino = lab.file(b"log");
+        lab.cache.opened(ino, true);
+        lab.write(ino, 0, &[1; 5000]);
+        lab.cache.flush_points(&[(ino, 5000)]);
+        assert_eq!(captured_size(lab, ino), 5000);
+        lab.write(ino, 5000, &[1; 3192]);
+        lab.write(ino, 12_288, &[1; 3000]);
+        if applied {
+            lab.cache.apply_batch().unwrap();
+        }
+        lab.crash();
+        // The kernel holds the pages in between, and cannot be asked.
+        lab.cache.opened(ino, true);
+        lab.cache.flush_points(&[]);
+        assert_eq!(captured_size(lab, ino), 8192, "in meta.db: {applied}");
+        assert!(lab.cache.changed());
+        lab.write(ino, 8192, &[1; 4096]);
+        lab.cache.flush_points(&[]);
+        assert_eq!(captured_size(lab, ino), 15_288);
+    }
+}
+
+#[test]
 fn a_seal_without_the_kernel_has_prefixes_too() {
     let lab = &mut Lab::new();
     let ino = lab.file(b"log");

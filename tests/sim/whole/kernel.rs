@@ -230,8 +230,6 @@ pub struct Kernel {
     pub volume: Weak<Volume>,
     pub machine: Arc<Machine>,
     pub env: Env,
-    /// Its process took the mount over.
-    pub resumed: bool,
     /// From when on applications work.
     pub history: Arc<Mutex<Option<Arc<Mutex<History>>>>>,
 }
@@ -279,9 +277,9 @@ impl KernelPages for Kernel {
         let mut brought = Brought::default();
         for ino in open {
             let Some(size) = driver(ino).map(|size| machine.disk.lock().pages.size(ino, size)) else { continue };
-            // Without a descriptor nothing can be asked for. (Not after a death: docs/protocol-notes.md 43.)
+            // Without a descriptor nothing can be asked for.
             let came = match &apps {
-                Some(apps) if self.resumed || !sim.permille(100) => machine.bug == Bug::NotBrought || apps.bring(&|of| of == ino, 200),
+                Some(apps) if !sim.permille(100) => machine.bug == Bug::NotBrought || apps.bring(&|of| of == ino, 200),
                 _ => false,
             };
             match (came, machine.bug) {

@@ -159,7 +159,6 @@ impl Life {
             volume: Arc::downgrade(&volume),
             machine: Arc::clone(&machine),
             env: env.clone(),
-            resumed: resume,
             history: Arc::clone(&begun),
         });
         let owner = Arc::clone(&machine);
