@@ -89,8 +89,7 @@ fn exchange(update: &mut Update<'_>, from: (Ino, &[u8]), to: (Ino, &[u8])) -> Re
     if one == other {
         return Ok(None);
     }
-    update.remove_name(from.0, from.1)?;
-    update.remove_name(to.0, to.1)?;
+    // Neither name goes: a commit that holds it holds what it means next.
     update.set_name(to.0, to.1, one)?;
     update.set_name(from.0, from.1, other)?;
     stamp(update, one)?;

@@ -366,9 +366,7 @@ impl Apps {
             }
             14..20 => {
                 let to = pick(machine, &tree.all(Node::is_dir)).unwrap_or(ROOT);
-                // Whether an exchanged name counts as held is not the same for each way it is done (docs/protocol-notes.md).
-                let last = if machine.habits.tiers.is_some() { RenameMode::Replace } else { RenameMode::Exchange };
-                let mode = [RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace, last][sim.below(4) as usize];
+                let mode = [RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange][sim.below(4) as usize];
                 Op::Rename { from: (dir, entry(dir)?), to: (to, name), mode }
             }
             20..34 => {
