@@ -399,6 +399,8 @@ impl Content {
         }
         if settled < self.size {
             w.u64(settled);
+            // By bytes: a page that came in part has no more than that.
+            w.ranges(&self.appended);
         }
         let changed = resized || !dirty.is_empty() || !cleared.is_empty() || !shared.is_empty();
         FileRow {
@@ -420,8 +422,7 @@ impl Content {
         let (present, dirty, cleared, shared, stale) = (r.ranges()?, r.ranges()?, r.ranges()?, r.ranges()?, r.ranges()?);
         let spoiled = r.ranges().unwrap_or_default();
         let settled = r.u64().unwrap_or(size).min(size);
-        let mut appended = dirty.clone();
-        appended.remove(0..settled);
+        let appended = r.ranges().unwrap_or_default();
         let suspect = if row.boots < boots { without(&present, &dirty) } else { RangeSet::new() };
         let boots = if suspect.is_empty() { boots } else { row.boots };
         let told = Told { present: present.len(), dirty: dirty.len(), local: 0, size };

@@ -137,7 +137,8 @@ impl Classifier {
         let tagged = is_dir && self.has_tag(view, ino)?;
         let standing = self.policy.enter(above.standing, &join(&above.path, name), is_dir, || tagged);
         match self.policy.tier(standing) {
-            Tier::Local if view.name_captured(dir, name)? => Ok(Tier::DEFAULT),
+            // A name that a commit has held, or a file that one has, stays captured (protocol.md 5.5).
+            Tier::Local if view.name_captured(dir, name)? || view.inode_captured(ino)? => Ok(Tier::DEFAULT),
             tier => Ok(tier.clone()),
         }
     }

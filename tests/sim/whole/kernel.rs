@@ -161,11 +161,13 @@ impl Apps {
         let _ = self.env.block(move || apps.send(&|_| true)).await;
     }
 
-    /// The kernel sends all that it has of a file; of all of them.
+    /// The kernel sends all that it has of a file; of all of them. Whoever asked for it waits until everything has arrived, however long that is.
     pub async fn send_all(&self, ino: Option<Ino>) {
         if self.machine.habits.kernel {
             let apps = self.clone();
-            let _ = self.env.block(move || apps.bring(&|of| ino.is_none_or(|ino| ino == of), 0)).await;
+            let all =
+                move || while !apps.machine.sim.is_doomed(apps.machine.id) && !apps.bring(&|of| ino.is_none_or(|ino| ino == of), 0) {};
+            let _ = self.env.block(all).await;
         }
     }
 
@@ -198,18 +200,24 @@ impl Apps {
             let of = |unique: &&u64| disk.inflight.get(unique).and_then(Op::file).is_some_and(which);
             disk.pages.sent.iter().filter(of).copied().collect()
         };
-        let (first, sent) = {
+        let (first, mut sent) = {
             let mut disk = self.machine.disk.lock();
             let Disk { inflight, pages, .. } = &mut *disk;
             pages.sent.retain(|unique| inflight.contains_key(unique));
             let first: BTreeSet<u64> = pages.dirty.iter().filter(|page| which(page.ino)).map(|page| page.serial).collect();
             (first, under_way(&disk))
         };
+        let mut dirty = true;
         for _ in 0..TURNS {
             {
                 let disk = self.machine.disk.lock();
-                let dirty = disk.pages.dirty.iter().any(|page| first.contains(&page.serial));
-                if !dirty && sent.is_disjoint(&under_way(&disk)) {
+                let now = under_way(&disk);
+                // Also what somebody else has sent of it since the last look.
+                if dirty {
+                    sent.extend(&now);
+                }
+                dirty = disk.pages.dirty.iter().any(|page| first.contains(&page.serial));
+                if !dirty && sent.is_disjoint(&now) {
                     return true;
                 }
             }

@@ -96,13 +96,13 @@ impl Tiers {
     /// gone, since then (protocol.md 5.4).
     pub fn leaves(&self, shown: &Tree, state: &Tree, whole: &Tree, older: &Tree) -> bool {
         let names = Self::names(state);
-        let domain = |name: &Named, node: &Node| match self.tier(&name.path, node).domain() {
-            Domain::Local if older.lookup(name.entry.0, &name.entry.1).is_some() => Domain::Continuous,
+        let domain = |ino: &Ino, name: &Named, node: &Node| match self.tier(&name.path, node).domain() {
+            Domain::Local if older.get(*ino).is_some() || older.lookup(name.entry.0, &name.entry.1).is_some() => Domain::Continuous,
             domain => domain,
         };
         let waits = |ino: &Ino| {
             let named = names.get(ino).into_iter().flatten();
-            state.get(*ino).is_some_and(|node| named.map(|name| domain(name, node)).min() == Some(Domain::Scheduled))
+            state.get(*ino).is_some_and(|node| named.map(|name| domain(ino, name, node)).min() == Some(Domain::Scheduled))
         };
         let same = |a: Option<&Node>, b: Option<&Node>| match (a, b) {
             (Some(a), Some(b)) => Node { entries: b.entries.clone(), ..a.clone() } == *b,
