@@ -79,7 +79,7 @@ pub(super) struct Content {
     pub(super) stale: RangeSet,
     /// Pages that were in no commit, and whose bytes are gone.
     pub(super) spoiled: RangeSet,
-    pub(super) frozen: Option<Frozen>,
+    pub(super) frozen: Option<Box<Frozen>>,
     /// The seal that froze it last.
     pub(super) frozen_for: u64,
     /// The epoch in which it was last put on the list of changed files.

@@ -76,7 +76,7 @@ impl Content {
         let mut shared_extents: Vec<LocalExtent> = shared.iter().flat_map(|r| self.extents.within(r).collect::<Vec<_>>()).collect();
         shared_extents.retain_mut(|e| e.clip(&(0..size)).inspect(|clip| *e = *clip).is_some());
         self.dirty = rest.into();
-        self.frozen = Some(Frozen {
+        self.frozen = Some(Box::new(Frozen {
             size,
             dirty: dirty.into(),
             copied: RangeSet::new(),
@@ -86,7 +86,7 @@ impl Content {
             resized: self.resized,
             shadow: None,
             places: BTreeMap::new(),
-        });
+        }));
         self.resized = size < self.size;
         self.frozen_for = seal;
         self.settled = size;

@@ -1,27 +1,41 @@
 //! Byte ranges and sets of them.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 /// `start <= x < end`. Empty when `start == end`; `start <= end` always.
 pub type ByteRange = std::ops::Range<u64>;
 
 /// A set of bytes as disjoint, non-touching, non-empty ranges in order. Most sets have one range at the most: it needs no memory of its own.
+/// Sixteen bytes: a cache has a dozen sets for each file in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeSet {
     ranges: Ranges,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::box_collection, reason = "a pointer fits beside the two numbers, a map does not")]
 enum Ranges {
-    /// The empty set when it is empty.
-    One(u64, u64),
-    /// start -> end; two at least.
-    Many(BTreeMap<u64, u64>),
+    /// The one range, from start to end.
+    One(u64, NonZeroU64),
+    /// start -> end; two at least. None: the empty set.
+    Many(Option<Box<BTreeMap<u64, u64>>>),
+}
+
+impl Ranges {
+    /// One range, or none when it is empty.
+    fn one(start: u64, end: u64) -> Self {
+        NonZeroU64::new(end).filter(|end| start < end.get()).map_or(Self::Many(None), |end| Self::One(start, end))
+    }
+
+    fn two(first: (u64, u64), second: (u64, u64)) -> Self {
+        Self::Many(Some(Box::new(BTreeMap::from([first, second]))))
+    }
 }
 
 impl Default for RangeSet {
     fn default() -> Self {
-        Self { ranges: Ranges::One(0, 0) }
+        Self { ranges: Ranges::Many(None) }
     }
 }
 
@@ -38,12 +52,16 @@ impl RangeSet {
             return;
         }
         match &mut self.ranges {
-            Ranges::One(start, end) if start == end => (*start, *end) = (range.start, range.end),
-            Ranges::One(start, end) if range.start <= *end && *start <= range.end => {
-                (*start, *end) = ((*start).min(range.start), (*end).max(range.end));
+            Ranges::Many(None) => self.ranges = Ranges::one(range.start, range.end),
+            Ranges::One(start, end) => {
+                let (start, end) = (*start, end.get());
+                self.ranges = if range.start <= end && start <= range.end {
+                    Ranges::one(start.min(range.start), end.max(range.end))
+                } else {
+                    Ranges::two((start, end), (range.start, range.end))
+                };
             }
-            Ranges::One(start, end) => self.ranges = Ranges::Many(BTreeMap::from([(*start, *end), (range.start, range.end)])),
-            Ranges::Many(many) => {
+            Ranges::Many(Some(many)) => {
                 insert(many, range);
                 self.settle();
             }
@@ -56,14 +74,19 @@ impl RangeSet {
             return;
         }
         match &mut self.ranges {
-            Ranges::One(start, end) if range.end <= *start || *end <= range.start => {}
-            Ranges::One(start, end) => match (*start < range.start, range.end < *end) {
-                (true, true) => self.ranges = Ranges::Many(BTreeMap::from([(*start, range.start), (range.end, *end)])),
-                (true, false) => *end = range.start,
-                (false, true) => *start = range.end,
-                (false, false) => (*start, *end) = (0, 0),
-            },
-            Ranges::Many(many) => {
+            Ranges::Many(None) => {}
+            Ranges::One(start, end) => {
+                let (start, end) = (*start, end.get());
+                if range.start < end && start < range.end {
+                    self.ranges = match (start < range.start, range.end < end) {
+                        (true, true) => Ranges::two((start, range.start), (range.end, end)),
+                        (true, false) => Ranges::one(start, range.start),
+                        (false, true) => Ranges::one(range.end, end),
+                        (false, false) => Ranges::Many(None),
+                    };
+                }
+            }
+            Ranges::Many(Some(many)) => {
                 remove(many, &range);
                 self.settle();
             }
@@ -71,19 +94,18 @@ impl RangeSet {
     }
 
     fn settle(&mut self) {
-        if let Ranges::Many(many) = &self.ranges
+        if let Ranges::Many(Some(many)) = &self.ranges
             && many.len() < 2
         {
-            let (start, end) = many.first_key_value().map_or((0, 0), |(start, end)| (*start, *end));
-            self.ranges = Ranges::One(start, end);
+            self.ranges = many.first_key_value().map_or(Ranges::Many(None), |(start, end)| Ranges::one(*start, *end));
         }
     }
 
     /// The ranges that begin within `starts`, in order.
     fn starting(&self, starts: ByteRange) -> impl DoubleEndedIterator<Item = (u64, u64)> + '_ {
         let (one, many) = match &self.ranges {
-            Ranges::One(start, end) => (Some((*start, *end)).filter(|_| start < end && starts.contains(start)), None),
-            Ranges::Many(many) => (None, Some(many.range(starts).map(|(start, end)| (*start, *end)))),
+            Ranges::One(start, end) => (Some((*start, end.get())).filter(|_| starts.contains(start)), None),
+            Ranges::Many(many) => (None, many.as_ref().map(|many| many.range(starts).map(|(start, end)| (*start, *end)))),
         };
         one.into_iter().chain(many.into_iter().flatten())
     }
@@ -91,8 +113,8 @@ impl RangeSet {
     /// The last range that begins at `at` or before.
     fn before(&self, at: u64) -> Option<(u64, u64)> {
         match &self.ranges {
-            Ranges::One(start, end) => Some((*start, *end)).filter(|_| start < end && *start <= at),
-            Ranges::Many(many) => many.range(..=at).next_back().map(|(start, end)| (*start, *end)),
+            Ranges::One(start, end) => Some((*start, end.get())).filter(|_| *start <= at),
+            Ranges::Many(many) => many.as_ref()?.range(..=at).next_back().map(|(start, end)| (*start, *end)),
         }
     }
 
@@ -147,15 +169,15 @@ impl RangeSet {
     /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        matches!(&self.ranges, Ranges::One(start, end) if start == end)
+        matches!(&self.ranges, Ranges::Many(None))
     }
 
     /// Number of ranges.
     #[must_use]
     pub fn count(&self) -> usize {
         match &self.ranges {
-            Ranges::One(start, end) => usize::from(start < end),
-            Ranges::Many(many) => many.len(),
+            Ranges::One(..) => 1,
+            Ranges::Many(many) => many.as_ref().map_or(0, |many| many.len()),
         }
     }
 
@@ -215,6 +237,11 @@ impl FromIterator<ByteRange> for RangeSet {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_set_is_two_numbers_large() {
+        assert_eq!(size_of::<RangeSet>(), 16);
+    }
 
     proptest! {
         #[test]
