@@ -17,6 +17,7 @@ use super::ring::Place;
 use super::slots::{self, CLASSES};
 use super::types::{CacheError, chain};
 use super::{Cache, db, die};
+use crate::env::memory;
 use crate::types::{Ino, RangeSet};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashSet};
@@ -38,6 +39,10 @@ const SETTLED: usize = 64;
 /// In `meta.db`, the first slot of each class that was never used.
 pub(super) const NEXT_SLOTS: [&str; CLASSES] = ["next_slot", "next_slot_1", "next_slot_2", "next_slot_3"];
 const PERIOD: Duration = Duration::from_secs(5);
+/// A batch does not wait for its time when so many files have state that only memory has: about a kilobyte each.
+const PENDING_DUE: usize = 4 << 10;
+/// Nor does an operation begin before the next batch has, when there are so many.
+const PENDING_MAX: usize = 8 << 10;
 
 /// What belongs to whoever applies a batch.
 #[derive(Debug)]
@@ -96,14 +101,32 @@ impl Cache {
     pub fn tick(&self) -> Result<(), CacheError> {
         self.reserve.look();
         let due = self.env.monotonic().saturating_sub(self.batch.lock().last) >= PERIOD;
-        let pending = self.ring.used() > 0 || !self.pending_files.lock().is_empty();
-        if self.ring.half_full() || (due && pending) {
+        let files = self.pending_files.lock().len();
+        let pending = self.ring.used() > 0 || files > 0;
+        if self.ring.half_full() || files >= PENDING_DUE || (due && pending) {
             self.apply_batch()?;
         }
         // Emptying thousands of files takes a while, on a disk that discards what is freed most of all: nobody waits for it.
         let durable = self.batch.lock().durable;
         while self.slots.settle(durable, SETTLED)? {}
         Ok(())
+    }
+
+    /// Bounds what the next batch has to take, before any lock: to so many files of what nobody waits for (`ahead`), else to a few more. Who
+    /// comes while a batch flushes goes on: it has taken its files already. A disk that fails refuses nothing here: it is told by what is to
+    /// be durable, and by the log when that has no room left.
+    pub(super) fn bound_pending(&self, ahead: bool) {
+        let most = if ahead { PENDING_DUE } else { PENDING_MAX };
+        if self.pending_files.lock().len() < most {
+            return;
+        }
+        let mut batch = self.batch.lock();
+        // Perhaps the one that was waited for has taken them.
+        if self.pending_files.lock().len() >= most
+            && let Err(error) = self.apply_locked(&mut batch, Begun::new(self))
+        {
+            tracing::warn!(%error, "the cache's disk does not take what changed; it is tried again");
+        }
     }
 
     /// Applies all that is logged; it is durable on return.
@@ -132,8 +155,12 @@ impl Cache {
         self.ring.trim(place);
         self.trust_again(failures);
         batch.durable = place.lsn;
+        let many = encoded.len() >= PENDING_DUE;
         self.reclaim(encoded)?;
         self.cool();
+        if many {
+            memory::give_back();
+        }
         batch.last = self.env.monotonic();
         Ok(())
     }
@@ -369,7 +396,7 @@ impl Cache {
             files.retain(|ino, file| !goes(file, few, writable.contains(ino)));
         }
         // What has to stay does not make every further one look through all.
-        self.cool_at.store(files.len().max(hot) + hot / 4 + 1, Ordering::Relaxed);
+        self.cool_at.store(files.len().max(hot / 2) + hot / 8 + 1, Ordering::Relaxed);
     }
 
     /// Lets these go, when there are many in memory.

@@ -181,6 +181,7 @@ impl Cache {
 
     /// Room in the log, taken before any lock.
     fn admit(&self, bytes: u64) -> Result<Permit<'_>, CacheError> {
+        self.bound_pending(false);
         loop {
             if let Some(permit) = self.ring.admit(bytes) {
                 return Ok(permit);

@@ -435,3 +435,22 @@ fn a_path_keeps_the_bytes_of_its_names() {
         assert_eq!([view.show_path(ino), view.show_path(4711)], ["d\\xff/a\\nb", "inode 4711"]);
     });
 }
+
+#[test]
+fn only_so_many_files_wait_for_a_batch() {
+    let mut lab = Lab::with(|options| (options.log_bytes, options.hot_inodes) = (64 << 20, 16 << 10));
+    let waiting = |lab: &Lab| lab.cache.pending_files.lock().len();
+    let mut most = 0;
+    for n in 0..14_000u32 {
+        let ino = lab.file(format!("{n}").as_bytes());
+        lab.write(ino, 0, &n.to_le_bytes());
+        most = most.max(waiting(&lab));
+        if n == 5000 {
+            lab.cache.tick().unwrap();
+            assert_eq!(waiting(&lab), 0, "so many do not wait for its time");
+        }
+    }
+    assert!(most <= 8192, "{most}");
+    lab.crash();
+    lab.check();
+}
