@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod memory;
 mod parts;
 mod scheduled;
 mod seams;

@@ -18,10 +18,10 @@ use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Packs that are uploaded at the same time.
-const PACKS_IN_FLIGHT: usize = 4;
+/// Packs of a seal in memory at a time, of some 12 MiB each: one that is being filled, the others on their way.
+const PACKS: usize = 3;
 /// Files asked for at once from a seal.
 const FILES: usize = 512;
 
@@ -120,9 +120,21 @@ impl<T: Send> Feed<T> {
 
     /// Waits until the one before is taken.
     pub(super) fn hand_on(&self, made: T) -> Result<(), Fault> {
-        self.waiter.wait(self.send.send(made)).map_err(|_| Fault::new(FaultKind::Unknown, "the upload was given up"))
+        self.waiter.wait(self.send.send(made)).map_err(|_| given_up())
+    }
+
+    /// Waits until one of `rooms` is free.
+    fn room(&self, rooms: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Fault> {
+        self.waiter.wait(Arc::clone(rooms).acquire_owned()).map_err(|_| given_up())
     }
 }
+
+fn given_up() -> Fault {
+    Fault::new(FaultKind::Unknown, "the upload was given up")
+}
+
+/// A pack, and its place among the [`PACKS`].
+type Filled = (PackBytes, OwnedSemaphorePermit);
 
 /// What an upload works with.
 pub(super) struct Uploading<'a> {
@@ -139,7 +151,7 @@ pub(super) struct Uploading<'a> {
 /// Uploads the contents of `seal`; every pack is stored when this returns. Ends early with what `stop` says, if it says anything.
 pub(super) async fn upload(with: Uploading<'_>, seal: &Arc<Seal>, stop: impl Future<Output = Fault>) -> Result<Stored, Fault> {
     let Uploading { objects, cache, home, progress, reuse, arrived } = with;
-    let (send, packs) = Feed::<PackBytes>::new(objects.env());
+    let (send, packs) = Feed::<Filled>::new(objects.env());
     let producer = {
         let (objects, cache, seal, env) = (objects.clone(), cache.clone(), seal.clone(), objects.env());
         env.block(move || Cutter::new((&objects, &cache, &seal), &reuse, home, send).run())
@@ -158,7 +170,7 @@ pub(super) async fn upload(with: Uploading<'_>, seal: &Arc<Seal>, stop: impl Fut
 async fn put_packs(
     objects: &Objects,
     progress: &Progress,
-    mut packs: mpsc::Receiver<PackBytes>,
+    mut packs: mpsc::Receiver<Filled>,
     arrived: &Mutex<Vec<rpc::ObjectRef>>,
 ) -> Result<(), Fault> {
     let mut flying = FuturesUnordered::new();
@@ -166,10 +178,12 @@ async fn put_packs(
     while open || !flying.is_empty() {
         tokio::select! {
             biased;
-            pack = packs.recv(), if open && flying.len() < PACKS_IN_FLIGHT => match pack {
-                Some(pack) => flying.push(async move {
+            pack = packs.recv(), if open => match pack {
+                Some((pack, room)) => flying.push(async move {
                     put_pack(objects, progress, &pack).await?;
-                    arrived.lock().push(pack.object);
+                    let PackBytes { object, bytes, .. } = pack;
+                    drop((bytes, room));
+                    arrived.lock().push(object);
                     Ok::<(), Fault>(())
                 }),
                 None => open = false,
@@ -198,7 +212,10 @@ struct Cutter<'a> {
     seal: &'a Seal,
     reuse: &'a Reuse,
     home: Home,
-    send: Feed<PackBytes>,
+    send: Feed<Filled>,
+    rooms: Arc<Semaphore>,
+    /// Of the pack that is being filled, once it has anything.
+    room: Option<OwnedSemaphorePermit>,
     builder: Builder,
     /// Files with extents whose place is not known yet, and the one being cut.
     files: Vec<rpc::ExtentChange>,
@@ -212,10 +229,11 @@ struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new((objects, cache, seal): (&'a Objects, &'a Cache, &'a Seal), reuse: &'a Reuse, home: Home, send: Feed<PackBytes>) -> Self {
+    fn new((objects, cache, seal): (&'a Objects, &'a Cache, &'a Seal), reuse: &'a Reuse, home: Home, send: Feed<Filled>) -> Self {
         let (builder, out) = (Builder::default(), Stored::default());
         let (files, open, found, shared) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
-        Self { objects, cache, seal, reuse, home, send, builder, files, open, found, shared, out, inline: false }
+        let (rooms, room) = (Arc::new(Semaphore::new(PACKS)), None);
+        Self { objects, cache, seal, reuse, home, send, rooms, room, builder, files, open, found, shared, out, inline: false }
     }
 
     fn run(mut self) -> Result<Stored, Fault> {
@@ -301,6 +319,9 @@ impl<'a> Cutter<'a> {
         }
         self.files[file].extents.push(extent);
         self.open.push((file, at, fingerprint));
+        if self.room.is_none() {
+            self.room = Some(self.send.room(&self.rooms)?);
+        }
         self.builder.push(content)?;
         if plan::pack_is_full(self.builder.size(), self.builder.frames()) {
             self.finish_pack()?;
@@ -312,7 +333,7 @@ impl<'a> Cutter<'a> {
         if self.open.is_empty() {
             return Ok(());
         }
-        let builder = std::mem::take(&mut self.builder);
+        let (builder, room) = (std::mem::take(&mut self.builder), self.room.take());
         let name = self.home.name(self.objects);
         let pack = builder.finish(&name, self.home.epoch(), self.objects.salt(), self.objects.sealer())?;
         let object = self.out.add(pack.object.clone(), Origin::Own);
@@ -335,7 +356,7 @@ impl<'a> Cutter<'a> {
         }
         // Before its first byte is sent: whoever comes after this process asks the store whether it arrived.
         self.cache.note_upload(&upload)?;
-        self.send.hand_on(pack)
+        room.map_or(Ok(()), |room| self.send.hand_on((pack, room)))
     }
 
     /// The number of a pack uploaded before.
