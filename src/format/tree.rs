@@ -104,7 +104,8 @@ impl Located {
 /// The extents of one file: disjoint, by offset. What no extent covers is a hole.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ExtentMap {
-    extents: BTreeMap<u64, Located>,
+    // Boxed: a node of the tree has room for eleven, and most files have one.
+    extents: BTreeMap<u64, Box<Located>>,
 }
 
 impl ExtentMap {
@@ -119,7 +120,7 @@ impl ExtentMap {
         for offset in touched {
             let Some(old) = self.extents.remove(&offset) else { continue };
             for keep in [old.clipped(0..range.start), old.clipped(range.end..u64::MAX)].into_iter().flatten() {
-                self.extents.insert(keep.extent.offset, keep);
+                self.extents.insert(keep.extent.offset, Box::new(keep));
             }
         }
     }
@@ -127,17 +128,17 @@ impl ExtentMap {
     /// Lays an extent over whatever is there.
     pub fn put(&mut self, extent: Located) {
         self.clear(extent.range());
-        self.extents.insert(extent.extent.offset, extent);
+        self.extents.insert(extent.extent.offset, Box::new(extent));
     }
 
     /// In order.
     pub fn iter(&self) -> impl Iterator<Item = &Located> {
-        self.extents.values()
+        self.extents.values().map(|located| &**located)
     }
 
     /// In order, in runs of at most `most`.
     pub fn runs(self, most: usize) -> impl Iterator<Item = Self> {
-        let mut rest = self.extents.into_values().peekable();
+        let mut rest = self.extents.into_values().map(|located| *located).peekable();
         std::iter::from_fn(move || rest.peek().is_some().then(|| rest.by_ref().take(most.max(1)).collect()))
     }
 
@@ -150,13 +151,13 @@ impl ExtentMap {
     /// Takes them, in order.
     #[must_use]
     pub fn into_vec(self) -> Vec<Located> {
-        self.extents.into_values().collect()
+        self.extents.into_values().map(|located| *located).collect()
     }
 }
 
 impl FromIterator<Located> for ExtentMap {
     fn from_iter<T: IntoIterator<Item = Located>>(extents: T) -> Self {
-        Self { extents: extents.into_iter().map(|e| (e.extent.offset, e)).collect() }
+        Self { extents: extents.into_iter().map(|e| (e.extent.offset, Box::new(e))).collect() }
     }
 }
 
@@ -202,7 +203,7 @@ pub struct Overlay {
 #[derive(Debug, Clone)]
 enum FileChange {
     Clear(ByteRange),
-    Put(Located),
+    Put(Box<Located>),
     Clip(u64),
 }
 
@@ -231,7 +232,7 @@ impl Overlay {
             file.extend(change.cleared.iter().map(|r| FileChange::Clear(r.offset..r.offset.saturating_add(r.length))));
             for extent in &change.extents {
                 if let Some(located) = locate(extent, &objects, seq) {
-                    file.push(FileChange::Put(located));
+                    file.push(FileChange::Put(Box::new(located)));
                 }
             }
         }

@@ -3,6 +3,7 @@
 use super::super::{FetchOptions, Fetcher, Prefetch, Source, load, prefetch};
 use crate::cache::{Cache, CacheOptions, CacheOrigin, Head, ReadOutcome};
 use crate::env::Env;
+use crate::format::changes::PackedDelta;
 use crate::format::names;
 use crate::format::pack::{Builder, PackBytes};
 use crate::format::seal::{Cipher, Sealer};
@@ -74,7 +75,7 @@ impl Lab {
         let cache = Cache::create(env, options, &origin).unwrap();
         let fetcher = Fetcher::new(objects.clone(), Arc::clone(&cache), FetchOptions::default());
         let head = Some(Head { seq: 2, hash: Hash([3; 32]), epoch: 1 });
-        load(&objects, &cache, Source { checkpoint: None, commits: vec![(2, vec![delta])], head }).await.unwrap();
+        load(&objects, &cache, Source { checkpoint: None, commits: vec![(2, vec![PackedDelta::of(&delta)])], head }).await.unwrap();
         Self { _dir: dir, cache, fetcher, counters, memory, name, pack }
     }
 

@@ -3,6 +3,7 @@
 use super::super::{FetchOptions, Fetcher, Source, load};
 use crate::cache::{Cache, CacheOptions, CacheOrigin, Head, ReadOutcome};
 use crate::env::Env;
+use crate::format::changes::PackedDelta;
 use crate::format::checkpoint::{self, PlainPart};
 use crate::format::pack::Builder;
 use crate::format::seal::{Cipher, Sealer};
@@ -73,7 +74,7 @@ impl Bench {
         let (bytes, _) = block::encode(&marker, &bench.sealer, &name, [6; 32]).unwrap();
         bench.store.put_if_absent(&name, bytes).await.unwrap();
         let head = Some(Head { seq: CHECKPOINT + 1, hash: Hash([3; 32]), epoch: 1 });
-        load(&objects, &bench.cache, Source { checkpoint: None, commits: vec![(2, vec![delta])], head }).await.unwrap();
+        load(&objects, &bench.cache, Source { checkpoint: None, commits: vec![(2, vec![PackedDelta::of(&delta)])], head }).await.unwrap();
         bench
     }
 

@@ -38,8 +38,8 @@ pub(super) async fn read(objects: &Objects, reader: &Reader, checkpoint: Seq, at
     for record in records {
         match &record.record.kind {
             Some(Kind::Commit(commit)) => {
-                let deltas = objects.deltas(commit).await?;
-                shown.tail.commit(record.seq, &commit.inline_frames, deltas.iter().map(PackedDelta::of).collect());
+                let deltas = packed(objects, commit).await?;
+                shown.tail.commit(record.seq, &commit.inline_frames, deltas.clone());
                 shown.last = Some(last_of(record.seq, commit));
                 shown.source.commits.push((record.seq, deltas));
             }
@@ -48,6 +48,11 @@ pub(super) async fn read(objects: &Objects, reader: &Reader, checkpoint: Seq, at
         }
     }
     Ok(shown)
+}
+
+/// All deltas since a checkpoint are in memory until the cache is filled.
+async fn packed(objects: &Objects, commit: &Commit) -> Result<Vec<PackedDelta>, Fault> {
+    Ok(objects.deltas(commit).await?.iter().map(PackedDelta::of).collect())
 }
 
 /// Reads what commit `seq` shows.
@@ -68,10 +73,10 @@ pub(super) async fn read_branch(objects: &Objects, reader: &Reader, epoch: Epoch
     }
     let mut shown = read(objects, reader, checkpoint, base).await?;
     let state = found.state.clone().unwrap_or_default();
-    let deltas = objects.deltas(&state).await?;
+    let deltas = packed(objects, &state).await?;
     // No record has this number in the branch; nothing of a branch lies inline in one.
     let seq = base.seq + 1;
-    shown.tail.commit(seq, &[], deltas.iter().map(PackedDelta::of).collect());
+    shown.tail.commit(seq, &[], deltas.clone());
     shown.last = Some(LastCommit { seq: base.seq, cut_time: state.cut_time, full: state.full });
     shown.source.commits.push((seq, deltas));
     Ok((shown, found))
