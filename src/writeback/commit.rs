@@ -156,6 +156,8 @@ impl Committer {
                     self.scheduled = Some((head.seq, commit.cut_time));
                 }
                 let last = LastCommit { seq: head.seq, cut_time: commit.cut_time, full: commit.full };
+                // It is in the log, whatever this cache still has to note down of it.
+                self.progress.set_last_commit(last);
                 self.resolve(seal, head, stored).await?;
                 self.objects.env().failpoint("writeback.after_resolve");
                 self.tail.commit(head.seq, &commit.inline_frames, deltas);
