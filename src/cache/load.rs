@@ -9,7 +9,7 @@ use super::types::{CacheError, Head, ObjectId};
 use super::{Cache, open};
 use crate::rpc;
 use crate::types::{Attr, Ino, ROOT, Seq};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,8 +17,6 @@ use std::sync::atomic::Ordering;
 #[derive(Debug)]
 pub struct Loader {
     cache: Arc<Cache>,
-    // Names are found by name only when commits come: until then the index is not kept.
-    indexed: bool,
     /// Of the parts so far, which come in the order of their keys: the last inode with its size, and where the last extent ended.
     inode: (Ino, u64),
     extent: (Ino, u64),
@@ -42,9 +40,9 @@ impl Cache {
                 db.execute(&format!("DELETE FROM {table}"), [])?;
             }
         }
-        meta.write()?.execute_batch("DELETE FROM inodes; DROP INDEX IF EXISTS names_by_name;")?;
+        meta.write()?.execute_batch("DELETE FROM inodes; CREATE UNIQUE INDEX IF NOT EXISTS names_by_name ON names(dir, name);")?;
         meta.forget_all();
-        Ok(Loader { cache: Arc::clone(self), indexed: false, inode: (0, 0), extent: (0, 0) })
+        Ok(Loader { cache: Arc::clone(self), inode: (0, 0), extent: (0, 0) })
     }
 }
 
@@ -84,7 +82,6 @@ impl Loader {
 
     /// Applies a commit's delta, in the order that `rpc::Delta` says. `seq`: the commit, for inline extents.
     pub fn delta(&mut self, seq: Seq, delta: &rpc::Delta) -> Result<(), CacheError> {
-        self.index()?;
         let mut meta = self.cache.meta.lock();
         let db = meta.write()?;
         let ids = ids(db, &delta.objects)?;
@@ -110,23 +107,13 @@ impl Loader {
         Ok(())
     }
 
-    fn index(&mut self) -> Result<(), CacheError> {
-        if !self.indexed {
-            let mut meta = self.cache.meta.lock();
-            meta.write()?.execute_batch("CREATE UNIQUE INDEX IF NOT EXISTS names_by_name ON names(dir, name)")?;
-            self.indexed = true;
-        }
-        Ok(())
-    }
-
     /// Counts links, checks the tree, and makes it all durable with its head.
-    pub fn finish(mut self, head: Head, next_inode: Ino, next_cookie: u64) -> Result<(), CacheError> {
-        self.index()?;
+    pub fn finish(self, head: Head, next_inode: Ino, next_cookie: u64) -> Result<(), CacheError> {
         let cache = Arc::clone(&self.cache);
         {
             let mut meta = cache.meta.lock();
             let db = meta.write()?;
-            db.execute_batch(COUNT)?;
+            count_links(db)?;
             // A cookie of a removed name must not come back: a reader of the directory may stand there.
             let last = next_cookie.saturating_sub(1) as i64;
             db.execute("UPDATE inodes SET cookies=MAX(cookies,?1) WHERE (mode & 61440)=16384", [last])?;
@@ -156,21 +143,46 @@ impl Loader {
     }
 }
 
-// Inodes without a name are no part of the volume. Links: only of inodes with several names.
+// Inodes without a name are no part of the volume. Links: only of inodes with several names. SQLite sorts in memory, and keeps in memory what
+// a statement changes of the pages that were there before: so nothing is sorted, and the inodes are changed some at a time.
 const COUNT: &str = "
-CREATE TEMP TABLE count(ino INTEGER PRIMARY KEY, n INTEGER NOT NULL, dir INTEGER NOT NULL, cookie INTEGER NOT NULL);
-INSERT INTO count SELECT ino, COUNT(*), MAX(dir), MAX(cookie) FROM names GROUP BY ino;
+DROP TABLE IF EXISTS count;
+CREATE TABLE count(ino INTEGER PRIMARY KEY, n INTEGER NOT NULL, dir INTEGER NOT NULL, cookie INTEGER NOT NULL);
+INSERT INTO count SELECT ino, 1, dir, cookie FROM names WHERE true
+  ON CONFLICT(ino) DO UPDATE SET n=n+1, dir=MAX(dir,excluded.dir), cookie=MAX(cookie,excluded.cookie);
 UPDATE count SET cookie=(SELECT cookie FROM names WHERE names.dir=count.dir AND names.ino=count.ino LIMIT 1) WHERE n>1;
-UPDATE inodes SET nlink=c.n, home_dir=c.dir, home_cookie=c.cookie FROM count c WHERE c.ino=inodes.ino;
 DELETE FROM links;
 INSERT INTO links SELECT n.ino, n.dir, n.name FROM count c JOIN names n ON n.dir=c.dir AND n.ino=c.ino WHERE c.n>1;
 INSERT OR IGNORE INTO links SELECT ino, dir, name FROM names WHERE ino IN (SELECT ino FROM count WHERE n>1);
+";
+const LINKED: [&str; 2] = [
+    "UPDATE inodes SET nlink=c.n, home_dir=c.dir, home_cookie=c.cookie FROM count c WHERE c.ino=inodes.ino AND inodes.ino>?1 AND inodes.ino<=?2",
+    "UPDATE inodes SET nlink=2 + (SELECT COUNT(*) FROM names n JOIN inodes i ON i.ino=n.ino WHERE n.dir=inodes.ino AND (i.mode & 61440)=16384),
+       cookies=COALESCE((SELECT MAX(cookie) FROM names n WHERE n.dir=inodes.ino),0)
+     WHERE ino>?1 AND ino<=?2 AND (mode & 61440)=16384",
+];
+const COUNTED: &str = "
 DROP TABLE count;
-UPDATE inodes SET nlink=2 + (SELECT COUNT(*) FROM names n JOIN inodes i ON i.ino=n.ino WHERE n.dir=inodes.ino AND (i.mode & 61440)=16384),
-  cookies=COALESCE((SELECT MAX(cookie) FROM names n WHERE n.dir=inodes.ino),0) WHERE (mode & 61440)=16384;
 DELETE FROM extents WHERE ino IN (SELECT ino FROM inodes WHERE nlink=0);
 DELETE FROM inodes WHERE nlink=0;
 ";
+
+fn count_links(db: &Connection) -> Result<(), CacheError> {
+    db.execute_batch(COUNT)?;
+    let mut after = 0;
+    loop {
+        let mut next = db.prepare_cached("SELECT ino FROM inodes WHERE ino>?1 ORDER BY ino LIMIT 1 OFFSET 9999")?;
+        let end: Option<i64> = next.query_row([after], |row| row.get(0)).optional()?;
+        for sql in LINKED {
+            db.prepare_cached(sql)?.execute([after, end.unwrap_or(i64::MAX)])?;
+        }
+        match end {
+            Some(end) => after = end,
+            None => break,
+        }
+    }
+    Ok(db.execute_batch(COUNTED)?)
+}
 
 fn db_max_cookie(db: &Connection) -> Result<i64, CacheError> {
     Ok(db.query_row("SELECT COALESCE(MAX(cookies),0) FROM inodes", [], |row| row.get(0))?)
