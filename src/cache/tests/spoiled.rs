@@ -7,6 +7,7 @@ use crate::cache::slots;
 use crate::cache::{CacheError, ReadOutcome, WriteOutcome};
 use crate::types::Ino;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const KIB: u64 = 1024;
@@ -124,4 +125,24 @@ fn a_seal_never_stores_zeros_for_what_is_gone() {
     // The next one is without them.
     lab.bytes(ino)[100 * KIB as usize..].fill(0);
     lab.commit_all();
+}
+
+#[test]
+fn the_part_of_a_page_above_its_extent_is_not_believed_after_a_loss_of_power() {
+    let mut lab = Lab::new();
+    let ino = lab.file(b"f");
+    lab.write(ino, 0, &[1; 221]);
+    lab.commit_all();
+    lab.truncate(ino, 5000);
+    lab.commit_all();
+    lab.cache.apply_batch().unwrap();
+    let dir = lab.fresh_dir();
+    copy_dir(&lab.dir, &dir);
+    // Of a write that no fsync followed: its record went with the power, its page was on the disk.
+    let (path, base) = place(&lab, &dir, ino);
+    File::options().write(true).open(path).unwrap().write_all_at(&[9; 46], base + 1737).unwrap();
+    lab.boot += 1;
+    lab.reopen(dir);
+    lab.check();
+    assert!(!lab.cache.changed());
 }

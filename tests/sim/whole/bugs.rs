@@ -73,7 +73,7 @@ impl Bug {
         (Self::AckBeforeLog, 40),
         (Self::AdoptUnchecked, 400),
         (Self::ResumeDiverged, 40),
-        (Self::AnswerTwice, 400),
+        (Self::AnswerTwice, 2000),
         (Self::StrictHere, 40),
         (Self::LocalLeaks, 40),
         (Self::LocalSwallows, 40),
