@@ -5,7 +5,7 @@
 #
 # Flags of csi-sanity that are left out: --csi.{create,remove}{mount,staging}pathcmd and --csi.checkpathcmd (driver and tests see one file
 # system), --csi.testvolumeaccesstype=block (there are no block volumes), --csi.testnodevolumeattachlimit (a node has no limit),
-# --csi.test{snapshot,volumemutable}... (the driver has no snapshots and no VolumeAttributesClass yet).
+# --csi.testsnapshotparameters (a snapshot class has none), --csi.testvolumemutableparameters (there is no VolumeAttributesClass yet).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=$PWD/csi-sanity

@@ -5,7 +5,7 @@ use super::exit::Exit;
 use super::gc::{Done, VolumesArgs, on_each};
 use super::reader::Reading;
 use super::retention::rules;
-use crate::history::snapshot::{self, Naming};
+use crate::history::snapshot::{self, Naming, Wanted};
 use crate::history::{Sweeping, sweep};
 use crate::log::control::Chain;
 use crate::policy::retention::Rules;
@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context, command: JanitorCommand) -> Result<Exit, Fa
 
 async fn snapshot_of(reading: &Reading, name: &str, schedule: &str, now: UnixNanos) -> Result<(), Fault> {
     let newest = snapshot::newest_full(&reading.reader).await?;
-    let naming = Naming { name, seq: newest.seq, schedule: Some(schedule) };
+    let naming = Naming { name, seq: newest.seq, wanted: Wanted::Schedule(schedule) };
     snapshot::create(&reading.reader, naming, AUTHOR, now).await.map(drop)
 }
 

@@ -39,6 +39,7 @@ pub mod target;
 pub mod tree;
 pub mod unlock;
 pub mod volume;
+mod wishes;
 
 use crate::config::{Dirs, Given, Settings};
 use crate::env::Env;

@@ -3,6 +3,7 @@
 use super::at;
 use super::control::{Bad, ControlHandler, Different, Flushed, ProgressSink, Scrubbed, Unmounted};
 use super::status::{BranchState, BranchStatus, CommitInfo, Fence, Phase, Trouble, VolumeStatus, judge};
+use super::wishes::Wishes;
 use crate::env::Env;
 use crate::format::names as objects;
 use crate::fuse::Mount;
@@ -42,6 +43,8 @@ pub(super) struct Driver {
     phase: Mutex<Phase>,
     /// The outcome of the drain, for those who asked for the unmount.
     drained: watch::Sender<Option<Outcome>>,
+    /// Of other machines, for full commits.
+    wishes: Wishes,
 }
 
 /// How a drain ended: the newest commit, or why not everything is in one.
@@ -55,7 +58,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 impl Driver {
     pub(super) fn new(parts: DriverParts) -> Arc<Self> {
         let (mount, phase, drained) = (watch::Sender::new(None), Mutex::new(Phase::Opening), watch::Sender::new(None));
-        let driver = Arc::new(Self { parts, mount, phase, drained });
+        let wishes = Wishes::new(parts.env.clone());
+        let driver = Arc::new(Self { parts, mount, phase, drained, wishes });
         let weak = Arc::downgrade(&driver);
         driver.parts.metrics.on_export(move |metrics| {
             if let Some(driver) = weak.upgrade() {
@@ -280,6 +284,10 @@ fn info(last: LastCommit) -> CommitInfo {
 }
 
 impl peer::Answering for Driver {
+    fn wished(&self, wish: [u8; 16]) -> peer::Wish {
+        self.wishes.heard(wish, &self.parts.volume)
+    }
+
     fn answer(&self) -> peer::Answer {
         let volume = &self.parts.volume;
         if volume.report().fenced.is_some() || volume.progress().is_some_and(|progress| progress.fenced.is_some()) {

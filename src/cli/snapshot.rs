@@ -8,7 +8,7 @@ use super::reader::{Reading, VolumeArgs};
 use super::target::Which;
 use super::unlock::KeyArgs;
 use crate::config::show_size;
-use crate::history::snapshot::{self, Naming, Snapshot};
+use crate::history::snapshot::{self, Naming, Snapshot, Wanted};
 use crate::history::{self, Entry, What};
 use crate::log::control::Chain;
 use crate::store;
@@ -148,9 +148,9 @@ async fn create(context: &Context, args: &CreateArgs) -> Result<One, Fault> {
         return Err(Fault::new(FaultKind::Invalid, why));
     }
     let now = store::now(&*reading.books.store, &context.env).await?;
-    let naming = Naming { name, seq: entry.seq, schedule: None };
+    let naming = Naming { name, seq: entry.seq, wanted: Wanted::Command };
     let claim = snapshot::create(&reading.reader, naming, AUTHOR, now).await?;
-    let found = Snapshot { name: name.clone(), claim, seq: entry.seq, schedule: None };
+    let found = Snapshot { name: name.clone(), claim, seq: entry.seq, schedule: None, of_claim: None };
     Ok(One { volume: volume.to_string(), shown: Shown::new(found, &entry) })
 }
 

@@ -25,6 +25,11 @@ impl Handle {
         Self { alias: alias.to_owned(), identity: identity_hash(identity), claim: claim_uid(name) }
     }
 
+    /// Of a claim by its uid.
+    pub(super) fn of_claim(alias: &str, identity: &Identity, claim: &str) -> Self {
+        Self { alias: alias.to_owned(), identity: identity_hash(identity), claim: claim.to_owned() }
+    }
+
     /// A handle that this driver has made; `None`: it is none of them.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -84,15 +89,15 @@ pub(super) fn claim_uid(name: &str) -> String {
     kubernetes_uid(name).map_or_else(|| format!("{NAMED}{}", digest(name)), str::to_owned)
 }
 
-fn is_uuid(text: &str) -> bool {
+pub(super) fn is_uuid(text: &str) -> bool {
     uuid::Uuid::try_parse(text).is_ok_and(|uuid| uuid.hyphenated().to_string() == text)
 }
 
-fn identity_hash(identity: &Identity) -> String {
+pub(super) fn identity_hash(identity: &Identity) -> String {
     digest(&format!("holdfast/v1/identity {identity}"))
 }
 
-fn digest(text: &str) -> String {
+pub(super) fn digest(text: &str) -> String {
     hex::encode(Sha256::digest(text.as_bytes()).iter().take(16).copied().collect::<Vec<u8>>())
 }
 

@@ -1,4 +1,5 @@
-//! The cluster-side role: whose volume a claim is, and that it is attached (protocol.md 2, 9, 10). It moves no bytes and keeps no state: what
+//! The cluster-side role: whose volume a claim is, that it is attached (protocol.md 2, 9, 10), its snapshots and clones. It moves no bytes and
+//! keeps no state: what
 //! it decides stands in the control chain, so any number of replicas may run.
 //!
 //! | file | |
@@ -6,9 +7,16 @@
 //! | `handle.rs` | a volume's handle in Kubernetes |
 //! | `wish.rs` | what a CreateVolume asks for: pure |
 //! | `locks.rs` | one operation on a volume at a time |
+//! | `cut.rs` | the state of a volume now, as a commit |
+//! | `snapshot.rs`, `snapshot_id.rs` | snapshots, and their ids in Kubernetes |
+//! | `origin.rs` | a claim that asks for the content of a snapshot or of another volume |
 
+mod cut;
 mod handle;
 mod locks;
+mod origin;
+mod snapshot;
+mod snapshot_id;
 mod wish;
 
 #[cfg(test)]
@@ -16,6 +24,8 @@ mod tests;
 
 pub use handle::{ALIAS_MAX, Handle, is_alias};
 pub use locks::{Locked, Locks};
+pub use origin::Origin;
+pub use snapshot::{Listing, Page, Snapshot};
 pub use wish::{CAPACITY_MAX, Create, Range};
 
 use crate::format::names;
@@ -48,6 +58,12 @@ pub trait Stores: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`FaultKind::Unknown`]: it does not answer, or there is none of that name yet.
     async fn open(&self, alias: &str) -> Result<Books, Fault>;
+
+    /// The names of all that there are now.
+    ///
+    /// # Errors
+    /// It is not known.
+    fn aliases(&self) -> Result<Vec<String>, Fault>;
 }
 
 /// Why a request was not carried out.
@@ -121,15 +137,23 @@ impl Controller {
     /// # Errors
     /// [`FaultKind::Exists`]: this name has a volume of another size; [`FaultKind::Unknown`]: nothing is known; [`FaultKind::Damaged`].
     pub async fn create(&self, create: &Create) -> Result<Claimed, Problem> {
-        let Wish { handle, identity, purge } = wish(&self.cluster, create)?;
-        let _locked = self.locks.lock(&handle.to_string())?;
+        let Wish { handle, identity, other, purge } = wish(&self.cluster, create)?;
+        let _locked = (self.locks.lock(&handle.to_string())?, self.locks.lock(handle.claim())?);
         check_range(create.range)?;
         let books = self.stores.open(handle.alias()).await?;
         self.names.know(&handle, &identity);
+        let source = create.origin.as_ref().map(Origin::to_string).unwrap_or_default();
+        if let Some(other) = other {
+            self.check_not_attached(&books, other, &handle, &create.name).await?;
+        }
         loop {
-            let found = living(&books, &identity).await?;
+            let found = match &create.origin {
+                None => living(&books, &identity).await?,
+                Some(origin) => self.cloned(&books, (&handle, &identity), create, origin).await?,
+            };
             let mut chain = Chain::read(site(&books, &found).await?).await?;
-            let wanted = Attach { claim_uid: handle.claim().to_owned(), capacity: create.range.chosen(), purge };
+            let capacity = create.range.chosen();
+            let wanted = Attach { claim_uid: handle.claim().to_owned(), capacity, purge, source: source.clone() };
             let decide = |state: &State| match state.attached.contains_key(handle.claim()) {
                 true => Err(Refused::Already),
                 false => Ok(Control::Attach(wanted.clone())),
@@ -142,6 +166,9 @@ impl Controller {
                 Err(error) => return Err(error.into()),
             }
             let Some(attached) = chain.state().attached.get(handle.claim()) else { continue };
+            if attached.source != source {
+                return Err(other_source(&create.name, &attached.source).into());
+            }
             if !create.range.admits(attached.capacity) {
                 let why =
                     format!("volume {} has {} bytes already, which is not the size that is asked for now", create.name, attached.capacity);
@@ -151,11 +178,27 @@ impl Controller {
         }
     }
 
+    /// The claim of this name is not attached to the volume that it would have with, or without, a source.
+    async fn check_not_attached(&self, books: &Books, other: Identity, handle: &Handle, name: &str) -> Result<(), Problem> {
+        let Some((_, found)) = Names::look_up(books, other).await? else { return Ok(()) };
+        let chain = Chain::read(site(books, &found).await?).await?;
+        match chain.state().attached.get(handle.claim()) {
+            Some(attached) => Err(other_source(name, &attached.source).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a volume is of this cluster.
+    fn is_ours(&self, identity: &Identity) -> bool {
+        is_of_cluster(identity, &self.cluster)
+    }
+
     /// Detaches the claim. The volume and its history stay, unless this claim's class said `onDelete: purge` and it was the last one: then
-    /// its removal begins, which can be undone for a grace (`holdfast volume rm`).
+    /// its removal begins, which can be undone for a grace (`holdfast volume rm`). Where a snapshot or clone needs it, it begins with the end
+    /// of the last snapshot, or by that command.
     ///
     /// # Errors
-    /// [`Problem::Precondition`]: the volume to be purged is in use, or a snapshot or clone needs it.
+    /// [`Problem::Precondition`]: the volume to be purged is in use.
     pub async fn delete(&self, handle: &Handle) -> Result<(), Problem> {
         let _locked = self.locks.lock(&handle.to_string())?;
         let books = self.stores.open(handle.alias()).await?;
@@ -202,8 +245,9 @@ impl Controller {
         let decide = |state: &State| match state.attached.get(handle.claim()) {
             None => Err(Refused::Purged),
             Some(Attachment { capacity, .. }) if *capacity == 0 || *capacity >= range.required => Err(Refused::Already),
-            Some(Attachment { purge, .. }) => {
-                Ok(Control::Attach(Attach { claim_uid: handle.claim().to_owned(), capacity: range.required, purge: *purge }))
+            Some(Attachment { purge, source, .. }) => {
+                let (purge, source) = (*purge, source.clone());
+                Ok(Control::Attach(Attach { claim_uid: handle.claim().to_owned(), capacity: range.required, purge, source }))
             }
         };
         match chain.append(AUTHOR, now, &decide).await {
@@ -237,10 +281,14 @@ impl Names {
         let known = self.0.lock().get(&handle.to_string()).cloned();
         let identity = match known {
             Some(identity) => Some(identity),
-            None => listed(books, handle).await?,
+            None => listed(books, &|identity| handle.is_of(identity)).await?,
         };
         let Some(identity) = identity else { return Ok(None) };
         self.know(handle, &identity);
+        Self::look_up(books, identity).await
+    }
+
+    async fn look_up(books: &Books, identity: Identity) -> Result<Option<(Identity, Found)>, Fault> {
         match lookup(books, &identity).await {
             Lookup::Found(found) => Ok(Some((identity, found))),
             // Not yet made, when the name was only wished for.
@@ -251,12 +299,12 @@ impl Names {
     }
 }
 
-/// The volume of this handle's hash among all of the store.
-async fn listed(books: &Books, handle: &Handle) -> Result<Option<Identity>, Fault> {
+/// The volume that is meant among all of the store.
+async fn listed(books: &Books, means: &(dyn Fn(&Identity) -> bool + Sync)) -> Result<Option<Identity>, Fault> {
     let mut after: Option<String> = None;
     loop {
         let page = books.store.list(names::names_prefix(), after.as_deref(), PAGE).await?;
-        let found = page.iter().filter_map(|meta| names::parse_name_record(&meta.name)).find(|(identity, _)| handle.is_of(identity));
+        let found = page.iter().filter_map(|meta| names::parse_name_record(&meta.name)).find(|(identity, _)| means(identity));
         if found.is_some() || page.len() < PAGE {
             return Ok(found.map(|(identity, _)| identity));
         }
@@ -269,7 +317,7 @@ async fn living(books: &Books, identity: &Identity) -> Result<Found, Problem> {
     let vacant = match lookup(books, identity).await {
         Lookup::Absent(vacant) => vacant,
         Lookup::Damaged(why) => return Err(damaged(identity, &why).into()),
-        Lookup::Unknown(why) => return Err(Fault::new(FaultKind::Unknown, format!("nothing is known of volume {identity}: {why}")).into()),
+        Lookup::Unknown(why) => return Err(unknown(identity, &why).into()),
         Lookup::Found(found) => {
             let site = site(books, &found).await?;
             if Chain::read(site.clone()).await?.state().purging != Purging::Done {
@@ -303,13 +351,10 @@ async fn begin_purge(reader: &Reader, now: i64) -> Result<(), Problem> {
     }
     match history::begin(reader, AUTHOR, now).await {
         Ok(_) => Ok(()),
-        // Somebody was attached meanwhile, or a snapshot or clone needs it.
+        // Somebody was attached meanwhile, or a snapshot or clone needs it: they do not depend on the claim.
         Err(fault) if fault.kind == FaultKind::Busy => {
-            let chain = Chain::read(reader.site().clone()).await?;
-            if !chain.state().attached.is_empty() || chain.state().purging != Purging::No {
-                return Ok(());
-            }
-            Err(Problem::Precondition(format!("it is to be purged, but {fault}")))
+            tracing::info!(%fault, "a volume that is to be purged stays");
+            Ok(())
         }
         Err(fault) => Err(fault.into()),
     }
@@ -323,6 +368,19 @@ fn check_range(range: Range) -> Result<(), Problem> {
         return Err(Problem::OutOfRange(format!("a volume has {CAPACITY_MAX} bytes at most")));
     }
     Ok(())
+}
+
+fn other_source(name: &str, has: &str) -> Fault {
+    let has = if has.is_empty() { "no other one" } else { has };
+    Fault::new(FaultKind::Exists, format!("volume {name} was made with the content of {has}, which is not what is asked for now"))
+}
+
+fn is_of_cluster(identity: &Identity, cluster: &str) -> bool {
+    identity.as_str().strip_prefix(cluster).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn unknown(identity: &Identity, why: &str) -> Fault {
+    Fault::new(FaultKind::Unknown, format!("nothing is known of volume {identity}: {why}"))
 }
 
 fn damaged(identity: &Identity, why: &str) -> Fault {

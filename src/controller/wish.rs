@@ -54,6 +54,8 @@ pub struct Create {
     pub parameters: BTreeMap<String, String>,
     /// How large.
     pub range: Range,
+    /// What it is to begin with.
+    pub origin: Option<super::Origin>,
 }
 
 /// What is wanted.
@@ -63,6 +65,8 @@ pub(super) struct Wish {
     pub(super) handle: Handle,
     /// The volume.
     pub(super) identity: Identity,
+    /// The volume that the same name would have with a source where this has none, and without where it has one; `None`: the same.
+    pub(super) other: Option<Identity>,
     /// Purge the volume when its last claim is deleted.
     pub(super) purge: bool,
 }
@@ -87,8 +91,12 @@ pub(super) fn wish(cluster: &str, create: &Create) -> Result<Wish, Fault> {
     }
     let resume = choice(parameters, "resume", ["always", "never"])?;
     let purge = choice(parameters, "onDelete", ["retain", "purge"])? == "purge";
-    let identity = identity(cluster, name, parameters, resume == "always")?;
-    Ok(Wish { handle: Handle::new(alias, &identity, name), identity, purge })
+    // With a source of its own it has a life of its own, and the history of its name is left alone.
+    let resumed = identity(cluster, name, parameters, resume == "always")?;
+    let apart = identity(cluster, name, parameters, false)?;
+    let (identity, other) = if create.origin.is_some() { (apart, resumed) } else { (resumed, apart) };
+    let other = Some(other).filter(|other| *other != identity);
+    Ok(Wish { handle: Handle::new(alias, &identity, name), identity, other, purge })
 }
 
 /// Whose volume it is: the claim's place in its cluster. With `resume: never` each claim has a life of its own.
@@ -150,7 +158,7 @@ mod tests {
 
     fn create(name: &str, parameters: &[(&str, &str)]) -> Create {
         let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Create { name: name.to_owned(), parameters, range: Range::default() }
+        Create { name: name.to_owned(), parameters, ..Create::default() }
     }
 
     fn of_claim<'a>(namespace: &'a str, claim: &'a str) -> [(&'static str, &'a str); 3] {

@@ -1,6 +1,7 @@
 //! The service Controller.
 
-use super::{DECISION_MAX, Service, status, valid};
+use super::snapshot::origin;
+use super::{CLONE_MAX, DECISION_MAX, Service, status, valid};
 use crate::controller::{Claimed, Create, Problem};
 use crate::rpc::csi::controller_service_capability::{self, Rpc, rpc};
 use crate::rpc::csi::validate_volume_capabilities_response::Confirmed;
@@ -10,11 +11,20 @@ use crate::rpc::csi::{
     ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume,
 };
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tonic::Status;
 
 /// In a volume's context: what the volume is called, for people.
 const IDENTITY: &str = "identity";
-const CAPABILITIES: [rpc::Type; 3] = [rpc::Type::CreateDeleteVolume, rpc::Type::ExpandVolume, rpc::Type::SingleNodeMultiWriter];
+const CAPABILITIES: [rpc::Type; 7] = [
+    rpc::Type::CreateDeleteVolume,
+    rpc::Type::ExpandVolume,
+    rpc::Type::SingleNodeMultiWriter,
+    rpc::Type::CreateDeleteSnapshot,
+    rpc::Type::ListSnapshots,
+    rpc::Type::GetSnapshot,
+    rpc::Type::CloneVolume,
+];
 
 impl Service {
     pub(super) async fn controller_get_capabilities(
@@ -29,18 +39,18 @@ impl Service {
     pub(super) async fn create_volume(self, asked: CreateVolumeRequest) -> Result<CreateVolumeResponse, Status> {
         valid::text(&asked.name, "name")?;
         valid::every_access(&asked.volume_capabilities)?;
-        if asked.volume_content_source.is_some() {
-            return Err(Status::invalid_argument("volume_content_source: snapshots and clones cannot be asked for here yet"));
-        }
         if !asked.mutable_parameters.is_empty() {
             return Err(Status::invalid_argument("mutable_parameters: a VolumeAttributesClass changes nothing here yet"));
         }
-        let create = Create { name: asked.name, parameters: asked.parameters, range: valid::range(asked.capacity_range)? };
-        let Claimed { handle, identity, capacity } = decided(self.controller.create(&create)).await?;
+        let (range, origin) = (valid::range(asked.capacity_range)?, origin(asked.volume_content_source.as_ref())?);
+        let max = if origin.is_some() { CLONE_MAX } else { DECISION_MAX };
+        let create = Create { name: asked.name, parameters: asked.parameters, range, origin };
+        let Claimed { handle, identity, capacity } = within(max, self.controller.create(&create)).await?;
         let volume = Volume {
             capacity_bytes: signed(capacity),
             volume_id: handle.to_string(),
             volume_context: BTreeMap::from([(IDENTITY.to_owned(), identity.to_string())]),
+            content_source: asked.volume_content_source,
             ..Volume::default()
         };
         Ok(CreateVolumeResponse { volume: Some(volume) })
@@ -102,10 +112,14 @@ impl Service {
 }
 
 /// A decision, within bounds. One that is given up on is made again from what the store has of it.
-async fn decided<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Status> {
-    match tokio::time::timeout(DECISION_MAX, work).await {
+pub(super) async fn decided<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Status> {
+    within(DECISION_MAX, work).await
+}
+
+async fn within<T>(max: Duration, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Status> {
+    match tokio::time::timeout(max, work).await {
         Ok(done) => done.map_err(|problem| status::of(&problem)),
-        Err(_) => Err(Status::unavailable(format!("the store did not answer within {} s: nothing is decided", DECISION_MAX.as_secs()))),
+        Err(_) => Err(Status::unavailable(format!("the store did not answer within {} s: nothing is decided", max.as_secs()))),
     }
 }
 

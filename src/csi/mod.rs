@@ -3,7 +3,7 @@
 //! | file | |
 //! |---|---|
 //! | `server.rs` | the socket, and which method is which |
-//! | `identity.rs`, `controller.rs`, `node.rs` | the three services |
+//! | `identity.rs`, `controller.rs`, `snapshot.rs`, `node.rs` | the three services |
 //! | `probe.rs` | whether another process answers |
 //! | `valid.rs` | fields of requests: pure |
 //! | `status.rs` | what became of a request -> its status |
@@ -16,6 +16,7 @@ mod identity;
 mod node;
 mod probe;
 mod server;
+mod snapshot;
 mod status;
 mod valid;
 
@@ -36,6 +37,9 @@ use std::time::Duration;
 pub const DRIVER: &str = "csi.holdfast.dev";
 /// A decision of the controller takes so long at most: then nothing is known, and the caller asks again.
 const DECISION_MAX: Duration = Duration::from_secs(10);
+
+/// A clone takes so long at most: its metadata is written anew.
+const CLONE_MAX: Duration = Duration::from_secs(600);
 
 /// What one process answers for.
 #[derive(Debug, Clone)]

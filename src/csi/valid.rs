@@ -24,10 +24,28 @@ pub(super) fn text<'a>(value: &'a str, field: &str) -> Result<&'a str, Status> {
     }
 }
 
+/// A text that must be there, of whatever length: it was made by a driver.
+pub(super) fn present<'a>(value: &'a str, field: &str) -> Result<&'a str, Status> {
+    if value.is_empty() { Err(Status::invalid_argument(format!("{field} is missing"))) } else { Ok(value) }
+}
+
+/// A name that the caller chose.
+pub(super) fn name<'a>(value: &'a str, field: &str) -> Result<&'a str, Status> {
+    match text(value, field)? {
+        bad if bad.chars().any(char::is_control) => Err(Status::invalid_argument(format!("{field} has control characters"))),
+        name => Ok(name),
+    }
+}
+
 /// A volume's handle; `None`: it is there and none of ours, so that no volume has it.
 pub(super) fn handle(volume_id: &str) -> Result<Option<Handle>, Status> {
+    handle_in(volume_id, "volume_id")
+}
+
+/// The same in another field.
+pub(super) fn handle_in(volume_id: &str, field: &str) -> Result<Option<Handle>, Status> {
     match volume_id {
-        "" => Err(Status::invalid_argument("volume_id is missing")),
+        "" => Err(Status::invalid_argument(format!("{field} is missing"))),
         // Whoever made a longer one was not this driver.
         id => Ok(Handle::parse(id)),
     }

@@ -16,34 +16,61 @@ pub type Session = [u8; 32];
 #[must_use]
 pub fn ask(sealer: &Sealer, session: &Session) -> HolderQuestion {
     let incarnation = life(sealer);
-    HolderQuestion { incarnation: incarnation.to_vec().into(), proof: of_question(sealer, session).to_vec().into() }
+    HolderQuestion {
+        incarnation: incarnation.to_vec().into(),
+        proof: of_question(sealer, session, &[]).to_vec().into(),
+        ..Default::default()
+    }
+}
+
+/// The same with a wish for a full commit.
+#[must_use]
+pub fn wish(sealer: &Sealer, session: &Session, wish: [u8; 16]) -> HolderQuestion {
+    let proof = of_question(sealer, session, &wish).to_vec().into();
+    HolderQuestion { incarnation: life(sealer).to_vec().into(), proof, wish: wish.to_vec().into() }
 }
 
 /// Whether a question is about this life of a volume, and of somebody who has its data key, in this session.
 #[must_use]
 pub fn is_asked(sealer: &Sealer, session: &Session, question: &HolderQuestion) -> bool {
-    question.incarnation[..] == life(sealer) && same(&question.proof, &of_question(sealer, session))
+    question.incarnation[..] == life(sealer) && same(&question.proof, &of_question(sealer, session, &question.wish))
 }
 
 /// The answer of somebody who has the data key.
 #[must_use]
 pub fn answer(sealer: &Sealer, session: &Session, state: HolderState, dirty_bytes: u64) -> HolderAnswer {
-    let proof = of_answer(sealer, session, state.into(), dirty_bytes).to_vec().into();
-    HolderAnswer { state: state.into(), dirty_bytes, proof }
+    proved(sealer, session, HolderAnswer { state: state.into(), dirty_bytes, ..HolderAnswer::default() })
+}
+
+/// An answer with its proof.
+#[must_use]
+pub fn proved(sealer: &Sealer, session: &Session, answer: HolderAnswer) -> HolderAnswer {
+    let proof = of_answer(sealer, session, &answer).to_vec().into();
+    HolderAnswer { proof, ..answer }
 }
 
 /// Whether an answer, every field of it, is of somebody who has the data key, in this session.
 #[must_use]
 pub fn is_answered(sealer: &Sealer, session: &Session, answer: &HolderAnswer) -> bool {
-    same(&answer.proof, &of_answer(sealer, session, answer.state, answer.dirty_bytes))
+    same(&answer.proof, &of_answer(sealer, session, answer))
 }
 
-fn of_question(sealer: &Sealer, session: &Session) -> [u8; 32] {
-    proof(sealer, session, &[b"holdfast/v1/ask", &life(sealer)])
+fn of_question(sealer: &Sealer, session: &Session, wish: &[u8]) -> [u8; 32] {
+    match wish {
+        [] => proof(sealer, session, &[b"holdfast/v1/ask", &life(sealer)]),
+        wish => proof(sealer, session, &[b"holdfast/v1/wish", &life(sealer), wish]),
+    }
 }
 
-fn of_answer(sealer: &Sealer, session: &Session, state: i32, dirty_bytes: u64) -> [u8; 32] {
-    proof(sealer, session, &[b"holdfast/v1/answer", &life(sealer), &state.to_le_bytes(), &dirty_bytes.to_le_bytes()])
+fn of_answer(sealer: &Sealer, session: &Session, answer: &HolderAnswer) -> [u8; 32] {
+    let (state, dirty_bytes, commit) = (answer.state.to_le_bytes(), answer.dirty_bytes.to_le_bytes(), answer.commit.to_le_bytes());
+    match answer.fulfilled {
+        0 => proof(sealer, session, &[b"holdfast/v1/answer", &life(sealer), &state, &dirty_bytes]),
+        fulfilled => {
+            let fulfilled = fulfilled.to_le_bytes();
+            proof(sealer, session, &[b"holdfast/v1/fulfilled", &life(sealer), &state, &dirty_bytes, &fulfilled, &commit])
+        }
+    }
 }
 
 fn life(sealer: &Sealer) -> [u8; 16] {
@@ -98,12 +125,32 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_is_of_its_question_alone() {
+        let question = wish(&sealer(7, 1), &[3; 32], [5; 16]);
+        assert!(is_asked(&sealer(7, 1), &[3; 32], &question));
+        for wish in [Vec::new(), vec![6; 16], vec![5; 15]] {
+            assert!(!is_asked(&sealer(7, 1), &[3; 32], &HolderQuestion { wish: wish.into(), ..question.clone() }));
+        }
+        let plain = ask(&sealer(7, 1), &[3; 32]);
+        assert!(!is_asked(&sealer(7, 1), &[3; 32], &HolderQuestion { wish: vec![5; 16].into(), ..plain }));
+    }
+
+    fn said_nothing() -> HolderAnswer {
+        HolderAnswer { state: HolderState::InUse.into(), ..HolderAnswer::default() }
+    }
+
+    #[test]
     fn an_answer_is_proved_whole() {
         let said = answer(&sealer(7, 1), &[3; 32], HolderState::Draining, 9);
         assert!(is_answered(&sealer(7, 1), &[3; 32], &said));
         assert!(!is_answered(&sealer(7, 1), &[4; 32], &said), "replayed in another session");
         assert!(!is_answered(&sealer(7, 1), &[3; 32], &HolderAnswer { dirty_bytes: 0, ..said.clone() }));
         assert!(!is_answered(&sealer(7, 1), &[3; 32], &HolderAnswer { state: HolderState::Closed.into(), ..said }));
+        let made = proved(&sealer(7, 1), &[3; 32], HolderAnswer { fulfilled: 2, commit: 5, ..said_nothing() });
+        assert!(is_answered(&sealer(7, 1), &[3; 32], &made));
+        for changed in [HolderAnswer { commit: 6, ..made.clone() }, HolderAnswer { fulfilled: 3, ..made.clone() }] {
+            assert!(!is_answered(&sealer(7, 1), &[3; 32], &changed));
+        }
         let reflected = HolderAnswer { proof: ask(&sealer(7, 1), &[3; 32]).proof, ..HolderAnswer::default() };
         assert!(!is_answered(&sealer(7, 1), &[3; 32], &reflected), "a question's proof is none of an answer");
     }

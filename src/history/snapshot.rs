@@ -15,6 +15,8 @@ pub const SNAPSHOT: &str = "snapshot";
 pub const PIN: &str = "pin";
 /// What the reason of a schedule's snapshot begins with.
 const SCHEDULE: &str = "schedule ";
+/// What the reason of a snapshot begins with that a claim of Kubernetes was cut to; the claim's uid follows.
+const CLAIM: &str = "claim ";
 /// Longest name, in bytes.
 const NAME_MAX: usize = 128;
 /// So far back a full commit is looked for.
@@ -31,6 +33,8 @@ pub struct Snapshot {
     pub seq: Seq,
     /// The schedule that made it.
     pub schedule: Option<String>,
+    /// The claim of Kubernetes that it was made of.
+    pub of_claim: Option<String>,
 }
 
 /// Why a text is no snapshot's name.
@@ -61,6 +65,7 @@ pub fn snapshots(state: &State) -> Vec<Snapshot> {
             claim: *number,
             seq: claim.seq,
             schedule: schedule_of(claim).map(str::to_owned),
+            of_claim: claim.reason.strip_prefix(CLAIM).map(str::to_owned),
         })
         .collect();
     found.sort_by_key(|snapshot| (snapshot.seq, snapshot.claim));
@@ -122,8 +127,19 @@ pub struct Naming<'a> {
     pub name: &'a str,
     /// The commit; it must be a full one.
     pub seq: Seq,
-    /// The schedule that wants it.
-    pub schedule: Option<&'a str>,
+    /// Who wants it.
+    pub wanted: Wanted<'a>,
+}
+
+/// Who wants a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// A person.
+    Command,
+    /// This schedule.
+    Schedule(&'a str),
+    /// Kubernetes, of the volume as this claim has it.
+    Claim(&'a str),
 }
 
 /// Names a commit. Gives the number of the claim.
@@ -131,9 +147,13 @@ pub struct Naming<'a> {
 /// # Errors
 /// [`FaultKind::Exists`]: there is one of that name; [`FaultKind::Stale`]: the commit was retired; the store's faults.
 pub async fn create(reader: &Reader, naming: Naming<'_>, author: &str, now: UnixNanos) -> Result<u64, Fault> {
-    let Naming { name, seq, schedule } = naming;
+    let Naming { name, seq, wanted } = naming;
     check_name(name).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
-    let reason = schedule.map_or_else(String::new, |schedule| format!("{SCHEDULE}{schedule}"));
+    let reason = match wanted {
+        Wanted::Command => String::new(),
+        Wanted::Schedule(schedule) => format!("{SCHEDULE}{schedule}"),
+        Wanted::Claim(uid) => format!("{CLAIM}{uid}"),
+    };
     let claim = Claim { seq, kind: SNAPSHOT.to_owned(), name: name.to_owned(), reason, expires: 0 };
     let decide = |state: &State| match snapshots(state).iter().any(|snapshot| snapshot.name == name) {
         true => Err(Refused::Taken(name.to_owned())),

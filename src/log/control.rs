@@ -8,7 +8,7 @@ use super::inventory::ObjectId;
 use super::{Created, LogError, Site};
 use crate::format::{control, names, seal};
 use crate::rpc::control_record::Kind;
-use crate::rpc::{Claim, ControlRecord, Retire};
+use crate::rpc::{Attach, Claim, ControlRecord, Retire};
 use crate::types::{Hash, Seq, SeqSet, UnixNanos};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,12 +74,20 @@ pub enum Purging {
 }
 
 /// What an attached claim asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attachment {
     /// Bytes that the volume may hold; 0: no limit.
     pub capacity: u64,
     /// It wants the volume purged when it is detached, and is the last.
     pub purge: bool,
+    /// The snapshot or volume that it asked for the content of; empty: none.
+    pub source: String,
+}
+
+impl Attachment {
+    fn of(Attach { capacity, purge, source, .. }: &Attach) -> Self {
+        Self { capacity: *capacity, purge: *purge, source: source.clone() }
+    }
 }
 
 /// What the chain says, read to some number.
@@ -168,7 +176,7 @@ impl State {
             Some(Kind::Purge(_)) => self.purging = Purging::Begun { number: record.number, at: self.time },
             Some(Kind::Undo(_)) => (self.purging, self.purge_wanted) = (Purging::No, false),
             Some(Kind::Attach(attach)) => {
-                self.attached.insert(attach.claim_uid.clone(), Attachment { capacity: attach.capacity, purge: attach.purge });
+                self.attached.insert(attach.claim_uid.clone(), Attachment::of(attach));
                 self.purge_wanted = false;
                 if self.purging != Purging::Done {
                     self.purging = Purging::No;

@@ -1,6 +1,6 @@
 //! Asks the holder of a volume how it stands.
 
-use super::{Answer, BYTES_MAX, Line, METHOD, tls};
+use super::{Answer, BYTES_MAX, Line, METHOD, Wish, tls};
 use crate::format::proof::{self, Session as Exported};
 use crate::format::seal::Sealer;
 use crate::rpc::{Holder, HolderAnswer, HolderQuestion};
@@ -33,18 +33,43 @@ pub enum Heard {
     Unknown(String),
 }
 
+/// What came of a wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wished {
+    /// It is in use there, and this became of the wish.
+    Became(Wish),
+    /// Something else: as of a plain question.
+    Not(Heard),
+}
+
 /// Asks the process that an `open` record names.
 pub async fn ask(holder: &Holder, sealer: &Sealer) -> Heard {
+    match put(holder, sealer, None).await {
+        Ok(answer) => Heard::Said(answer.0),
+        Err(heard) => heard,
+    }
+}
+
+/// Wishes for a full commit, of an instant after the holder first heard of this wish: asked again, it is the same wish.
+pub async fn wish(holder: &Holder, sealer: &Sealer, wish: [u8; 16]) -> Wished {
+    match put(holder, sealer, Some(wish)).await {
+        Ok((Answer::InUse, Some(became))) => Wished::Became(became),
+        Ok((answer, _)) => Wished::Not(Heard::Said(answer)),
+        Err(heard) => Wished::Not(heard),
+    }
+}
+
+async fn put(holder: &Holder, sealer: &Sealer, wish: Option<[u8; 16]>) -> Result<(Answer, Option<Wish>), Heard> {
     if holder.address.is_empty() {
-        return Heard::Nowhere("it takes no questions (--peer-listen)");
+        return Err(Heard::Nowhere("it takes no questions (--peer-listen)"));
     }
     let Some((address, pin)) = holder.address.parse::<SocketAddr>().ok().zip(Hash::from_slice(&holder.certificate)) else {
-        return Heard::Nowhere("it takes questions in another way than this version asks");
+        return Err(Heard::Nowhere("it takes questions in another way than this version asks"));
     };
-    match tokio::time::timeout(PATIENCE, exchange(address, pin, sealer)).await {
-        Ok(Ok(answer)) => Heard::Said(answer),
-        Ok(Err(error)) => Heard::Unknown(chain(&*error)),
-        Err(_) => Heard::Unknown(format!("it did not answer within {} s", PATIENCE.as_secs())),
+    match tokio::time::timeout(PATIENCE, exchange(address, pin, sealer, wish)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Heard::Unknown(chain(&*error))),
+        Err(_) => Err(Heard::Unknown(format!("it did not answer within {} s", PATIENCE.as_secs()))),
     }
 }
 
@@ -58,14 +83,16 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-async fn exchange(address: SocketAddr, pin: Hash, sealer: &Sealer) -> Result<Answer, StdError> {
+async fn exchange(address: SocketAddr, pin: Hash, sealer: &Sealer, wish: Option<[u8; 16]>) -> Result<(Answer, Option<Wish>), StdError> {
     let (stream, session) = connect(address, pin).await?;
-    let answer = converse(stream, [proof::ask(sealer, &session)]).await?;
+    let question = wish.map_or_else(|| proof::ask(sealer, &session), |wish| proof::wish(sealer, &session, wish));
+    let answer = converse(stream, [question]).await?;
     if !proof::is_answered(sealer, &session, &answer) {
         return Err("its answer is not proved".into());
     }
-    let of_newer = || "it answers something that this version does not know".into();
-    answer.state.try_into().ok().and_then(|state| Answer::of_wire(state, answer.dirty_bytes)).ok_or_else(of_newer)
+    let of_newer = || StdError::from("it answers something that this version does not know");
+    let said = answer.state.try_into().ok().and_then(|state| Answer::of_wire(state, answer.dirty_bytes)).ok_or_else(of_newer)?;
+    Ok((said, Wish::of_wire(&answer)))
 }
 
 /// A session with the process that has this certificate.

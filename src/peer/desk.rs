@@ -1,6 +1,6 @@
 //! Listens, and answers who proves the data key. Strangers cost a bounded number of connections, bytes and seconds.
 
-use super::{Answer, BYTES_MAX, METHOD, tls};
+use super::{Answer, BYTES_MAX, METHOD, Wish, tls};
 use crate::format::proof::{self, Session};
 use crate::format::seal::Sealer;
 use crate::rpc::{HolderAnswer, HolderQuestion};
@@ -38,6 +38,9 @@ const WINDOW: u32 = 1 << 14;
 pub trait Answering: Send + Sync + std::fmt::Debug {
     /// How it stands now. Quick: it is asked on a thread that serves others too.
     fn answer(&self) -> Answer;
+
+    /// What became of a wish for a full commit. One that was not heard before is begun to be fulfilled, beside this call; it is quick too.
+    fn wished(&self, wish: [u8; 16]) -> Wish;
 }
 
 /// A process that can be asked; that ends when this is dropped.
@@ -164,8 +167,15 @@ impl Question {
         if !proof::is_asked(sealer, &self.session, question) {
             return Err(Status::unauthenticated("no proof"));
         }
-        let (state, dirty_bytes) = self.known.who.get().map_or(Answer::InUse, |who| who.answer()).to_wire();
-        Ok(proof::answer(sealer, &self.session, state, dirty_bytes))
+        let who = self.known.who.get();
+        let said = who.map_or(Answer::InUse, |who| who.answer());
+        let (state, dirty_bytes) = said.to_wire();
+        let answer = HolderAnswer { state: state.into(), dirty_bytes, ..HolderAnswer::default() };
+        let answer = match (said, <[u8; 16]>::try_from(&question.wish[..])) {
+            (Answer::InUse, Ok(wish)) => who.map_or(Wish::Pending(0), |who| who.wished(wish)).to_wire(answer),
+            _ => answer,
+        };
+        Ok(proof::proved(sealer, &self.session, answer))
     }
 }
 

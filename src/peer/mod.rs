@@ -1,4 +1,5 @@
-//! Who wants a volume asks the process that holds it, and is answered: *in use*, *draining* or *closed* (protocol.md 9).
+//! Who wants a volume asks the process that holds it, and is answered: *in use*, *draining* or *closed* (protocol.md 9). Who wants a full
+//! commit of it wishes for one, and hears when it is stored.
 //!
 //! ```text
 //! plan     what follows from each answer: pure
@@ -19,11 +20,12 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Heard, ask};
+pub use ask::{Heard, Wished, ask, wish};
 pub use desk::{Answering, Desk};
 pub use line::Line;
 
-use crate::rpc::HolderState;
+use crate::rpc::{Fulfilled, HolderAnswer, HolderState};
+use crate::types::Seq;
 
 /// What a holder says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,37 @@ impl Answer {
             HolderState::Closed => Some(Self::Closed),
             HolderState::NotMine => Some(Self::NotMine),
             HolderState::Unspecified => None,
+        }
+    }
+}
+
+/// What became of a wish for a full commit, of an instant after the wish was first heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// It is under way: so many bytes are in no commit yet.
+    Pending(u64),
+    /// It is stored.
+    Made(Seq),
+    /// Nothing was changed since the volume was opened there: the newest commit of the log has everything, if there is one.
+    Needless,
+}
+
+impl Wish {
+    fn to_wire(self, answer: HolderAnswer) -> HolderAnswer {
+        let (fulfilled, dirty_bytes, commit) = match self {
+            Self::Pending(bytes) => (Fulfilled::Pending, bytes, 0),
+            Self::Made(commit) => (Fulfilled::Made, 0, commit),
+            Self::Needless => (Fulfilled::Needless, 0, 0),
+        };
+        HolderAnswer { fulfilled: fulfilled.into(), dirty_bytes, commit, ..answer }
+    }
+
+    fn of_wire(answer: &HolderAnswer) -> Option<Self> {
+        match answer.fulfilled.try_into().ok()? {
+            Fulfilled::Pending => Some(Self::Pending(answer.dirty_bytes)),
+            Fulfilled::Made => Some(Self::Made(answer.commit)),
+            Fulfilled::Needless => Some(Self::Needless),
+            Fulfilled::Unspecified => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A desk on the loopback interface: who has the key and the pin is answered, everybody else is not, and costs little.
 
 use super::ask::{connect, converse};
-use super::{Answer, Answering, Desk, Heard, ask};
+use super::{Answer, Answering, Desk, Heard, Wish, Wished, ask, wish};
 use crate::format::proof;
 use crate::format::seal::{Cipher, Sealer};
 use crate::rpc::{Holder, HolderQuestion};
@@ -13,11 +13,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[derive(Debug)]
-struct Stands(Mutex<Answer>);
+struct Stands(Mutex<Answer>, Mutex<Vec<[u8; 16]>>);
 
 impl Answering for Stands {
     fn answer(&self) -> Answer {
         *self.0.lock()
+    }
+
+    /// Made when it is heard for the second time.
+    fn wished(&self, wish: [u8; 16]) -> Wish {
+        let mut heard = self.1.lock();
+        let before = heard.iter().filter(|other| **other == wish).count();
+        heard.push(wish);
+        [Wish::Pending(7), Wish::Made(5), Wish::Needless][before.min(2)]
     }
 }
 
@@ -34,7 +42,7 @@ async fn listening() -> (Desk, Holder) {
 
 async fn desk() -> (Desk, Arc<Stands>, Holder) {
     let (desk, holder) = listening().await;
-    let stands = Arc::new(Stands(Mutex::new(Answer::InUse)));
+    let stands = Arc::new(Stands(Mutex::new(Answer::InUse), Mutex::default()));
     desk.holds(&sealer(7, 1));
     desk.asks(Arc::clone(&stands) as _);
     (desk, stands, holder)
@@ -55,6 +63,22 @@ async fn who_has_the_key_is_answered() {
         *stands.0.lock() = answer;
         assert_eq!(ask(&holder, &sealer(7, 1)).await, Heard::Said(answer));
     }
+}
+
+#[tokio::test]
+async fn wish_is_heard_of_who_has_the_key_and_where_the_volume_is_in_use() {
+    let (_desk, stands, holder) = desk().await;
+    for became in [Wish::Pending(7), Wish::Made(5), Wish::Needless] {
+        assert_eq!(wish(&holder, &sealer(7, 1), [1; 16]).await, Wished::Became(became));
+    }
+    assert_eq!(wish(&holder, &sealer(7, 1), [2; 16]).await, Wished::Became(Wish::Pending(7)));
+    assert!(matches!(wish(&holder, &sealer(8, 1), [3; 16]).await, Wished::Not(Heard::Unknown(why)) if why.contains("no proof")));
+    for answer in [Answer::Draining(3), Answer::Closed, Answer::NotMine] {
+        *stands.0.lock() = answer;
+        assert_eq!(wish(&holder, &sealer(7, 1), [4; 16]).await, Wished::Not(Heard::Said(answer)));
+    }
+    assert!(matches!(wish(&Holder::default(), &sealer(7, 1), [4; 16]).await, Wished::Not(Heard::Nowhere(_))));
+    assert_eq!(stands.1.lock().len(), 4, "who is not in use, or not asked rightly, begins nothing");
 }
 
 #[tokio::test]

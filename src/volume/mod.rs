@@ -12,6 +12,7 @@
 //! branch   what a cache had not committed when another writer took the volume
 //! reader   a moment of a volume, to be read only
 //! restore  a new volume that begins with a commit of another
+//! first    the first commit of a volume that nobody wrote to
 //! in_place a volume that goes on from an older commit of itself
 //! next     what was asked for on the next mount
 //! scrub    the cache against the newest commit and the checksums
@@ -20,6 +21,7 @@
 //! ```
 
 mod branch;
+mod first;
 mod holder;
 mod in_place;
 mod late;
@@ -36,6 +38,7 @@ mod source;
 mod strict;
 mod upkeep;
 
+pub use first::first_commit;
 pub use in_place::{ASKED, InPlace, InPlaceParams, UNDO, ask, restore_in_place, withdraw};
 pub use limits::Sizes;
 pub use live::{HydrateMode, RunOptions, Volume};

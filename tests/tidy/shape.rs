@@ -21,7 +21,7 @@ pub(crate) const LEVELS: &[(&str, u8)] = &[
     ("writeback", 4),
     ("history", 4),
     ("volume", 5),
-    ("controller", 5),
+    ("controller", 6),
     ("fuse", 6),
     ("node", 7),
     ("csi", 8),

@@ -59,4 +59,11 @@ impl Stores for Directory {
         let unlocked = unlock::unlock(connected, &settings, &KeyArgs { recovery_key: key }).await.map_err(told)?;
         Ok(Books { store: unlocked.connected.store, env: self.env.clone(), sealer: unlocked.sealer })
     }
+
+    fn aliases(&self) -> Result<Vec<String>, Fault> {
+        let cannot = |error| Fault::with(FaultKind::Unknown, format!("the stores in {} cannot be listed", self.dir.display()), error);
+        let names = std::fs::read_dir(&self.dir).map_err(cannot)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names: Vec<String> = names.collect::<Result<_, std::io::Error>>().map_err(cannot)?;
+        Ok(names.into_iter().filter(|name| is_alias(name) && self.dir.join(name).join("url").exists()).collect())
+    }
 }
