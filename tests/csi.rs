@@ -5,6 +5,8 @@
 #[path = "csi/client.rs"]
 mod client;
 mod harness;
+#[path = "csi/snapshots.rs"]
+mod snapshots;
 
 use client::Question;
 use harness::command::{run, succeed};

@@ -8,6 +8,7 @@ use crate::peer::{Answer, Answering, Desk, Wish};
 use crate::rpc::csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use crate::rpc::{self, Holder};
 use crate::types::{Identity, WriterId};
+use crate::volume::{Restorable, RestoreParams, restore};
 
 const CUT: &str = "snapshot-2b6c2f7e-4d0c-4c8e-9f53-0d6c8d0a1b2c";
 
@@ -373,4 +374,29 @@ async fn many_at_once_make_one_snapshot_and_one_clone() {
     for answer in futures::future::join_all(calls).await {
         assert!(answer.unwrap().map_or_else(|status| status.code() == Code::Aborted, |_| true));
     }
+}
+
+#[tokio::test]
+async fn clone_that_was_made_and_not_attached_is_attached_by_the_same_request_alone() {
+    let lab = Lab::new().await;
+    let id = lab.create(NAME, 0).await.unwrap().volume_id;
+    let cut = lab.snapshot(CUT, &id).await.unwrap().snapshot_id;
+    let other = lab.claim("pvc-4b6c2f7e-4d0c-4c8e-9f53-0d6c8d0a1b2c", "other", None, 0, &[]).await.unwrap().volume_id;
+    let to = format!("home/media/new_{}", &NEXT[4..]);
+    // As when the driver died between the two.
+    let params = RestoreParams {
+        books: lab.books.clone(),
+        from: Identity::parse("home/media/photos").unwrap(),
+        what: Restorable::Commit(2),
+        to: Identity::parse(&to).unwrap(),
+        holder: Holder::default(),
+    };
+    let made = restore(&params, &|_| {}).await.unwrap();
+    for source in [of_volume(&other), of_snapshot("main/media/photos/never")] {
+        let refused = code(lab.claim(NEXT, "new", source, 0, &[]).await);
+        assert!(matches!(refused, Code::AlreadyExists | Code::NotFound), "{refused:?}");
+    }
+    let volume = lab.claim(NEXT, "new", of_snapshot(&cut), 0, &[]).await.unwrap();
+    assert_eq!(volume.volume_context["identity"], to);
+    assert_eq!(lab.site(&to).await.incarnation(), made.incarnation, "and not made once more");
 }
