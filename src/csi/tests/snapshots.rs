@@ -99,7 +99,7 @@ async fn snapshot_of_an_unheld_volume_is_its_head_and_the_same_name_is_the_same_
     assert_eq!(lab.snapshot(CUT, &id).await.unwrap(), empty, "a later state is not the same snapshot");
     let later = lab.snapshot("before", &id).await.unwrap();
     assert_eq!(later.size_bytes, 7 << 20);
-    let instant = |snapshot: &Snapshot| snapshot.creation_time.clone().map(|time| (time.seconds, time.nanos)).unwrap();
+    let instant = |snapshot: &Snapshot| snapshot.creation_time.map(|time| (time.seconds, time.nanos)).unwrap();
     assert!(instant(&later) > instant(&empty));
     assert_eq!(lab.get(&later.snapshot_id).await.unwrap(), later);
     for _ in 0..2 {
@@ -307,7 +307,7 @@ async fn clone_of_what_cannot_be_is_refused_by_its_reason() {
     for gone in ["non-existing-snapshot-id", "main/media/photos/never", "main/media/never/x"] {
         assert_eq!(code(lab.claim(NEXT, "new", of_snapshot(gone), 0, &[]).await), Code::NotFound, "{gone}");
     }
-    let never = id.replace(|digit: char| digit == '0', "1");
+    let never = id.replace('0', "1");
     for gone in ["fake-vol-id", &never] {
         assert_eq!(code(lab.claim(NEXT, "new", of_volume(gone), 0, &[]).await), Code::NotFound, "{gone}");
     }
