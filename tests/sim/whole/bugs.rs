@@ -83,7 +83,7 @@ impl Bug {
         (Self::ReleaseLost, 400),
         (Self::NotBrought, 40),
         (Self::SizeTooLarge, 40),
-        (Self::SizesOfMissed, 2000),
+        (Self::SizesOfMissed, 400),
     ];
 
     pub fn by_name(name: &str) -> Option<Self> {
