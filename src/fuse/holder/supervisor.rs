@@ -24,6 +24,9 @@ use std::time::Duration;
 pub const CALM: Duration = Duration::from_secs(60);
 /// How often a holder without a driver looks whether the mount still exists.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often, and how far apart, a new holder looks whether the one before it goes on: two seconds.
+const ENDING_TRIES: u32 = 100;
+const ENDING_PAUSE_MS: u16 = 20;
 
 /// What a holder does.
 #[derive(Debug)]
@@ -91,6 +94,19 @@ pub fn hold(env: &Env, mut options: HoldOptions) -> Result<i32, Fault> {
     code
 }
 
+/// Whether somebody goes on listening there. The holder of a mount that was just ended is gone a moment after the mount.
+fn is_held(address: &UnixAddr) -> Result<bool, Errno> {
+    for _ in 0..ENDING_TRIES {
+        let probe = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        if connect(probe.as_raw_fd(), address).is_err() {
+            return Ok(false);
+        }
+        drop(probe);
+        poll(&mut [], PollTimeout::from(ENDING_PAUSE_MS))?;
+    }
+    Ok(true)
+}
+
 fn listen_at(path: &Path) -> Result<OwnedFd, Fault> {
     let failed = |errno: Errno| Fault::with(FaultKind::Local, format!("cannot listen at {}", path.display()), errno);
     let address = UnixAddr::new(path).map_err(failed)?;
@@ -98,13 +114,15 @@ fn listen_at(path: &Path) -> Result<OwnedFd, Fault> {
     match bind(listener.as_raw_fd(), &address) {
         Ok(()) => {}
         Err(Errno::EADDRINUSE) => {
-            let probe = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
-            if connect(probe.as_raw_fd(), &address).is_ok() {
+            if is_held(&address).map_err(failed)? {
                 let message = format!("a holder listens at {} already: this volume is mounted here", path.display());
                 return Err(Fault::new(FaultKind::Busy, message));
             }
-            std::fs::remove_file(path)?;
-            bind(listener.as_raw_fd(), &address).map_err(failed)?;
+            // Whoever has just ended may have removed it.
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => bind(listener.as_raw_fd(), &address).map_err(failed)?,
+            }
         }
         Err(errno) => return Err(failed(errno)),
     }
