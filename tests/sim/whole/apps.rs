@@ -292,6 +292,8 @@ impl Apps {
         }
         if self.volume.posix().open(&caller, ino, libc::O_RDWR).is_ok() {
             disk.handles.push(ino);
+            drop(disk);
+            self.history.lock().opened(ino);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::tiers::{self, Tiers};
 use super::tree::{Node, Tree};
 use holdfast::types::{CacheId, Ino};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Pages are lost one by one with the power.
@@ -39,6 +39,8 @@ pub struct History {
     glimpsed: Option<Arc<Tree>>,
     /// Files that programs have only added to, since a state: from where on, and what.
     appends: BTreeMap<Ino, (usize, u64, Vec<u8>)>,
+    /// Files that were ever open for writing: only of these a commit may show less than the driver has.
+    opened: BTreeSet<Ino>,
 }
 
 impl History {
@@ -60,6 +62,7 @@ impl History {
             powered: 0,
             glimpsed: None,
             appends: BTreeMap::new(),
+            opened: BTreeSet::new(),
         }
     }
 
@@ -75,6 +78,11 @@ impl History {
         if **self.now() != tree {
             self.states.push(Arc::new(tree));
         }
+    }
+
+    /// A program has a file open for writing.
+    pub fn opened(&mut self, ino: Ino) {
+        self.opened.insert(ino);
     }
 
     /// A program added to a file that ended there.
@@ -165,7 +173,7 @@ impl History {
 
     /// An fsync of the tier `strict`, made when the last state was this one, was answered: a commit shows that one or a later one.
     pub fn acknowledged(&self, ino: Ino, at: usize) -> Result<(), String> {
-        let shown = |state: &Arc<Tree>| *state == self.logged || is_behind(&self.logged, state);
+        let shown = |state: &Arc<Tree>| *state == self.logged || self.is_behind(&self.logged, state);
         let seen = self.seen_since(&self.logged);
         let later = &seen[at.saturating_sub(self.committed)..];
         let left = |(number, whole): (usize, &Arc<Tree>)| self.is_left(&self.logged, &self.states[at.max(self.committed) + number], whole);
@@ -192,7 +200,7 @@ impl History {
             return Err(format!("the newest full commit shows state {}", self.full));
         }
         if self.committed < before && seen[0] != seen[before - self.committed] {
-            let behind = |state: &Arc<Tree>| !self.appends.is_empty() && is_behind(&self.logged, state);
+            let behind = |state: &Arc<Tree>| !self.appends.is_empty() && self.is_behind(&self.logged, state);
             if !seen[before - self.committed..].iter().any(behind) {
                 return Err(format!("the log shows state {}", self.committed));
             }
@@ -250,7 +258,7 @@ impl History {
             return Ok(self.index());
         }
         // What was written behind a gap after the kernel had been asked is of a later commit, a full one or not (protocol.md 6.2).
-        if let Some(at) = since.iter().position(|state| is_behind(shown, state)) {
+        if let Some(at) = since.iter().position(|state| self.is_behind(shown, state)) {
             return Ok(self.committed + at);
         }
         if let Some(at) = (0..since.len()).find(|at| !full && self.is_left(shown, &self.states[self.committed + at], &since[*at])) {
@@ -318,11 +326,20 @@ impl History {
         let after = |captured: &Tree| {
             let since = self.seen_since(captured);
             let now = since.last().cloned().unwrap_or_default();
-            let behind = |state: &Tree| !self.appends.is_empty() && is_behind(shown, state);
-            since.iter().any(|state| **state == *shown || behind(state))
+            since.iter().any(|state| **state == *shown || self.is_behind(shown, state))
                 || self.seen_maybe(captured).iter().any(|after| **after == *shown || is_torn(shown, &now, after))
         };
         after(base) || (self.tiers.is_some() && after(&self.logged)) || (self.dark && self.check_powered(shown, true).is_ok())
+    }
+
+    /// Whether it is this state, but for bytes behind a gap in files that are open for writing (protocol.md 6.2), or were when it was sealed.
+    fn is_behind(&self, shown: &Tree, state: &Tree) -> bool {
+        shown.0.len() == state.0.len()
+            && shown.0.iter().zip(&state.0).all(|((ino, node), (other, now))| {
+                let whole = || Node { bytes: Arc::clone(&now.bytes), ..(**node).clone() };
+                let less = || self.opened.contains(ino) && whole() == **now && now.bytes.starts_with(&node.bytes);
+                ino == other && (node == now || less())
+            })
     }
 
     fn powered(&mut self, found: Tree) -> Result<(), String> {
@@ -334,7 +351,7 @@ impl History {
         let glimpsed = self.glimpsed.take();
         if glimpsed.as_ref().is_some_and(|glimpsed| *glimpsed != seen && self.other_seen().last() == Some(glimpsed)) {
             self.powered = 0;
-        } else if let Some(glimpsed) = glimpsed.as_ref().filter(|glimpsed| ***glimpsed != *seen && !is_behind(glimpsed, &seen)) {
+        } else if let Some(glimpsed) = glimpsed.as_ref().filter(|glimpsed| ***glimpsed != *seen && !self.is_behind(glimpsed, &seen)) {
             return Err(format!("I8: after a loss of power a commit shows something else than is found: {}", glimpsed.differs(&seen)));
         }
         if glimpsed.is_some() {
@@ -375,15 +392,6 @@ impl History {
         }
         Ok(())
     }
-}
-
-/// Whether it is this state, but for bytes behind a gap in files that are open for writing (protocol.md 6.2).
-fn is_behind(shown: &Tree, state: &Tree) -> bool {
-    shown.0.len() == state.0.len()
-        && shown.0.iter().zip(&state.0).all(|((ino, node), (other, now))| {
-            let whole = Node { bytes: Arc::clone(&now.bytes), ..(**node).clone() };
-            ino == other && whole == **now && now.bytes.starts_with(&node.bytes)
-        })
 }
 
 /// Whether of an operation that was not answered no more is there than some of its bytes.
