@@ -99,15 +99,20 @@ impl Apps {
 
     /// Carries a request out, on a thread that may wait. `again`: it was sent before, and perhaps carried out.
     pub fn carry(&self, unique: u64, op: &Op, again: Option<bool>) {
+        // What it is about went away since it was chosen.
+        if again.is_none() && !self.may_begin(unique, op) {
+            self.machine.disk.lock().inflight.remove(&unique);
+            return;
+        }
+        self.carry_surely(unique, op, again);
+    }
+
+    /// The same of what the kernel sends by itself: a page that it has goes, whatever begins meanwhile.
+    pub fn carry_surely(&self, unique: u64, op: &Op, again: Option<bool>) {
         let machine = &self.machine;
         let request = Some(RequestId { conn_epoch: CONNECTION, unique });
         let caller = Caller { uid: 0, gid: 0, request, resent: again.is_some() && machine.bug != Bug::AnswerTwice };
         let posix = Arc::clone(self.volume.posix());
-        // What it is about went away since it was chosen.
-        if again.is_none() && !self.may_begin(unique, op) {
-            machine.disk.lock().inflight.remove(&unique);
-            return;
-        }
         machine.before_operation();
         let result = carry_out(&posix, &caller, op);
         self.answered(&posix, unique, op, result, again.unwrap_or(false));
@@ -424,6 +429,8 @@ fn leaves_gap(op: &Op, tree: &Tree) -> bool {
 fn unexpected(op: &Op, error: PosixError, tree: &Tree, applied: bool) -> Option<String> {
     let limited = matches!(op, Op::Make { .. } | Op::Link { .. } | Op::Truncate { .. } | Op::Punch { .. } | Op::Copy { .. });
     match error {
+        // It has no record of its own: it is repeated, and after a fence it cannot be.
+        PosixError::ReadOnly if applied && matches!(op, Op::Copy { .. }) => None,
         _ if applied => Some(format!("a request that was carried out is answered with {error}: {op:?}")),
         _ if !op.fits(tree) => None,
         // At a limit, or after a fence.

@@ -184,7 +184,9 @@ impl History {
                 return Ok(());
             }
         }
-        Err(format!("I2: an fsync was answered, and no commit holds it: logged | then: {}", self.logged.differs(&later[0])))
+        let there = self.logged.get(ino).is_some();
+        let why = self.logged.differs(&later[0]);
+        Err(format!("I2: an fsync of {ino:x} was answered, and no commit holds it (there: {there}): logged | then: {why}"))
     }
 
     /// Of files that have this size, those that were only added to, and since when.

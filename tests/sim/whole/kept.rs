@@ -86,6 +86,11 @@ impl Kept {
             deltas.push(Delta { objects: part.objects, inodes: part.inodes, names: part.names, extents: part.extents, ..Delta::default() });
             objects.insert(name);
         }
+        // The same of the packs that it names alone: inline frames that it moved there.
+        let named = deltas.iter().flat_map(|delta| &delta.objects).filter_map(|object| names::absolute(source.incarnation, &object.name));
+        if named.into_iter().any(|(_, name)| (source.get)(&name).is_none()) {
+            return Ok(false);
+        }
         let found = match Shown::default().next(source, seq, &deltas) {
             Ok(found) => found,
             Err(_) if self.retired.contains(&seq) => return Ok(false),

@@ -185,7 +185,7 @@ impl Apps {
             disk.pages.sent.insert(unique);
             (op, serial, unique)
         };
-        self.carry(unique, &op, None);
+        self.carry_surely(unique, &op, None);
         let at = self.history.lock().index();
         if !machine.sim.is_doomed(machine.id) {
             machine.disk.lock().pages.arrived.insert(serial, at);
