@@ -174,9 +174,15 @@ pub(super) fn get_inode(db: &Connection, ino: Ino) -> Sql<Option<Stamped<InodeRo
     Ok(statement.query_row([ino as i64], |row| inode_of(row, 0)).optional()?)
 }
 
+// Not `OR REPLACE`: of a table with an index, SQLite then copies each page that it changes, for each row.
+const PUT_INODE: &str = "INSERT INTO inodes VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)
+  ON CONFLICT(ino) DO UPDATE SET mode=excluded.mode, uid=excluded.uid, gid=excluded.gid, nlink=excluded.nlink, rdev=excluded.rdev,
+    size=excluded.size, atime=excluded.atime, mtime=excluded.mtime, ctime=excluded.ctime, btime=excluded.btime,
+    home_dir=excluded.home_dir, home_cookie=excluded.home_cookie, cookies=excluded.cookies, stamp=excluded.stamp, flags=excluded.flags";
+
 pub(super) fn put_inode(db: &Connection, i: &Stamped<InodeRow>) -> Sql<()> {
     let a = &i.row.attr;
-    db.prepare_cached("INSERT OR REPLACE INTO inodes VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)")?.execute(params![
+    db.prepare_cached(PUT_INODE)?.execute(params![
         a.ino as i64,
         a.mode,
         a.uid,
@@ -229,14 +235,15 @@ pub(super) fn get_name(db: &Connection, dir: Ino, name: &[u8]) -> Sql<Option<Sta
 }
 
 pub(super) fn put_name(db: &Connection, dir: Ino, name: &[u8], n: &Stamped<NameRow>) -> Sql<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO names VALUES(?1,?2,?3,?4,?5,?6)")?.execute(params![
-        dir as i64,
-        n.row.cookie as i64,
-        name,
-        n.row.ino as i64,
-        n.stamp as i64,
-        n.flags
-    ])?;
+    let put =
+        |sql| db.prepare_cached(sql)?.execute(params![dir as i64, n.row.cookie as i64, name, n.row.ino as i64, n.stamp as i64, n.flags]);
+    match put("INSERT INTO names VALUES(?1,?2,?3,?4,?5,?6)") {
+        // Not at once, as above: a name is new, mostly.
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+            put("INSERT OR REPLACE INTO names VALUES(?1,?2,?3,?4,?5,?6)")?
+        }
+        done => done?,
+    };
     Ok(())
 }
 

@@ -155,7 +155,8 @@ DELETE FROM links;
 INSERT INTO links SELECT n.ino, n.dir, n.name FROM count c JOIN names n ON n.dir=c.dir AND n.ino=c.ino WHERE c.n>1;
 INSERT OR IGNORE INTO links SELECT ino, dir, name FROM names WHERE ino IN (SELECT ino FROM count WHERE n>1);
 ";
-const LINKED: [&str; 2] = [
+const LINKED: [&str; 3] = [
+    "UPDATE inodes SET nlink=0 WHERE ino>?1 AND ino<=?2 AND ino NOT IN (SELECT ino FROM count)",
     "UPDATE inodes SET nlink=c.n, home_dir=c.dir, home_cookie=c.cookie FROM count c WHERE c.ino=inodes.ino AND inodes.ino>?1 AND inodes.ino<=?2",
     "UPDATE inodes SET nlink=2 + (SELECT COUNT(*) FROM names n JOIN inodes i ON i.ino=n.ino WHERE n.dir=inodes.ino AND (i.mode & 61440)=16384),
        cookies=COALESCE((SELECT MAX(cookie) FROM names n WHERE n.dir=inodes.ino),0)
@@ -202,7 +203,8 @@ fn put_inode(db: &Connection, i: &rpc::Inode, new: bool) -> Result<(), CacheErro
         mode: i.mode,
         uid: i.uid,
         gid: i.gid,
-        nlink: 0,
+        // Counted at the end. With 0 it would be listed as an orphan until then, at half of its row's price.
+        nlink: 1,
         rdev: i.rdev,
         size: if link { i.target.len() as u64 } else { i.size },
         atime: i.atime,

@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, SemaphorePermit};
 
 /// Requests of one fetch in flight.
 const REQUESTS_IN_FLIGHT: usize = 8;
@@ -61,6 +61,7 @@ pub struct Fetcher {
     installer: Installer,
     options: FetchOptions,
     permits: Semaphore,
+    ahead_permits: Semaphore,
     ahead: Mutex<LruCache<Ino, ReadAhead>>,
     /// One fetch of a file at a time: the second one finds the bytes here.
     files: Mutex<HashMap<Ino, Arc<AsyncMutex<()>>>>,
@@ -106,6 +107,23 @@ impl Waiting {
     }
 }
 
+/// A fetch of a file, or a wait for one: also of who gave up.
+struct Turn<'a> {
+    fetcher: &'a Fetcher,
+    ino: Ino,
+    lock: Arc<AsyncMutex<()>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut files = self.fetcher.files.lock();
+        // This map's and ours: nobody else waits for the file.
+        if files.get(&self.ino).is_some_and(|lock| Arc::strong_count(lock) <= 2) {
+            files.remove(&self.ino);
+        }
+    }
+}
+
 /// An extent of a file to be brought here.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
@@ -135,6 +153,7 @@ impl Fetcher {
     pub fn new(objects: Objects, cache: Arc<Cache>, options: FetchOptions) -> Self {
         Self {
             permits: Semaphore::new(options.parallel.max(1)),
+            ahead_permits: Semaphore::new(AHEAD_IN_FLIGHT),
             installer: Installer::new(objects.clone(), Arc::clone(&cache)),
             objects,
             cache,
@@ -219,23 +238,15 @@ impl Fetcher {
     /// # Errors
     /// As [`Self::fetch`].
     pub async fn fetch_now(&self, ino: Ino, range: ByteRange) -> Result<(), Fault> {
-        let turn = self.files.lock().entry(ino).or_default().clone();
-        let result = {
-            let _turn = turn.lock().await;
-            let missing = self.cache.missing(ino, range)?;
-            if missing.is_empty() { Ok(()) } else { self.fetch_missing(ino, missing).await }
-        };
-        let mut files = self.files.lock();
-        // This map's and ours: nobody else waits for the file.
-        if files.get(&ino).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
-            files.remove(&ino);
-        }
-        result
+        let turn = Turn { fetcher: self, ino, lock: self.files.lock().entry(ino).or_default().clone() };
+        let _turn = turn.lock.lock().await;
+        let missing = self.cache.missing(ino, range)?;
+        if missing.is_empty() { Ok(()) } else { self.fetch_missing(ino, missing).await }
     }
 
     /// Fetches extents of one file, wherever they lie.
     async fn fetch_missing(&self, ino: Ino, missing: Vec<Missing>) -> Result<(), Fault> {
-        let _permit = self.permits.acquire().await.map_err(|error| Fault::with(FaultKind::Local, "the fetcher ended", error))?;
+        let _permit = permit(&self.permits).await?;
         let wanted: Vec<Wanted> = missing.into_iter().map(|missing| Wanted { ino, missing }).collect();
         let answers = self.answers(&wanted, Purpose::Read).await;
         // The others were still worth installing: only the damaged range fails.
@@ -259,9 +270,13 @@ impl Fetcher {
     }
 
     async fn answer(&self, wanted: &[Wanted], request: Request<Home>, purpose: Purpose) -> Result<(), Fault> {
-        if purpose == Purpose::Ahead {
-            self.waiting.none().await;
-        }
+        let _permit = match purpose {
+            Purpose::Read => None,
+            Purpose::Ahead => {
+                self.waiting.none().await;
+                Some(permit(&self.ahead_permits).await?)
+            }
+        };
         let id = match request.object {
             Home::Commit(seq) => return self.answer_inline(wanted, seq, &request.frames).await,
             Home::Object(id) => id,
@@ -361,6 +376,10 @@ impl Fetcher {
         self.inline.lock().put(seq, Arc::clone(&frames));
         Ok(frames)
     }
+}
+
+async fn permit(of: &Semaphore) -> Result<SemaphorePermit<'_>, Fault> {
+    of.acquire().await.map_err(|error| Fault::with(FaultKind::Local, "the fetcher ended", error))
 }
 
 fn frame_of(missing: &Missing) -> Frame<Home> {

@@ -7,6 +7,9 @@
 use super::fetch::{Fetcher, Wanted};
 use crate::cache::{Cache, CacheError};
 use crate::types::{Fault, FaultKind, Ino};
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt, StreamExt};
 use std::sync::Arc;
 
 /// Files asked for at once from the cache's list.
@@ -14,6 +17,8 @@ const BATCH: usize = 256;
 /// Bytes that one step brings here, and files that it looks at: what it keeps in memory of what is missing.
 const STEP_BYTES: u64 = 32 << 20;
 const STEP_FILES: usize = 4096;
+/// Steps under way: at the end of one alone, a core would wait. Requests in flight are bounded for all of them together.
+const STEPS: usize = 2;
 
 /// What prefetch may use, asked again before every step.
 pub trait Prefetch: Send + Sync {
@@ -40,34 +45,87 @@ struct Step {
     next: Option<Place>,
 }
 
+/// How a run ends.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    /// All is here.
+    Done,
+    /// The store did not answer to the step that begins here.
+    Away(Place),
+    /// So many bytes found no room.
+    NoRoom(u64),
+}
+
 /// Fetches everything that is committed and not here. Returns the bytes of the step that found no room, 0 when all is here.
 ///
 /// # Errors
 /// The cache's own; a file whose objects are damaged is named in the log and passed over.
 pub async fn prefetch(cache: &Arc<Cache>, fetcher: &Fetcher, limits: &dyn Prefetch) -> Result<u64, Fault> {
-    let mut next = look(cache, fetcher, Some(Place::default())).await?;
-    while let Some((place, step)) = next {
-        if limits.stopped() || limits.room() < step.bytes {
-            return Ok(step.bytes);
+    let mut place = Place::default();
+    loop {
+        match run(cache, fetcher, limits, place).await? {
+            Stop::Done => return Ok(0),
+            Stop::NoRoom(bytes) => return Ok(bytes),
+            Stop::Away(again) => {
+                // What is read meanwhile waits by itself.
+                fetcher.pause().await;
+                place = again;
+            }
         }
-        // What comes after it is looked up while it is on its way.
-        let (answered, after) = futures::join!(bring(fetcher, &step), look(cache, fetcher, step.next));
-        next = if answered? {
-            after?
-        } else {
-            // The store is away: what is read meanwhile waits by itself.
-            fetcher.pause().await;
-            look(cache, fetcher, Some(place)).await?
-        };
     }
-    Ok(0)
+}
+
+/// Step after step from a place on, the next one begun while the last answers of the one before are opened.
+async fn run(cache: &Arc<Cache>, fetcher: &Fetcher, limits: &dyn Prefetch, from: Place) -> Result<Stop, Fault> {
+    let (mut under_way, mut bytes_under_way) = (FuturesOrdered::new(), 0);
+    let (mut place, mut looking) = (from, Some(look(cache, fetcher, from).boxed()));
+    // One at a time where there is no room for more.
+    let mut steps = STEPS;
+    loop {
+        let may_begin = under_way.len() < steps;
+        tokio::select! {
+            biased;
+            Some((begun, bytes, answered)) = under_way.next() => {
+                bytes_under_way -= bytes;
+                if !answered? {
+                    return Ok(Stop::Away(begun));
+                }
+            }
+            Some(step) = found(&mut looking), if may_begin => {
+                let (step, begun) = (step?, place);
+                let bytes = step.bytes;
+                // What is under way may not be in the cache's account yet.
+                if limits.stopped() || limits.room() < bytes_under_way + bytes {
+                    if limits.stopped() || bytes_under_way == 0 {
+                        return Ok(Stop::NoRoom(bytes));
+                    }
+                    steps = 1;
+                    looking = Some(look(cache, fetcher, begun).boxed());
+                    continue;
+                }
+                bytes_under_way += bytes;
+                looking = step.next.map(|next| {
+                    place = next;
+                    look(cache, fetcher, next).boxed()
+                });
+                under_way.push_back(async move { (begun, bytes, bring(fetcher, &step).await) }.boxed());
+            }
+            else => return Ok(Stop::Done),
+        }
+    }
+}
+
+/// What is looked for, if anything is.
+async fn found(looking: &mut Option<BoxFuture<'_, Result<Step, Fault>>>) -> Option<Result<Step, Fault>> {
+    let step = looking.as_mut()?.await;
+    *looking = None;
+    Some(step)
 }
 
 /// The step that begins at a place, on a thread that may wait for the disk.
-async fn look(cache: &Arc<Cache>, fetcher: &Fetcher, place: Option<Place>) -> Result<Option<(Place, Step)>, Fault> {
-    let Some(place) = place else { return Ok(None) };
+async fn look(cache: &Arc<Cache>, fetcher: &Fetcher, place: Place) -> Result<Step, Fault> {
     let cache = Arc::clone(cache);
-    fetcher.env().blocking(move || gather(&cache, place).map(|step| Some((place, step)))).await
+    fetcher.env().blocking(move || gather(&cache, place)).await
 }
 
 /// `false`: the store did not answer, try again.
