@@ -322,6 +322,8 @@ impl Content {
         } else {
             self.proven_size = size;
         }
+        // A write that failed above the end never grew the file: who cuts it there has given those bytes up.
+        self.replaced(ceil(size)..u64::MAX);
         self.resized |= self.size != size;
         self.size_unsynced |= self.size != size;
         self.size = size;
@@ -344,6 +346,8 @@ impl Content {
             self.punch(pages.clone());
             self.extents.put(*extent);
             self.shared.insert(pages);
+            let range = extent.range();
+            self.appended.insert(range.start.max(self.settled)..range.end.max(self.settled));
         }
         if size > self.size {
             self.size = size;

@@ -95,7 +95,7 @@ impl Content {
     }
 
     /// Protocol 6.2: an append-only file is a prefix of its writes in every commit.
-    fn captured_size(&self, sent: Sent) -> u64 {
+    pub(super) fn captured_size(&self, sent: Sent) -> u64 {
         let kernel = match sent {
             Sent::All => return self.size,
             Sent::Upto(size) => size,

@@ -7,6 +7,7 @@
 //! them. What a process does not know when it starts counts as a seam.
 
 use super::Cache;
+use super::file::DataFile;
 use super::meta::{Meta, key};
 use super::seal::Seal;
 use super::spool::{Names, Verdict};
@@ -95,13 +96,12 @@ impl Cache {
         }
     }
 
-    /// What becomes of a frozen inode.
-    pub(super) fn verdict(&self, seal: &mut Seal, ino: Ino, captured: bool, domain: Domain) -> Result<Verdict, CacheError> {
+    /// What becomes of a frozen inode. `file`: its content, where that changed; looked up by the caller, as the metadata mutex is held.
+    pub(super) fn verdict(&self, seal: &mut Seal, file: Option<&DataFile>, captured: bool, domain: Domain) -> Verdict {
         if domain != Domain::Scheduled || seal.waiting.at_least.is_none() || seal.waiting.seam {
-            return Ok(if captured || domain != Domain::Local { Verdict::Taken } else { Verdict::Held });
+            return if captured || domain != Domain::Local { Verdict::Taken } else { Verdict::Held };
         }
-        if seal.frozen_files.binary_search(&ino).is_ok() {
-            let file = seal.file(ino)?;
+        if let Some(file) = file {
             let content = file.inner.lock();
             if let Some(frozen) = &content.frozen {
                 seal.waiting.bytes += frozen.dirty.bytes();
@@ -109,7 +109,7 @@ impl Cache {
                 seal.waiting.seam |= !frozen.shared.is_empty();
             }
         }
-        Ok(Verdict::Waits)
+        Verdict::Waits
     }
 
     /// With all verdicts known: whether what may wait does. Below the limit it is not worth a partial commit.

@@ -2,6 +2,7 @@
 
 use super::effect::Effect;
 use super::file::{Content, DataFile};
+use super::frozen::Sent;
 use super::pages::{clipped, inward, outward};
 use super::slots::SHARED_MAX;
 use super::spoiled::read_present;
@@ -342,6 +343,10 @@ impl Cache {
         if !target.end.is_multiple_of(PAGE) && target.end < content.size {
             return Ok(CopyOutcome::Copy);
         }
+        // Behind a gap that only the kernel can fill, it might be of a later commit than the removal of what it was copied from.
+        if target.start > content.captured_size(Sent::Unknown) {
+            return Ok(CopyOutcome::Copy);
+        }
         let op = self.begin(&file, content)?;
         self.check_growth(target.end.saturating_sub(content.size))?;
         let mut effects = Vec::new();
@@ -355,10 +360,11 @@ impl Cache {
     }
 }
 
-// Committed, clean, in a pack, and without holes.
+// Committed, clean, in a pack, and without holes; of a file that has a name: no tree names the packs of another one, and gc may have them.
 fn shareable(source: &Content, range: &ByteRange) -> Option<Vec<LocalExtent>> {
     let pages = outward(range);
-    let unsettled = source.spoiled.overlaps(pages.clone())
+    let unsettled = source.unnamed
+        || source.spoiled.overlaps(pages.clone())
         || source.dirty.set().overlaps(pages.clone())
         || source.shared.overlaps(pages.clone())
         || source.frozen.as_ref().is_some_and(|f| f.dirty.set().overlaps(pages.clone()) || f.shared.overlaps(pages.clone()));

@@ -8,8 +8,8 @@ use super::pages::outward;
 use super::seal::Seal;
 use super::sealed::WINDOW;
 use super::spool::Verdict;
-use super::types::{CacheError, Head, LocalExtent, ObjectId};
-use super::{Cache, open};
+use super::types::{CacheError, Head, LocalExtent, ObjectId, chain};
+use super::{Cache, die, open};
 use crate::rpc;
 use crate::types::{PAGE, Seq};
 use prost::Message;
@@ -77,8 +77,16 @@ impl Cache {
     /// and the intent is cleared, in one durable step.
     ///
     /// # Errors
-    /// When meta.db or the cache's disk fails: the cache must not be used further, and opens again with the seal's changes dirty.
+    /// A seal that is none. When meta.db or the cache's disk fails, the process dies: only who reads the cache and the log anew can tell what
+    /// is clean.
     pub fn resolve(&self, seal: Seal, head: Head, objects: &[rpc::ObjectRef]) -> Result<(), CacheError> {
+        match self.take_over(seal, head, objects) {
+            Err(error @ (CacheError::Io { .. } | CacheError::Sql(_))) => die("a commit is stored and cannot be noted here", &chain(&error)),
+            done => done,
+        }
+    }
+
+    fn take_over(&self, seal: Seal, head: Head, objects: &[rpc::ObjectRef]) -> Result<(), CacheError> {
         let mut batch = self.batch.lock();
         let ids: Vec<ObjectId> = {
             let mut meta = self.meta.lock();

@@ -107,9 +107,17 @@ impl Cache {
         self.meta.lock().has_changes() || self.seal.has_listed()
     }
 
-    /// Records kernel sizes (fstat after `sync_file_range`) for the next seal (protocol.md 6.2).
+    /// Records kernel sizes (fstat after `sync_file_range`) for the next seal (protocol.md 6.2), in place of those that were recorded
+    /// before: they are true of this moment alone.
     pub fn flush_points(&self, points: &[(Ino, u64)]) {
         *self.seal.points.lock() = points.iter().copied().collect();
+    }
+
+    /// A file was cut since: what the kernel was asked for lay below.
+    pub(super) fn cut_flush_point(&self, ino: Ino, size: u64) {
+        if let Some(point) = self.seal.points.lock().get_mut(&ino) {
+            *point = (*point).min(size);
+        }
     }
 
     /// Whether the newest seal had to leave bytes behind, because nobody had asked the kernel what it holds in front of them: the next
@@ -171,7 +179,10 @@ impl Cache {
         meta.moved = Changed::default();
         // Nobody asked the kernel about these, or it was before they were opened. What it had sent at earlier seals is settled.
         let mut sent: HashMap<Ino, Sent> = self.writable_open().into_iter().map(|ino| (ino, Sent::Unknown)).collect();
-        sent.extend(self.seal.points.lock().drain().map(|(ino, size)| (ino, Sent::Upto(size))));
+        for (ino, size) in self.seal.points.lock().drain() {
+            // Of what was closed meanwhile the kernel has sent all.
+            sent.entry(ino).and_modify(|sent| *sent = Sent::Upto(size));
+        }
         *self.seal.sent.lock() = sent;
         {
             let _candidates = self.seal.candidates.lock();
@@ -267,19 +278,21 @@ impl Cache {
         if kept.orphan {
             return Ok(());
         }
+        let mut file = None;
         if kept.inode.mode & libc::S_IFMT == libc::S_IFREG && seal.frozen_files.binary_search(&ino).is_ok() {
-            let size = self.read_file(seal, meta, ino)?;
+            let (frozen, size) = self.read_file(seal, meta, ino)?;
+            file = Some(frozen);
             if let Some(spool) = meta.spool.as_mut().filter(|_| size != kept.inode.size) {
                 spool.resize(kept.clone(), size)?;
             }
         }
         let domain = classify(&mut View { cache: self, meta }, &Change::Inode(ino));
-        let verdict = self.verdict(seal, ino, kept.captured, domain)?;
+        let verdict = self.verdict(seal, file.as_deref(), kept.captured, domain);
         meta.spool.as_mut().map_or(Ok(()), |spool| spool.judge_inode(ino, verdict))
     }
 
-    // The content of a changed file, frozen now if nobody did before. Returns its size at the cut.
-    fn read_file(&self, seal: &mut Seal, meta: &mut Meta, ino: Ino) -> Result<u64, CacheError> {
+    // The content of a changed file, frozen now if nobody did before, and its size at the cut.
+    fn read_file(&self, seal: &mut Seal, meta: &mut Meta, ino: Ino) -> Result<(Arc<DataFile>, u64), CacheError> {
         let found = self.seal.candidates.lock().get(&ino).cloned();
         let file = match found {
             Some(file) => file,
@@ -298,7 +311,9 @@ impl Cache {
         let Some(frozen) = &content.frozen else { return Err(CacheError::Invalid("a changed file that is not frozen")) };
         seal.dirty += frozen.dirty.bytes();
         self.seal.taken.lock().push(ino);
-        Ok(frozen.size)
+        let size = frozen.size;
+        drop(content);
+        Ok((file, size))
     }
 
     fn read_name(

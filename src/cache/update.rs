@@ -8,6 +8,7 @@ use super::meta::Meta;
 use super::types::{CacheError, NewInode, RequestId, SavedReply};
 use super::view::View;
 use super::{Cache, db, die};
+use crate::format::limits;
 use crate::types::{Attr, FILE_SIZE_MAX, Ino, NAME_MAX, UnixNanos};
 use parking_lot::{ArcMutexGuard, RawMutex};
 use std::fmt;
@@ -242,6 +243,7 @@ impl Update<'_> {
             content.apply(effect);
         }
         self.effects.append(&mut effects);
+        cache.cut_flush_point(ino, size);
         cache.pend(file, content);
         cache.list(file, content, epoch);
         cache.tell(file, content);
@@ -366,6 +368,10 @@ impl Update<'_> {
     pub fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), CacheError> {
         if value.len() > 64 << 10 || name.len() > NAME_MAX {
             return Err(CacheError::Invalid("an extended attribute has at most 64 KiB"));
+        }
+        let others = self.view.xattr_bytes(ino, name)?;
+        if others + name.len() + value.len() > limits::XATTRS_BYTES_MAX {
+            return Err(CacheError::NoSpace("bytes of an inode's extended attributes"));
         }
         self.change_xattr(ino, name, Some(value))
     }

@@ -153,6 +153,16 @@ impl View<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Bytes of all extended attributes but one, with their names.
+    pub(super) fn xattr_bytes(&mut self, ino: Ino, but: &[u8]) -> Result<usize, CacheError> {
+        if self.xattrs_known_absent(ino)? {
+            return Ok(0);
+        }
+        let sum = "SELECT COALESCE(SUM(length(name)+length(value)),0) FROM xattrs WHERE ino=?1 AND name<>?2";
+        let bytes: i64 = self.meta.db.prepare_cached(sum)?.query_row(params![ino as i64, but], |row| row.get(0))?;
+        Ok(bytes as usize)
+    }
+
     // The kernel asks for security.capability before each write and for ACLs at each lookup: mostly there is nothing.
     fn xattrs_known_absent(&mut self, ino: Ino) -> Result<bool, CacheError> {
         if !self.meta.any_xattrs()? {

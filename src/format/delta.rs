@@ -10,6 +10,7 @@ use super::{limits, message, valid};
 use crate::rpc;
 use crate::types::ROOT;
 use bytes::Bytes;
+use prost::Message;
 use std::collections::{HashMap, HashSet};
 use valid::ensure;
 
@@ -29,6 +30,15 @@ pub(super) enum Inline {
 pub fn decode_frame(name: &str, plain: &Bytes, inline_frames: usize) -> Result<rpc::Delta, FormatError> {
     let delta = message::parse(plain).and_then(|delta| check(&delta, inline_frames).map(|()| delta));
     delta.map_err(|reason| reason.of(name))
+}
+
+/// Lays a delta out for such a frame.
+///
+/// # Errors
+/// What a reader would refuse: nobody could read the commit.
+pub fn encode_frame(delta: &rpc::Delta, inline_frames: usize) -> Result<Vec<u8>, FormatError> {
+    check(delta, inline_frames).map_err(|reason| reason.of("a delta"))?;
+    Ok(delta.encode_to_vec())
 }
 
 pub(super) fn check(delta: &rpc::Delta, inline_frames: usize) -> Result<(), Reason> {

@@ -16,6 +16,7 @@ use crate::rpc::{Close, Fence, Holder, LogRecord, ObjectRef, Open};
 use crate::types::{CacheId, Epoch, Hash, Head, Intent, Nonce, Seq, WriterId};
 use bytes::Bytes;
 use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeSet;
 
 /// So many numbers behind its own an opener looks at: one round of requests, and none of it in a log that is whole.
@@ -452,6 +453,12 @@ async fn reconcile(reader: &Reader, tip: &Tip, cache: Option<&CacheState>) -> Re
     }
 }
 
+/// Packs that an `open` adopts at most, of some 130 bytes each: all of them stand in one record. What is more was uploaded in vain, as after
+/// the death of a driver that had uploaded 100 GiB for one commit, and is uploaded again.
+const ADOPTED_MAX: usize = 8192;
+/// Sizes asked for at the same time.
+const SIZES_IN_FLIGHT: usize = 16;
+
 /// Which of a cache's unnamed packs an `open` may adopt: those of the epoch in force or adopted by it, when that epoch was of this very cache;
 /// not those that a landed intent has named (none at all when its delta lies in packs); and only those that exist. While no newer `open` stands, gc leaves all of them alone; when one
 /// comes in between, our put fails. Beside them those that the landed intent has named.
@@ -480,14 +487,16 @@ async fn adoptable(
         }
     }
     let landed = cache.unnamed.iter().filter(|object| named.contains(&object.name)).cloned().collect();
-    let mut adopted = Vec::new();
-    for object in &cache.unnamed {
+    let before: BTreeSet<&str> = open.adopted.iter().map(|object| object.name.as_str()).collect();
+    let mut asked = Vec::new();
+    for object in cache.unnamed.iter().rev() {
         let Some((_, name)) = names::absolute(site.incarnation(), &object.name) else { continue };
         let epoch = names::parse_pack(&name).filter(|(of, ..)| *of == site.incarnation()).map(|(_, epoch, _)| epoch);
-        let in_force = epoch == Some(tip.epoch) || open.adopted.contains(object);
-        if in_force && !named.contains(&object.name) && site.size(&name).await? == Some(object.size) {
-            adopted.push(object.clone());
+        let in_force = epoch == Some(tip.epoch) || before.contains(object.name.as_str());
+        if in_force && !named.contains(&object.name) && asked.len() < ADOPTED_MAX {
+            asked.push(async move { Ok::<_, LogError>((site.size(&name).await? == Some(object.size)).then(|| object.clone())) });
         }
     }
-    Ok((adopted, landed))
+    let found: Vec<Option<ObjectRef>> = futures::stream::iter(asked).buffered(SIZES_IN_FLIGHT).try_collect().await?;
+    Ok((found.into_iter().flatten().collect(), landed))
 }

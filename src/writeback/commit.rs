@@ -6,7 +6,7 @@ use super::domain::Classifier;
 use super::progress::{LastCommit, Progress};
 use super::reuse::Reuse;
 use super::upload::{self, Home, Origin, Stored, Uploading};
-use super::{KernelPages, plan};
+use super::{Brought, KernelPages, plan};
 use crate::cache::{Cache, CacheError, Seal};
 use crate::env::{Env, memory};
 use crate::format::changes::PackedDelta;
@@ -69,14 +69,15 @@ impl Committer {
     pub(super) async fn commit(&mut self, with_kernel: bool, leaves_scheduled: bool) -> Result<Done, Fault> {
         let env = self.objects.env().clone();
         let began = env.monotonic();
-        let mut missed = None;
+        let mut brought = Brought::default();
         if with_kernel {
             let kernel = Arc::clone(&self.kernel);
-            let brought = blocking(&env, move || Ok(kernel.bring_in())).await?;
-            self.cache.flush_points(&brought.sizes);
-            missed = brought.missed;
+            brought = blocking(&env, move || Ok(kernel.bring_in())).await?;
         }
+        let missed = brought.missed;
+        self.cache.flush_points(&brought.sizes);
         if !self.cache.changed() && !self.checkpoint_unnamed {
+            self.cache.flush_points(&[]);
             return Ok(Done { full: missed.is_none(), synced: true, waits: false, again: false, missed });
         }
         let seal = self.seal(leaves_scheduled).await?;

@@ -98,7 +98,7 @@ struct Framing<'a> {
 
 impl Framing<'_> {
     async fn push(&mut self, delta: &rpc::Delta, commit: &mut rpc::Commit) -> Result<(), Fault> {
-        self.builder.push(&delta.encode_to_vec())?;
+        self.builder.push(&crate::format::delta::encode_frame(delta, commit.inline_frames.len())?)?;
         if plan::pack_is_full(self.builder.size(), self.builder.frames()) { self.close(commit).await } else { Ok(()) }
     }
 

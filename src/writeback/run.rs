@@ -130,6 +130,7 @@ impl WriteBack {
             failures: 0,
             missed: 0,
             relieved: false,
+            closed: None,
             survey,
             spending: Spending::default(),
             accounted: requests.total(),
@@ -226,6 +227,8 @@ pub struct Loop {
     missed: u32,
     /// A seal without the kernel made room while somebody waited for a full commit.
     relieved: bool,
+    /// The log was closed with this record.
+    closed: Option<Head>,
     /// Where tiers have times of their own.
     survey: Option<Survey>,
     spending: Spending,
@@ -486,8 +489,15 @@ impl Loop {
     }
 
     async fn close(&mut self) -> Result<(), Fault> {
-        let prepared = self.committer.writer.prepare_close()?;
-        let head = self.committer.put(&prepared).await?;
+        let head = match self.closed {
+            // Stored, and the cache's disk failed after it.
+            Some(head) => head,
+            None => {
+                let prepared = self.committer.writer.prepare_close()?;
+                self.committer.put(&prepared).await?
+            }
+        };
+        self.closed = Some(head);
         let cache = Arc::clone(&self.handle.cache);
         blocking(&self.handle.env, move || {
             cache.set_head(head)?;

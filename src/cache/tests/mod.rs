@@ -13,6 +13,7 @@ mod load;
 mod model;
 mod operations;
 mod power;
+mod reviewed;
 mod scrub;
 mod seals;
 mod speed;
