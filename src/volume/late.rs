@@ -93,6 +93,13 @@ pub(super) fn given_up() -> Fault {
     Fault::new(FaultKind::Unknown, what)
 }
 
+/// The end of a mount that was taken over and whose log never opened.
+pub(super) fn not_committed(why: &str) -> Fault {
+    let what = "nothing was committed since the mount's driver was restarted: what was written since is in this machine's cache alone";
+    let next = "the log is still open; mend the cause and mount here again: that goes on with the cache";
+    Fault::new(FaultKind::Unknown, format!("{what} ({why}); {next}"))
+}
+
 /// Fetches for the operations, from threads that may wait.
 #[derive(Debug)]
 pub(super) struct BlockingFetch {
@@ -147,12 +154,13 @@ mod tests {
     use crate::types::{CacheId, Identity, Incarnation, ROOT, StoreId};
     use crate::volume::{RunOptions, Sizes, Volume};
 
-    #[tokio::test]
-    async fn giving_up_ends_a_resumed_mount_whose_store_never_answered() {
-        let dir = tempfile::tempdir().unwrap();
+    type Ready = Result<crate::volume::OpenParams, Fault>;
+
+    /// A mount that was taken over, with a new file in its cache.
+    async fn resumed(dir: &std::path::Path, params: impl Future<Output = Ready> + Send + 'static) -> Arc<Volume> {
         let identity = Identity::parse("a/b").unwrap();
         let options = || {
-            let mut options = CacheOptions::new(dir.path().join("cache"));
+            let mut options = CacheOptions::new(dir.join("cache"));
             (options.log_bytes, options.any_file_system, options.no_sync) = (4 << 20, true, true);
             options
         };
@@ -163,17 +171,33 @@ mod tests {
         cache.close().unwrap();
         drop(cache);
         let sizes = Sizes { cache_max: 1 << 30, dirty_max: 1 << 29, capacity: None };
-        let never = std::future::pending();
         let volume =
-            Volume::resume(Env::real(), &identity, options(), sizes, RunOptions::default(), &Policy::built_in(), never).await.unwrap();
+            Volume::resume(Env::real(), &identity, options(), sizes, RunOptions::default(), &Policy::built_in(), params).await.unwrap();
         let make = |update: &mut Update<'_>| -> Result<((), SavedReply), CacheError> {
             let ino = update.new_inode(&NewInode { mode: libc::S_IFREG | 0o644, ..NewInode::default() })?.ino;
             update.set_name(ROOT, b"f", ino)?;
             Ok(((), SavedReply::Empty))
         };
         volume.cache().update(None, make).unwrap();
+        volume
+    }
+
+    #[tokio::test]
+    async fn giving_up_ends_a_resumed_mount_whose_store_never_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = resumed(dir.path(), std::future::pending()).await;
         volume.cancel();
         // Dirty, and never asked for: not a clean end.
         assert_eq!(volume.close().await.unwrap_err().kind, FaultKind::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_resumed_mount_whose_log_never_opened_has_no_clean_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = resumed(dir.path(), std::future::ready(Err(Fault::new(FaultKind::TooNew, "too new for this build")))).await;
+        let fault = volume.close().await.unwrap_err();
+        let said = fault.to_string();
+        assert_eq!(fault.kind, FaultKind::Unknown, "{said}");
+        assert!(said.contains("in this machine's cache alone") && said.contains("too new for this build"), "{said}");
     }
 }

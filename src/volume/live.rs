@@ -339,11 +339,10 @@ impl Volume {
     pub async fn close(&self) -> Result<(), Fault> {
         // What it repairs is to be in the last commit.
         self.scrubs.end().await;
-        let mut result = Ok(());
-        if let Some(writeback) = self.writeback().await {
+        let mut result = if let Some(writeback) = self.writeback().await {
             writeback.drain();
             let task = self.engine.engine.get().and_then(|engine| engine.run.lock().take());
-            result = match task {
+            match task {
                 None => Ok(()),
                 Some(task) => match task.await {
                     Ok(Ended::Closed) => Ok(()),
@@ -351,10 +350,10 @@ impl Volume {
                     Ok(Ended::Failed(fault)) => Err(fault),
                     Err(error) => Err(Fault::with(FaultKind::Local, "write-back did not end", error)),
                 },
-            };
-        } else if self.side.is_cancelled() && self.cache.changed() {
-            result = Err(late::given_up());
-        }
+            }
+        } else {
+            self.never_opened()
+        };
         if let Some(brancher) = self.orphan.lock().await.as_mut() {
             let kernel = Arc::clone(&self.kernel.lock());
             if let Err(fault) = brancher.store(&kernel).await {
@@ -378,6 +377,18 @@ impl Volume {
         let cache = Arc::clone(&self.cache);
         self.env.blocking(move || cache.close()).await?;
         result
+    }
+
+    /// The end of a volume without write-back: of a reader in order, of a mount that was taken over and whose log never opened not.
+    fn never_opened(&self) -> Result<(), Fault> {
+        if self.side.is_cancelled() {
+            return if self.cache.changed() { Err(late::given_up()) } else { Ok(()) };
+        }
+        // Whatever is dirty: to close the log is part of a clean end, and somebody else waits for that.
+        match self.report.lock().failed.as_deref() {
+            Some(why) => Err(late::not_committed(why)),
+            None => Ok(()),
+        }
     }
 
     /// Gives up what waits for the store, so that [`Self::close`] ends at once; the cache stays to be resumed.

@@ -183,6 +183,7 @@ impl Mounts {
                 Err(fault) => fault,
             };
             if !self.is_mounted(dir).await? {
+                tracing::error!(%fault, dir = %dir.display(), "its driver did not end in order: the cache keeps what is in no commit");
                 return Ok(Drain::Goes);
             }
             if fault.kind == FaultKind::NotFound && !self.is_kept(dir).await? {
