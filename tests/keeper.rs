@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tempfile::TempDir;
 
+#[path = "keeper/key.rs"]
+mod key;
 #[path = "keeper/show.rs"]
 mod show;
 

@@ -22,6 +22,7 @@ use crate::telemetry::{Exporter, Metrics};
 use crate::types::{Fault, FaultKind, Seq};
 use crate::volume::{HydrateMode, Moment, OpenParams, RunOptions, Sizes, Volume, reader_cache, reader_of};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -228,7 +229,7 @@ async fn open(context: &Context, args: &MountArgs, told: Told<'_>, desk: Option<
     Volume::open(OpenParams { desk, ..params }, run, &waiting).await
 }
 
-/// What a resumed mount opens its log with, as soon as the store answers.
+/// What a resumed mount opens its log with; asked for again while it cannot be had.
 fn late_params(
     context: &Context,
     args: &MountArgs,
@@ -236,15 +237,21 @@ fn late_params(
     desk: Option<Arc<Desk>>,
     cache: CacheOptions,
     sizes: Sizes,
-) -> impl Future<Output = Result<OpenParams, Fault>> + Send + 'static + use<> {
-    let inner = Context { settings: context.settings.clone(), env: context.env.clone(), json: context.json };
+) -> impl FnMut() -> LateParams + Send + 'static + use<> {
+    let inner = Arc::new(Context { settings: context.settings.clone(), env: context.env.clone(), json: context.json });
     let (args, counters, fence) = (args.clone(), Arc::clone(told.0), Arc::clone(told.1));
-    async move {
-        let unlocked = unlock_waiting(&inner, &args, (&counters, &fence), &|_| {}).await?;
-        let params = open_params(&inner.settings, &args, books(unlocked, &inner), cache, sizes, inner.settings.read_policy()?)?;
-        Ok(OpenParams { desk, ..params })
+    move || {
+        let (inner, args, counters, fence) = (Arc::clone(&inner), args.clone(), Arc::clone(&counters), Arc::clone(&fence));
+        let (desk, cache) = (desk.clone(), cache.clone());
+        Box::pin(async move {
+            let unlocked = unlock_once(&inner, &args, (&counters, &fence)).await?;
+            let params = open_params(&inner.settings, &args, books(unlocked, &inner), cache, sizes, inner.settings.read_policy()?)?;
+            Ok(OpenParams { desk, ..params })
+        })
     }
 }
+
+type LateParams = Pin<Box<dyn Future<Output = Result<OpenParams, Fault>> + Send>>;
 
 fn open_params(
     settings: &Settings,
@@ -308,31 +315,28 @@ type Told<'a> = (&'a Arc<Counters>, &'a Arc<OnceLock<Fence>>);
 pub(super) async fn unlock_waiting(
     context: &Context,
     args: &MountArgs,
-    (counters, fence): Told<'_>,
+    told: Told<'_>,
     waiting: &(dyn Fn(&str) + Sync),
 ) -> Result<Unlocked, Fault> {
     let mut pause = Duration::from_millis(250);
     loop {
-        let connected = unlock::connect(&context.settings, &context.env, Some(Arc::clone(counters))).await;
-        let result = match connected {
-            Ok(connected) => unlock::unlock(connected, &context.settings, &args.key).await,
-            Err(fault) => Err(fault),
-        };
-        match result {
+        match unlock_once(context, args, told).await {
             Err(fault) if fault.kind == FaultKind::Unknown => {
                 waiting(&fault.to_string());
                 context.env.sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(30));
             }
-            done => {
-                if let Ok(unlocked) = &done {
-                    let single = unlocked.connected.marker.single_writer;
-                    let _ = fence.set(if single { Fence::SingleWriter } else { Fence::PutIfAbsent });
-                }
-                return done;
-            }
+            done => return done,
         }
     }
+}
+
+/// Marker and key, asked for once.
+async fn unlock_once(context: &Context, args: &MountArgs, (counters, fence): Told<'_>) -> Result<Unlocked, Fault> {
+    let connected = unlock::connect(&context.settings, &context.env, Some(Arc::clone(counters))).await?;
+    let unlocked = unlock::unlock(connected, &context.settings, &args.key).await?;
+    let _ = fence.set(if unlocked.connected.marker.single_writer { Fence::SingleWriter } else { Fence::PutIfAbsent });
+    Ok(unlocked)
 }
 
 /// The commit that `--at` means; told to the person.

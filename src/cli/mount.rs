@@ -131,6 +131,11 @@ pub(super) fn run(context: &Context, args: &MountArgs) -> Result<Exit, Fault> {
 fn check(context: &Context, args: &MountArgs, dir: &Path) -> Result<(), Fault> {
     context.settings.read_policy()?;
     unlock::url(&context.settings)?;
+    if args.key.recovery_key.as_deref() == Some(Path::new("-")) {
+        let why = "each driver of this mount reads the recovery key when it starts: name a file for --recovery-key, not `-`";
+        let next = "`holdfast key add NAME --this-machine --recovery-key -` gives this machine a key of its own";
+        return Err(Fault::new(FaultKind::Invalid, format!("{why}; {next}")));
+    }
     if let Some(at) = &args.at {
         super::at::parse(at, &context.now()).map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
     }
@@ -203,7 +208,8 @@ pub(super) fn run_hold(context: &Context, args: &MountArgs) -> Result<Exit, Faul
     // SAFETY: as above; a failed duplication is -1 and is passed over.
     let ready = ready.filter(|fd| *fd >= 0).map(|fd| unsafe { File::from_raw_fd(fd) });
     let calm = args.calm.map_or(crate::fuse::CALM, Duration::from_secs);
-    let code = hold(&context.env, HoldOptions { socket, command, ready, calm, custody: custody(context, args, &dir)? })?;
+    let needs = args.key.recovery_key.iter().cloned().collect();
+    let code = hold(&context.env, HoldOptions { socket, command, needs, ready, calm, custody: custody(context, args, &dir)? })?;
     Ok(Exit::Code(u8::try_from(code).unwrap_or(13)))
 }
 

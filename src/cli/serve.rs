@@ -11,7 +11,7 @@ use crate::peer;
 use crate::store::{Counters, Snapshot};
 use crate::telemetry::{Metrics, names};
 use crate::types::{Fault, FaultKind};
-use crate::volume::{BadData, Outdated, Volume};
+use crate::volume::{BadData, Outdated, Volume, Waiting};
 use crate::writeback::{BranchNews, BranchPhase, Lag, LastCommit};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -140,6 +140,7 @@ impl Driver {
         let report = volume.report();
         let fenced = report.fenced.or_else(|| progress.fenced.clone()).map(|what| Trouble { what, seconds: 0 });
         let failed = report.failed.or_else(|| progress.failed.clone()).or_else(|| self.spoiled()).map(|what| Trouble { what, seconds: 0 });
+        let (of_store, of_here) = not_open_yet(report.waiting, env);
         VolumeStatus {
             volume: volume.identity().to_string(),
             incarnation: objects::uuid(origin.incarnation),
@@ -167,8 +168,8 @@ impl Driver {
             resend: self.mount().is_none_or(|mount| mount.can_resend()),
             quarantined: super::drive::quarantined(),
             fenced,
-            store_trouble: progress.store_trouble.map(|trouble| Trouble { what: trouble.why, seconds: since(trouble.since) }),
-            local_trouble: failed,
+            store_trouble: progress.store_trouble.map(|trouble| Trouble { what: trouble.why, seconds: since(trouble.since) }).or(of_store),
+            local_trouble: failed.or(of_here),
             damaged_cache: report.damaged,
             damaged_cache_lost: report.lost,
             damage: volume.damage(),
@@ -268,6 +269,13 @@ fn branch(news: BranchNews, volume: &str) -> BranchStatus {
         BranchPhase::Stuck(_) => BranchState::Stuck,
     };
     BranchStatus { branch: news.epoch, state, told: news.told(volume), cache: news.cache.display().to_string() }
+}
+
+/// Why a log is not open yet: what the store says, and what is missing here.
+fn not_open_yet(waiting: Option<Waiting>, env: &Env) -> (Option<Trouble>, Option<Trouble>) {
+    let Some(Waiting { why, store, since }) = waiting else { return (None, None) };
+    let trouble = Some(Trouble { what: why, seconds: env.monotonic().saturating_sub(since).as_secs() });
+    if store { (trouble, None) } else { (None, trouble) }
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -157,7 +157,10 @@ mod tests {
     type Ready = Result<crate::volume::OpenParams, Fault>;
 
     /// A mount that was taken over, with a new file in its cache.
-    async fn resumed(dir: &std::path::Path, params: impl Future<Output = Ready> + Send + 'static) -> Arc<Volume> {
+    async fn resumed<F>(dir: &std::path::Path, params: impl FnMut() -> F + Send + 'static) -> Arc<Volume>
+    where
+        F: Future<Output = Ready> + Send + 'static,
+    {
         let identity = Identity::parse("a/b").unwrap();
         let options = || {
             let mut options = CacheOptions::new(dir.join("cache"));
@@ -185,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn giving_up_ends_a_resumed_mount_whose_store_never_answered() {
         let dir = tempfile::tempdir().unwrap();
-        let volume = resumed(dir.path(), std::future::pending()).await;
+        let volume = resumed(dir.path(), std::future::pending).await;
         volume.cancel();
         // Dirty, and never asked for: not a clean end.
         assert_eq!(volume.close().await.unwrap_err().kind, FaultKind::Unknown);
@@ -194,10 +197,36 @@ mod tests {
     #[tokio::test]
     async fn a_resumed_mount_whose_log_never_opened_has_no_clean_end() {
         let dir = tempfile::tempdir().unwrap();
-        let volume = resumed(dir.path(), std::future::ready(Err(Fault::new(FaultKind::TooNew, "too new for this build")))).await;
+        let too_new = || std::future::ready(Err(Fault::new(FaultKind::TooNew, "too new for this build")));
+        let volume = resumed(dir.path(), too_new).await;
         let fault = volume.close().await.unwrap_err();
         let said = fault.to_string();
         assert_eq!(fault.kind, FaultKind::Unknown, "{said}");
         assert!(said.contains("in this machine's cache alone") && said.contains("too new for this build"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn what_a_resumed_mount_opens_its_log_with_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut answers = vec![FaultKind::TooNew, FaultKind::Damaged, FaultKind::Denied, FaultKind::Invalid];
+        let (send, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let volume = resumed(dir.path(), move || {
+            let kind = answers.pop().unwrap();
+            send.send(kind).unwrap();
+            std::future::ready(Err(Fault::new(kind, "no")))
+        })
+        .await;
+        for (kind, of_the_store) in [(FaultKind::Invalid, false), (FaultKind::Denied, true)] {
+            assert_eq!(asked.recv().await, Some(kind));
+            while volume.report().waiting.is_none_or(|waiting| waiting.store != of_the_store) {
+                tokio::task::yield_now().await;
+            }
+            // As while the store is away: whatever is written is to be committed later.
+            assert!(volume.report().failed.is_none() && !LateProgress(Arc::clone(&volume.engine)).is_over());
+        }
+        assert_eq!(asked.recv().await, Some(FaultKind::Damaged));
+        // Waits for the last word.
+        assert!(volume.close().await.is_err());
+        assert!(volume.report().failed.is_some() && volume.report().waiting.is_none());
     }
 }

@@ -42,7 +42,7 @@ pub use first::first_commit;
 pub use in_place::{ASKED, InPlace, InPlaceParams, UNDO, ask, restore_in_place, withdraw};
 pub use limits::Sizes;
 pub use live::{HydrateMode, RunOptions, Volume};
-pub use open::{OpenParams, Report};
+pub use open::{OpenParams, Report, Waiting};
 pub use ops::{
     Admission, Answer, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime,
     Written,

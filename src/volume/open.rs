@@ -94,6 +94,19 @@ pub struct Report {
     pub failed: Option<String>,
     /// The log could not be opened, because another writer has taken the volume.
     pub fenced: Option<String>,
+    /// The log of a mount that was taken over is not open yet; it is tried again.
+    pub waiting: Option<Waiting>,
+}
+
+/// Why the log of a mount that was taken over is not open yet.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// What was said the last time.
+    pub why: String,
+    /// It was the store's word, or its silence.
+    pub store: bool,
+    /// Since when, by the monotonic clock.
+    pub since: Duration,
 }
 
 /// Looks the volume up, waiting as long as the store says nothing.

@@ -4,7 +4,7 @@ use super::branch;
 use super::late::{self, Engine, Late};
 use super::limits::{Limits, Sizes};
 use super::live::{Flavor, RunOptions, Volume};
-use super::open::{self, OpenParams, Opened, Report};
+use super::open::{self, OpenParams, Opened, Report, Waiting};
 use super::strict::Strict;
 use crate::cache::{Cache, CacheOptions};
 use crate::env::Env;
@@ -15,20 +15,28 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Between two tries, when the store does not answer or refuses, and while its key or a setting cannot be read.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The first pause of these, for what is over in a moment.
+const AGAIN_FIRST: Duration = Duration::from_millis(250);
+/// Between two tries to open the log, when the answer was another: each try may store a record.
+const AGAIN_LATER: Duration = Duration::from_secs(30);
+
 impl Volume {
-    /// Takes over a live mount: serves from its cache at once, and opens the log beside it, as soon as `params` has reached the store.
+    /// Takes over a live mount: serves from its cache at once, and opens the log beside it, as soon as `params` has reached the store. It is
+    /// asked again for as long as it fails, whatever it says: a running mount would get over the same.
     /// `policy`: the one that `params` will have, by which fsyncs are answered from the beginning.
     ///
     /// # Errors
     /// The cache is not there or cannot be read.
-    pub async fn resume(
+    pub async fn resume<F: Future<Output = Result<OpenParams, Fault>> + Send + 'static>(
         env: Env,
         identity: &Identity,
         cache: CacheOptions,
         sizes: Sizes,
         run: RunOptions,
         policy: &Policy,
-        params: impl Future<Output = Result<OpenParams, Fault>> + Send + 'static,
+        params: impl FnMut() -> F + Send + 'static,
     ) -> Result<Arc<Self>, Fault> {
         let (world, dir) = (env.clone(), cache.dir.clone());
         let (cache, recovered) = env.blocking(move || Cache::open(world, cache)).await?;
@@ -40,7 +48,7 @@ impl Volume {
         let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
         let later = Arc::clone(&volume);
         let task = env.spawn(async move {
-            match late::unless_cancelled(&later.side, params).await {
+            match late::unless_cancelled(&later.side, later.params_late(params)).await {
                 Ok(params) => match late::unless_cancelled(&later.side, later.open_late(&params, local)).await {
                     Ok(opened) => later.start(&params, opened, run),
                     Err(fault) => later.not_opened(Some(&params), run, &fault).await,
@@ -52,22 +60,53 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Opens the log of a live mount, as soon as the store answers.
-    async fn open_late(&self, params: &OpenParams, cache: Arc<Cache>) -> Result<Opened, Fault> {
+    /// What the log is opened with. What is wrong (a key's file that is away, a policy with a mistake) may be mended while the mount lives.
+    async fn params_late<F>(&self, mut params: impl FnMut() -> F) -> Result<OpenParams, Fault>
+    where
+        F: Future<Output = Result<OpenParams, Fault>>,
+    {
+        let mut pause = AGAIN_FIRST;
         loop {
-            match open::open_with(params, Arc::clone(&cache), &|_| {}).await {
-                Err(fault) if matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied) => {
-                    tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
-                    self.env.sleep(Duration::from_secs(5)).await;
+            match params().await {
+                // The next version of the program is the only help.
+                Err(fault) if fault.kind != FaultKind::TooNew => {
+                    self.waits(&fault);
+                    self.env.sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN);
                 }
                 done => return done,
             }
         }
     }
 
+    /// Opens the log of a live mount, as soon as the store answers.
+    async fn open_late(&self, params: &OpenParams, cache: Arc<Cache>) -> Result<Opened, Fault> {
+        loop {
+            match open::open_with(params, Arc::clone(&cache), &|_| {}).await {
+                // Proven: the volume is another writer's, gone, or not for this version.
+                Err(fault) if matches!(fault.kind, FaultKind::Fenced | FaultKind::NotFound | FaultKind::TooNew) => return Err(fault),
+                Err(fault) => {
+                    self.waits(&fault);
+                    self.env.sleep(if of_the_store(&fault) { AGAIN } else { AGAIN_LATER }).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Notes why the log is not open yet, for whoever asks how it stands.
+    fn waits(&self, fault: &Fault) {
+        tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
+        let why = format!("the log is not open since the mount's driver was restarted, and is tried again: {fault}");
+        let mut report = self.report.lock();
+        let since = report.waiting.as_ref().map_or_else(|| self.env.monotonic(), |waiting| waiting.since);
+        report.waiting = Some(Waiting { why, store: of_the_store(fault), since });
+    }
+
     /// Nothing is committed from here; when another writer has the volume, what is dirty becomes a branch.
     async fn not_opened(&self, params: Option<&OpenParams>, run: RunOptions, fault: &Fault) {
         tracing::error!(%fault, "the log could not be opened: what is written stays in this cache and is in no commit");
+        self.report.lock().waiting = None;
         let Some(params) = params.filter(|_| fault.kind == FaultKind::Fenced) else {
             self.report.lock().failed = Some(fault.to_string());
             self.engine.fail();
@@ -90,4 +129,9 @@ impl Volume {
             Err(fault) => tracing::error!(%fault, "what was not committed stays in this cache"),
         }
     }
+}
+
+/// Whether it is what the store said, or that it said nothing.
+fn of_the_store(fault: &Fault) -> bool {
+    matches!(fault.kind, FaultKind::Unknown | FaultKind::Denied)
 }

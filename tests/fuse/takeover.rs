@@ -34,7 +34,8 @@ fn holder_process() {
     let calm = std::time::Duration::from_secs(std::env::var(CALM).unwrap().parse().unwrap());
     let command = std::env::current_exe().unwrap();
     let command = [command.into_os_string(), "takeover::driver_process".into(), "--exact".into(), "--ignored".into(), "--nocapture".into()];
-    let options = HoldOptions { socket: base.join("holder"), command: command.to_vec(), ready: Some(ready), calm, custody: None };
+    let options =
+        HoldOptions { socket: base.join("holder"), command: command.to_vec(), needs: Vec::new(), ready: Some(ready), calm, custody: None };
     let code = hold(&Env::real(), options).unwrap();
     std::process::exit(code);
 }

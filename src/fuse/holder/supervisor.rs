@@ -35,6 +35,8 @@ pub struct HoldOptions {
     pub socket: PathBuf,
     /// The driver's program and arguments: the same for its first start and for each later one.
     pub command: Vec<OsString>,
+    /// Files that each driver reads when it starts: where one is missing, none is ended for an upgrade.
+    pub needs: Vec<PathBuf>,
     /// Gets one byte when the mount is there, and is closed when it will not be.
     pub ready: Option<std::fs::File>,
     /// A driver that dies twice within this time is started once more, in quarantine; if that one dies too, only after this time:
@@ -375,6 +377,10 @@ impl Supervisor {
         {
             tracing::debug!(%error, "nobody waits for the mount any more");
         }
+    }
+
+    pub(super) fn needs(&self) -> &[PathBuf] {
+        &self.options.needs
     }
 
     pub(super) fn end_driver(&self) {

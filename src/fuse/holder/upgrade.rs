@@ -28,6 +28,15 @@ impl Supervisor {
         if let Err(error) = std::fs::metadata(&program) {
             return Message::Refused(format!("{} is not there: {error}", program.display()));
         }
+        for path in self.needs() {
+            if let Err(error) = std::fs::File::open(path) {
+                let next = "bring it back, or give this machine a key of its own (`holdfast key add NAME --this-machine`) and mount anew";
+                return Message::Refused(format!(
+                    "nothing has changed: {} cannot be read ({error}), and the next driver needs it; {next}",
+                    path.display()
+                ));
+            }
+        }
         self.upgrade = Some(program);
         self.end_driver();
         Message::Done

@@ -125,11 +125,16 @@ impl Life {
         let params = self.params(take_over);
         let opened = if resume {
             machine.count("mounts taken over");
-            let wait = env.sleep(std::time::Duration::from_nanos(sim.below(2 * SECOND)));
+            let mut wait = Some(env.sleep(std::time::Duration::from_nanos(sim.below(2 * SECOND))));
             let later = params.clone();
-            let params_late = async move {
-                wait.await;
-                Ok(later)
+            let params_late = move || {
+                let (wait, later) = (wait.take(), later.clone());
+                async move {
+                    if let Some(wait) = wait {
+                        wait.await;
+                    }
+                    Ok(later)
+                }
             };
             let (identity, cache) = (params.identity.clone(), params.cache.clone());
             Volume::resume(env.clone(), &identity, cache, params.sizes, RunOptions::default(), &params.policy, params_late).await
