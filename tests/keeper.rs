@@ -28,6 +28,8 @@ use tempfile::TempDir;
 
 #[path = "keeper/key.rs"]
 mod key;
+#[path = "keeper/readers.rs"]
+mod readers;
 #[path = "keeper/show.rs"]
 mod show;
 

@@ -20,7 +20,7 @@ use crate::store::Counters;
 use crate::store::plan::Budget;
 use crate::telemetry::{Exporter, Metrics};
 use crate::types::{Fault, FaultKind, Seq};
-use crate::volume::{HydrateMode, Moment, OpenParams, RunOptions, Sizes, Volume, reader_cache, reader_of};
+use crate::volume::{HydrateMode, Moment, OpenParams, RunOptions, Sizes, Volume, reader_of};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -44,7 +44,7 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
     let (counters, fence) = (Arc::new(Counters::default()), Arc::default());
     let resumed = held.is_some();
     let desk = desk(context, args, resumed).await?;
-    let volume = open(context, args, (&counters, &fence), desk.clone(), resumed).await?;
+    let volume = open(context, args, &dir, (&counters, &fence), desk.clone(), resumed).await?;
     if let Some(damaged) = volume.report().damaged {
         tell(&damaged);
     }
@@ -85,7 +85,10 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
         Err(fault) => {
             // Nothing was written: the log is closed again so that the next one need not ask anybody.
             let _ = volume.close().await;
-            remove_reader_cache(&volume, context, args);
+            // A mount that is there already is taken over from its cache, by the next driver.
+            if !resumed {
+                remove_reader_cache(&volume, context, args);
+            }
             return Err(fault);
         }
     };
@@ -116,8 +119,7 @@ fn watch_supervisor(context: &Context, args: &MountArgs, dir: &Path, mount: &Mou
 
 /// Where whoever wants the volume is answered, when the settings say so. A live mount goes on without.
 async fn desk(context: &Context, args: &MountArgs, resumed: bool) -> Result<Option<Arc<Desk>>, Fault> {
-    let reads = args.read_only || args.at.is_some() || args.branch.is_some();
-    let Some(address) = context.settings.peer_listen.filter(|_| !reads) else { return Ok(None) };
+    let Some(address) = context.settings.peer_listen.filter(|_| !args.reads()) else { return Ok(None) };
     match Desk::start(address).await {
         Err(fault) if resumed => {
             tracing::error!(%fault, "nobody who wants this volume is answered");
@@ -194,7 +196,14 @@ pub(super) fn quarantined() -> bool {
     std::env::var_os(crate::fuse::QUARANTINE_VARIABLE).is_some()
 }
 
-async fn open(context: &Context, args: &MountArgs, told: Told<'_>, desk: Option<Arc<Desk>>, resumed: bool) -> Result<Arc<Volume>, Fault> {
+async fn open(
+    context: &Context,
+    args: &MountArgs,
+    dir: &Path,
+    told: Told<'_>,
+    desk: Option<Arc<Desk>>,
+    resumed: bool,
+) -> Result<Arc<Volume>, Fault> {
     let run = RunOptions {
         hydrate: match context.settings.hydrate {
             Hydrate::Lazy => HydrateMode::Lazy,
@@ -205,17 +214,20 @@ async fn open(context: &Context, args: &MountArgs, told: Told<'_>, desk: Option<
         quarantined: quarantined(),
     };
     let waiting = |why: &str| tell(&format!("waiting for the store: {why}"));
-    if args.read_only || args.at.is_some() || args.branch.is_some() {
+    let mut cache = CacheOptions::new(args.cache_at(context, dir)?);
+    if args.reads() && resumed {
+        return Volume::resume_reader(context.env.clone(), &args.volume, cache, run, late_books(context, args, told)).await;
+    }
+    if args.reads() {
         let books = books(unlock_waiting(context, args, told, &waiting).await?, context);
         let at = match (&args.at, args.branch) {
             (_, Some(epoch)) => Moment::Branch(epoch),
             (Some(text), None) => Moment::Commit(resolve_at(context, &books, args, text).await?),
             (None, None) => Moment::Newest,
         };
-        let base = reader_cache(&context.settings.cache_of(&args.volume), context.env.random());
-        return Volume::open_reader(&books, &args.volume, CacheOptions::new(base), at, run, &waiting).await;
+        remove_leftover(&cache.dir)?;
+        return Volume::open_reader(&books, &args.volume, cache, at, run, &waiting).await;
     }
-    let mut cache = CacheOptions::new(cache_dir(context, args));
     cache.bytes_max = context.settings.capacity.unwrap_or(1 << 50);
     let sizes = sizes(&context.settings, &cache.dir)?;
     if resumed {
@@ -228,6 +240,28 @@ async fn open(context: &Context, args: &MountArgs, told: Told<'_>, desk: Option<
     let params = open_params(&context.settings, args, books(unlocked, context), cache, sizes, context.settings.read_policy()?)?;
     Volume::open(OpenParams { desk, ..params }, run, &waiting).await
 }
+
+/// A mount of this place that is only read, and ended with its machine, has left its cache: nothing in it is wanted any more.
+fn remove_leftover(dir: &Path) -> Result<(), Fault> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::with(FaultKind::Local, format!("the cache {} of an earlier mount cannot be removed", dir.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a resumed mount reads; asked for again while it cannot be had.
+fn late_books(context: &Context, args: &MountArgs, told: Told<'_>) -> impl FnMut() -> LateBooks + Send + 'static + use<> {
+    let inner = Arc::new(Context { settings: context.settings.clone(), env: context.env.clone(), json: context.json });
+    let (args, counters, fence) = (args.clone(), Arc::clone(told.0), Arc::clone(told.1));
+    move || {
+        let (inner, args, counters, fence) = (Arc::clone(&inner), args.clone(), Arc::clone(&counters), Arc::clone(&fence));
+        Box::pin(async move { Ok(books(unlock_once(&inner, &args, (&counters, &fence)).await?, &inner)) })
+    }
+}
+
+type LateBooks = Pin<Box<dyn Future<Output = Result<Books, Fault>> + Send>>;
 
 /// What a resumed mount opens its log with; asked for again while it cannot be had.
 fn late_params(
@@ -286,17 +320,13 @@ pub(super) fn holder(cache_id: [u8; 16]) -> crate::rpc::Holder {
     }
 }
 
-fn cache_dir(context: &Context, args: &MountArgs) -> PathBuf {
-    context.settings.cache_of(&args.volume)
-}
-
 /// A reader's cache holds nothing of its own: it ends with the mount.
 fn remove_reader_cache(volume: &Volume, context: &Context, args: &MountArgs) {
     if !volume.posix().is_read_only() {
         return;
     }
     let dir = volume.cache_dir();
-    if dir == cache_dir(context, args) {
+    if dir == context.settings.cache_of(&args.volume) {
         return;
     }
     if let Err(error) = std::fs::remove_dir_all(dir) {

@@ -131,7 +131,6 @@ struct Before {
     directory: String,
     version: String,
     pid: u32,
-    read_only: bool,
     ready: bool,
 }
 
@@ -141,13 +140,12 @@ impl Before {
             directory: status.directory.unwrap_or_default(),
             version: status.version,
             pid: status.pid,
-            read_only: status.read_only,
             ready: status.phase == Phase::Mounted,
         }
     }
 
     fn unserved(dir: &Path) -> Self {
-        Self { directory: dir.display().to_string(), version: "none".to_owned(), pid: 0, read_only: false, ready: true }
+        Self { directory: dir.display().to_string(), version: "none".to_owned(), pid: 0, ready: true }
     }
 }
 
@@ -168,10 +166,6 @@ async fn check(kept: &Kept, before: &Before, program: &Path) -> Result<(), Fault
         let message = format!("no keeper has {directory} (--no-keeper, or its program is missing): unmount it and mount it again");
         return Err(Fault::new(FaultKind::Local, message));
     };
-    // What shows the past has a cache of its own, which is made anew.
-    if before.read_only {
-        return Ok(());
-    }
     let cache = PathBuf::from(std::ffi::OsStr::from_bytes(&held.cache));
     let output = tokio::process::Command::new(program).arg("fits").arg(&cache).output().await;
     let output = output.map_err(|error| Fault::with(FaultKind::Local, format!("{} cannot be run", program.display()), error))?;

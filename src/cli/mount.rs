@@ -17,9 +17,11 @@ use crate::config::file_name_of;
 use crate::fuse::{Custody, HoldOptions, MountOptions, check_place, hold};
 use crate::keeper;
 use crate::types::{Fault, FaultKind, Identity};
+use crate::volume::reader_cache;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -75,6 +77,25 @@ pub struct MountArgs {
     pub(super) calm: Option<u64>,
     #[command(flatten)]
     pub(super) key: KeyArgs,
+}
+
+impl MountArgs {
+    /// Nothing is written through this mount.
+    pub(super) fn reads(&self) -> bool {
+        self.read_only || self.at.is_some() || self.branch.is_some()
+    }
+
+    /// Where the cache of this mount lies. One that is only read has another than the volume's, known by the mount's place, so that its
+    /// next driver finds it; two of one place are kept apart by their holder.
+    pub(super) fn cache_at(&self, context: &Context, dir: &Path) -> Result<PathBuf, Fault> {
+        let base = context.settings.cache_of(&self.volume);
+        if !self.reads() {
+            return Ok(base);
+        }
+        let socket = std::path::absolute(super::control::socket_path(&context.settings.run_dir, dir))?;
+        let digest = Sha256::digest(socket.as_os_str().as_bytes());
+        Ok(reader_cache(&base, digest.first_chunk().copied().unwrap_or_default()))
+    }
 }
 
 fn seconds(text: &str) -> Result<u64, std::num::ParseIntError> {
@@ -226,7 +247,7 @@ pub(super) fn custody(context: &Context, args: &MountArgs, dir: &Path) -> Result
         program: (!args.keeper_apart).then(|| own.with_file_name(keeper::PROGRAM)),
         dir: dir.to_path_buf(),
         volume: args.volume.as_str().to_owned(),
-        cache: std::path::absolute(context.settings.cache_of(&args.volume))?,
+        cache: std::path::absolute(args.cache_at(context, dir)?)?,
         log: std::path::absolute(log_path(context, &args.volume))?,
         // In the foreground whoever started this one starts the next: a unit, a container. A keeper apart is in another container, perhaps.
         restart: (!args.foreground && !args.keeper_apart).then_some(restart),

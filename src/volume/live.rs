@@ -118,8 +118,8 @@ impl Volume {
             cache: Arc::clone(&cache),
             fetch: Arc::clone(&fetch) as _,
             gate,
-            read_only: flavor == Flavor::Reader,
-            resumed: flavor == Flavor::Resumed,
+            read_only: matches!(flavor, Flavor::Reader | Flavor::ResumedReader),
+            resumed: matches!(flavor, Flavor::Resumed | Flavor::ResumedReader),
         })?;
         let volume = Arc::new(Self {
             env: env.clone(),
@@ -403,4 +403,5 @@ pub(super) enum Flavor {
     Fresh,
     Resumed,
     Reader,
+    ResumedReader,
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two tries, when the store does not answer or refuses, and while its key or a setting cannot be read.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 /// The first pause of these, for what is over in a moment.
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
 /// Between two tries to open the log, when the answer was another: each try may store a record.
@@ -70,7 +70,7 @@ impl Volume {
             match params().await {
                 // The next version of the program is the only help.
                 Err(fault) if fault.kind != FaultKind::TooNew => {
-                    self.waits(&fault);
+                    self.waits("the log is not open", &fault);
                     self.env.sleep(pause).await;
                     pause = (pause * 2).min(AGAIN);
                 }
@@ -86,7 +86,7 @@ impl Volume {
                 // Proven: the volume is another writer's, gone, or not for this version.
                 Err(fault) if matches!(fault.kind, FaultKind::Fenced | FaultKind::NotFound | FaultKind::TooNew) => return Err(fault),
                 Err(fault) => {
-                    self.waits(&fault);
+                    self.waits("the log is not open", &fault);
                     self.env.sleep(if of_the_store(&fault) { AGAIN } else { AGAIN_LATER }).await;
                 }
                 done => return done,
@@ -94,10 +94,10 @@ impl Volume {
         }
     }
 
-    /// Notes why the log is not open yet, for whoever asks how it stands.
-    fn waits(&self, fault: &Fault) {
-        tracing::warn!(%fault, "the log cannot be opened yet; it is tried again");
-        let why = format!("the log is not open since the mount's driver was restarted, and is tried again: {fault}");
+    /// Notes why a mount that was taken over is not whole yet, for whoever asks how it stands.
+    pub(super) fn waits(&self, what: &str, fault: &Fault) {
+        let why = format!("{what} since the mount's driver was restarted, and it is tried again: {fault}");
+        tracing::warn!(why, "waiting");
         let mut report = self.report.lock();
         let since = report.waiting.as_ref().map_or_else(|| self.env.monotonic(), |waiting| waiting.since);
         report.waiting = Some(Waiting { why, store: of_the_store(fault), since });
