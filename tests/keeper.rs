@@ -32,6 +32,8 @@ mod key;
 mod readers;
 #[path = "keeper/show.rs"]
 mod show;
+#[path = "keeper/silent.rs"]
+mod silent;
 
 /// A volume mounted in the background, as a person does it.
 pub(crate) struct Kept {

@@ -16,7 +16,7 @@ mod server;
 mod tests;
 mod wire;
 
-pub use client::{ask, ask_all, find, sockets};
+pub use client::{Asked, Silent, ask, ask_all, find, sockets};
 pub use server::{ControlHandler, ControlServer, ProgressSink};
 pub use wire::{Ask, Bad, Different, Flushed, Progress, Reply, Request, Scrubbed, Unmounted, VERSION};
 

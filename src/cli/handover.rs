@@ -3,7 +3,7 @@
 
 use super::at;
 use super::context::{Answer, Context};
-use super::control::{Ask, Reply, ask, ask_all, find, resolve};
+use super::control::{Ask, Asked, Reply, Silent, ask, ask_all, find, resolve};
 use super::exit::Exit;
 use super::live::DirArgs;
 use super::mount::own_program;
@@ -97,7 +97,14 @@ pub(super) fn upgrade(context: &Context, args: &UpgradeArgs) -> Result<Exit, Fau
     let upgraded = context.run(async {
         let mut all = Vec::new();
         match &args.dir {
-            None => all.extend(ask_all(run_dir).await?.into_iter().map(|(socket, status)| (socket, Before::of(status)))),
+            None => {
+                let Asked { answered, silent } = ask_all(run_dir).await?;
+                if let Some(one) = silent.first() {
+                    let next = "nothing has changed: look at `holdfast status`, or upgrade the others by their directories";
+                    return Err(Fault::new(FaultKind::Unknown, format!("{}: {}; {next}", one.shown(), one.why)));
+                }
+                all.extend(answered.into_iter().map(|(socket, status)| (socket, Before::of(status))));
+            }
             Some(dir) => {
                 let socket = find(run_dir, &Which::Dir(dir.clone())).await?;
                 let before = match (standing(&socket).await, resolve(dir)) {
@@ -222,6 +229,7 @@ pub(super) fn abort(context: &Context, args: &DirArgs) -> Result<Exit, Fault> {
         return Err(Fault::new(FaultKind::NotFound, format!("nothing is mounted at {shown} by holdfast")));
     }
     let socket = super::control::socket_path(&context.settings.run_dir, &dir);
+    // One that does not answer in time is as good as none: it may be stopped, or wait for a disk for ever.
     let served = context.run(async { Ok(standing(&socket).await.is_ok()) })?;
     if served {
         return Err(Fault::new(FaultKind::Busy, format!("{shown} has a driver: `holdfast unmount {shown}` ends it in order")));
@@ -264,11 +272,12 @@ impl Kept {
         self.0.as_ref().map(|held| held.process)
     }
 
-    /// What it holds and none of these drivers serves.
-    pub(super) fn unserved(&self, served: &[VolumeStatus]) -> Vec<Unserved> {
-        let dirs: Vec<&str> = served.iter().filter_map(|status| status.directory.as_deref()).collect();
+    /// What it holds and no driver serves, of these that answered and of these that are there all the same.
+    pub(super) fn unserved(&self, served: &[VolumeStatus], silent: &[Silent]) -> Vec<Unserved> {
+        let mut dirs: Vec<String> = served.iter().filter_map(|status| status.directory.clone()).collect();
+        dirs.extend(silent.iter().map(Silent::shown));
         let all = self.0.iter().flat_map(|held| &held.mounts).map(Unserved::new);
-        all.filter(|mount| !dirs.contains(&mount.directory.as_str())).collect()
+        all.filter(|mount| !dirs.contains(&mount.directory)).collect()
     }
 
     /// The one that is asked for, if no driver answers for it.
@@ -309,6 +318,14 @@ impl Unserved {
         let next = format!("its files wait for the next; the log says why there is none; `holdfast abort {directory}` gives the mount up");
         let why = format!("no driver has served the mount for {}{note}; {next}", at::show_age(held.seconds));
         Self { safe: false, why, volume: text(&held.volume), directory, seconds: held.seconds, starts: held.starts }
+    }
+
+    /// It has a driver, which does not answer.
+    pub(super) fn silent(one: &Silent) -> Self {
+        let directory = one.shown();
+        let next = "it is stopped, or waits for its disk or this machine; the log may say for what";
+        let why = format!("{}: {next}; `holdfast abort {directory}` gives the mount up", one.why);
+        Self { safe: false, why, volume: one.volume.clone().unwrap_or_else(|| "a volume".to_owned()), directory, seconds: 0, starts: 0 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::at;
 use super::context::{Answer, Context};
-use super::control::{Ask, Flushed, Progress, Reply, Unmounted, ask, ask_all, find};
+use super::control::{Ask, Asked, Flushed, Progress, Reply, Silent, Unmounted, ask, ask_all, find};
 use super::exit::Exit;
 use super::handover;
 use super::status::{Report, StatusArgs, VolumeStatus};
@@ -149,9 +149,10 @@ fn status_once(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
     };
     let reports: Vec<Either> = context.run(async {
         let Some(which) = which else {
-            let served: Vec<VolumeStatus> = ask_all(&context.settings.run_dir).await?.into_iter().map(|(_, status)| status).collect();
-            let forsaken = kept.unserved(&served).into_iter().map(Either::Unserved);
-            return Ok(forsaken.chain(served.into_iter().map(mounted)).collect());
+            let Asked { answered, silent } = ask_all(&context.settings.run_dir).await?;
+            let served: Vec<VolumeStatus> = answered.into_iter().map(|(_, status)| status).collect();
+            let forsaken = kept.unserved(&served, &silent).into_iter().chain(silent.iter().map(handover::Unserved::silent));
+            return Ok(forsaken.map(Either::Unserved).chain(served.into_iter().map(mounted)).collect());
         };
         if let Some(unserved) = kept.unserved_one(&context.settings.run_dir, &which).await? {
             return Ok(vec![Either::Unserved(unserved)]);
@@ -162,9 +163,14 @@ fn status_once(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
             }
             (found, _) => found?,
         };
-        match ask(&socket, Ask::Status, |_| {}).await? {
-            Reply::Status(status) => Ok(vec![mounted(*status)]),
-            _ => Err(unexpected()),
+        match ask(&socket, Ask::Status, |_| {}).await {
+            Ok(Reply::Status(status)) => Ok(vec![mounted(*status)]),
+            Ok(_) => Err(unexpected()),
+            Err(fault) if fault.kind == FaultKind::Unknown => {
+                let silent = Silent::new(&context.settings.run_dir, socket, &fault);
+                Ok(vec![Either::Unserved(handover::Unserved::silent(&silent))])
+            }
+            Err(fault) => Err(fault),
         }
     })?;
     if reports.is_empty() {

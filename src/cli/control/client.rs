@@ -3,22 +3,35 @@
 use super::{Ask, Progress, Reply, Request, VERSION, resolve, socket_path};
 use crate::cli::status::VolumeStatus;
 use crate::cli::target::Which;
+use crate::fuse;
 use crate::types::{Fault, FaultKind};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+
+/// A driver that is in order tells its status at once. One that does not (stopped, or waiting for a disk) must hold up nobody.
+const STATUS_MAX: Duration = Duration::from_secs(5);
 
 /// Asks the driver at a socket and waits for its last line; `progress` sees the lines before it.
 ///
 /// # Errors
-/// Nobody is there (`NotFound`), the driver went away before it answered (`Unknown`), or its own fault.
+/// Nobody is there (`NotFound`), the driver went away before it answered, or does not tell its status in time (`Unknown`), or its own
+/// fault.
 pub async fn ask(socket: &Path, ask: Ask, mut progress: impl FnMut(Progress)) -> Result<Reply, Fault> {
-    match once(socket, ask, &mut progress).await {
-        // A driver at its end takes connections that it does not answer any more. What changes nothing is asked again: it is gone by now.
-        Err(fault) if fault.kind == FaultKind::Unknown && ask == Ask::Status => once(socket, ask, &mut progress).await,
-        answered => answered,
+    if ask != Ask::Status {
+        return once(socket, ask, &mut progress).await;
     }
+    let answered = async {
+        match once(socket, ask, &mut progress).await {
+            // A driver at its end takes connections that it does not answer any more. What changes nothing is asked again: it is gone by now.
+            Err(fault) if fault.kind == FaultKind::Unknown => once(socket, ask, &mut progress).await,
+            answered => answered,
+        }
+    };
+    let silent = |_| Fault::new(FaultKind::Unknown, format!("its driver is there and has not answered for {} s", STATUS_MAX.as_secs()));
+    tokio::time::timeout(STATUS_MAX, answered).await.map_err(silent)?
 }
 
 async fn once(socket: &Path, ask: Ask, progress: &mut impl FnMut(Progress)) -> Result<Reply, Fault> {
@@ -61,21 +74,63 @@ pub fn sockets(run_dir: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(paths)
 }
 
-/// The status of every mount that answers. Sockets of drivers that are gone are passed over.
+/// What the drivers of a machine said.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// The status of every mount that answers.
+    pub answered: Vec<(PathBuf, VolumeStatus)>,
+    /// Those whose driver is there and does not answer.
+    pub silent: Vec<Silent>,
+}
+
+/// A mount whose driver is there and does not answer, as far as others know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silent {
+    /// Its driver's socket.
+    pub socket: PathBuf,
+    /// Where it is mounted; absent: the kernel does not have it mounted, or not yet.
+    pub directory: Option<PathBuf>,
+    /// The volume, by the kernel's table of mounts.
+    pub volume: Option<String>,
+    /// Why nothing is known.
+    pub why: String,
+}
+
+impl Silent {
+    /// Of the driver at this socket.
+    #[must_use]
+    pub fn new(run_dir: &Path, socket: PathBuf, fault: &Fault) -> Self {
+        let table = fuse::all_mounts().unwrap_or_default();
+        let mounted = table.into_iter().rev().find(|mounted| mounted.kind == fuse::TYPE && socket_path(run_dir, &mounted.dir) == socket);
+        let volume = mounted.as_ref().and_then(|mounted| mounted.identity()).map(str::to_owned);
+        Self { socket, directory: mounted.map(|mounted| mounted.dir), volume, why: fault.to_string() }
+    }
+
+    /// Its directory for people, or what else is known of it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.directory.as_ref().unwrap_or(&self.socket).display().to_string()
+    }
+}
+
+/// Asks every driver how its mount stands, all at once. Sockets of drivers that are gone are passed over.
 ///
 /// # Errors
-/// A driver that is there does not answer.
-pub async fn ask_all(run_dir: &Path) -> Result<Vec<(PathBuf, VolumeStatus)>, Fault> {
-    let mut all = Vec::new();
-    for socket in sockets(run_dir)? {
-        match ask(&socket, Ask::Status, |_| {}).await {
-            Ok(Reply::Status(status)) => all.push((socket, *status)),
+/// The run directory cannot be read, or a driver is another user's.
+pub async fn ask_all(run_dir: &Path) -> Result<Asked, Fault> {
+    let mut asked = Asked::default();
+    let sockets = sockets(run_dir)?;
+    let replies = futures::future::join_all(sockets.iter().map(|socket| ask(socket, Ask::Status, |_| {}))).await;
+    for (socket, reply) in sockets.into_iter().zip(replies) {
+        match reply {
+            Ok(Reply::Status(status)) => asked.answered.push((socket, *status)),
             Ok(_) => return Err(Fault::new(FaultKind::Unknown, format!("the driver at {} answered something else", socket.display()))),
             Err(fault) if fault.kind == FaultKind::NotFound => {}
+            Err(fault) if fault.kind == FaultKind::Unknown => asked.silent.push(Silent::new(run_dir, socket, &fault)),
             Err(fault) => return Err(fault),
         }
     }
-    Ok(all)
+    Ok(asked)
 }
 
 /// The socket of a mount, by its directory or its volume.
@@ -95,8 +150,10 @@ pub async fn find(run_dir: &Path, which: &Which) -> Result<PathBuf, Fault> {
         }
         Which::Volume(volume) => volume.as_str(),
     };
-    let mut mounted = ask_all(run_dir).await?;
-    mounted.retain(|(_, status)| status.volume == volume);
+    let Asked { answered, silent } = ask_all(run_dir).await?;
+    let answered = answered.into_iter().filter(|(_, status)| status.volume == volume).map(|(socket, status)| (socket, status.directory));
+    let silent = silent.into_iter().filter(|one| one.volume.as_deref() == Some(volume)).map(|one| (one.socket.clone(), Some(one.shown())));
+    let mut mounted: Vec<(PathBuf, Option<String>)> = answered.chain(silent).collect();
     match mounted.len() {
         // `mnt` may have meant `./mnt`; a volume of that name would have come first.
         0 => match resolve(Path::new(volume)).map(|dir| socket_path(run_dir, &dir)) {
@@ -105,7 +162,7 @@ pub async fn find(run_dir: &Path, which: &Which) -> Result<PathBuf, Fault> {
         },
         1 => Ok(mounted.swap_remove(0).0),
         _ => {
-            let dirs: Vec<&str> = mounted.iter().filter_map(|(_, status)| status.directory.as_deref()).collect();
+            let dirs: Vec<&str> = mounted.iter().filter_map(|(_, directory)| directory.as_deref()).collect();
             Err(Fault::new(
                 FaultKind::Invalid,
                 format!("the volume {volume} is mounted more than once ({}): name the directory", dirs.join(", ")),

@@ -68,6 +68,20 @@ async fn a_driver_that_ends_without_an_answer_is_none() {
     assert_eq!(asked.unwrap_err().kind, FaultKind::NotFound);
 }
 
+// It is stopped, or waits for a disk.
+#[tokio::test]
+async fn a_driver_that_does_not_answer_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path();
+    let (a, b) = (Path::new("/mnt/a"), Path::new("/mnt/b"));
+    let _silent = std::os::unix::net::UnixListener::bind(socket_path(run, a)).unwrap();
+    let server = ControlServer::start(run, b, driver("b")).unwrap();
+    let Asked { answered, silent } = ask_all(run).await.unwrap();
+    assert_eq!(answered.iter().map(|(socket, _)| socket.as_path()).collect::<Vec<_>>(), [server.path()]);
+    assert_eq!(silent.iter().map(|one| one.socket.clone()).collect::<Vec<_>>(), [socket_path(run, a)]);
+    assert!(silent[0].why.contains("has not answered for 5 s"), "{silent:?}");
+}
+
 #[tokio::test]
 async fn flush_reports_progress_then_the_commit_as_documented() {
     let dir = tempfile::tempdir().unwrap();

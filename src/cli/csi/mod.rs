@@ -153,7 +153,7 @@ async fn drained(context: &Context) {
     loop {
         let draining = ask_all(&context.settings.run_dir)
             .await
-            .map_or(0, |all| all.iter().filter(|(_, status)| status.phase == Phase::Draining).count());
+            .map_or(0, |all| all.answered.iter().filter(|(_, status)| status.phase == Phase::Draining).count());
         if draining == 0 {
             return;
         }
