@@ -259,6 +259,21 @@ async fn one_pod_is_one_pod_and_readers_only_read() {
 }
 
 #[tokio::test]
+async fn a_group_that_cannot_be_given_yet_is_no_end_of_the_stage() {
+    let lab = Lab::new().await;
+    let id = lab.create(NAME, GIB).await.unwrap().volume_id;
+    lab.machine.refuse_groups(true);
+    // A final answer would leave the mount behind: nobody unstages what was never staged.
+    assert_eq!(code(lab.stage(&id, grouped(WRITER, "1000")).await), Code::Unavailable);
+    assert_eq!(lab.machine.mounts().len(), 1);
+    lab.machine.refuse_groups(false);
+    lab.stage(&id, grouped(WRITER, "1000")).await.unwrap();
+    assert_eq!(lab.machine.group(&lab.mounts()[0].2), Some(1000));
+    lab.unstage(&id).await.unwrap();
+    assert!(lab.machine.mounts().is_empty());
+}
+
+#[tokio::test]
 async fn group_is_given_to_the_root_and_shared_by_all_pods() {
     let lab = Lab::new().await;
     let id = lab.create(NAME, 0).await.unwrap().volume_id;

@@ -21,6 +21,7 @@ struct Machine {
     held: bool,
     drains: bool,
     silent: bool,
+    no_groups: bool,
     forsaken: bool,
     taken_up: Vec<Order>,
 }
@@ -39,6 +40,11 @@ impl Fake {
     /// No driver answers, or each does.
     pub fn silence(&self, silent: bool) {
         self.0.lock().silent = silent;
+    }
+
+    /// No mount can be given a group, or each can.
+    pub fn refuse_groups(&self, refuse: bool) {
+        self.0.lock().no_groups = refuse;
     }
 
     /// Nobody attends the mounts any more.
@@ -136,7 +142,11 @@ impl Mounter for Fake {
     }
 
     async fn give_group(&self, dir: &Path, group: u32) -> Result<(), Fault> {
-        self.0.lock().groups.insert(dir.to_owned(), group);
+        let mut machine = self.0.lock();
+        if machine.no_groups {
+            return Err(Fault::new(FaultKind::Local, "Read-only file system"));
+        }
+        machine.groups.insert(dir.to_owned(), group);
         Ok(())
     }
 

@@ -136,7 +136,11 @@ impl Node {
         }
         self.mounter.mount(&order, self.patience.stage).await?;
         match access.group {
-            Some(group) => Ok(self.mounter.give_group(&dir, group).await?),
+            // It is mounted by now: of an answer that reads as an end nobody would unstage it.
+            Some(group) => self.mounter.give_group(&dir, group).await.map_err(|fault| {
+                let why = format!("volume {handle} is mounted, and its root could not be given to group {group} yet: {fault}");
+                Fault::new(FaultKind::Unknown, why).into()
+            }),
             None => Ok(()),
         }
     }
