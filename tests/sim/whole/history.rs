@@ -177,7 +177,11 @@ impl History {
         let seen = self.seen_since(&self.logged);
         let later = &seen[at.saturating_sub(self.committed)..];
         let left = |(number, whole): (usize, &Arc<Tree>)| self.is_left(&self.logged, &self.states[at.max(self.committed) + number], whole);
-        if later.iter().any(shown) || later.iter().enumerate().any(left) {
+        // It is there, or such a state has it no more: it was removed, or moved to where nothing is captured before it ever was.
+        if later.iter().any(shown) {
+            return Ok(());
+        }
+        if later.iter().enumerate().any(left) {
             // Wherever it was moved since.
             let gone = self.now().get(ino).is_none() || self.states[at].get(ino).is_none();
             if gone || self.logged.get(ino).is_some() {
