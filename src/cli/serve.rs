@@ -211,7 +211,7 @@ impl Driver {
         metrics.gauge(&names::VOLUME_SAFE, &volume).set_count(u64::from(judge(&status).safe));
         if let Some(head) = &status.head {
             metrics.gauge(&names::WRITEBACK_LAST_COMMIT_SEQ, &volume).set_count(head.commit);
-            metrics.gauge(&names::WRITEBACK_LAST_COMMIT_TIME, &volume).set(head.cut.as_second() as f64);
+            metrics.gauge(&names::WRITEBACK_LAST_COMMIT_TIME, &volume).set(head.cut.as_millisecond() as f64 / 1e3);
         }
         let budget = self.parts.volume.lag().budget.requests_per_hour;
         metrics.gauge(&names::WRITEBACK_REQUEST_BUDGET, &volume).set_count(budget.map_or(0, std::num::NonZeroU64::get));
