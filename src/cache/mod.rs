@@ -32,6 +32,7 @@ mod meta;
 mod open;
 mod options;
 mod pages;
+mod place;
 pub mod protocol;
 mod put;
 mod recover;

@@ -13,7 +13,7 @@ use super::ring::{Place, Ring, Scan};
 use super::slots::{CLASSES, Slots};
 use super::space::Totals;
 use super::types::{CacheError, CacheOrigin, Head, Intent, Recovered};
-use super::{Cache, CacheOptions, Replies, die, health, recover};
+use super::{Cache, CacheOptions, Replies, die, health, place, recover};
 use crate::env::Env;
 use crate::types::{Attr, CacheId, Epoch, Hash, Identity, Incarnation, Ino, Nonce, ROOT, StoreId};
 use bytes::Bytes;
@@ -37,26 +37,6 @@ fn boot_id(options: &CacheOptions) -> Result<Vec<u8>, CacheError> {
         Some(id) => Ok(id.to_vec()),
         None => fs::read("/proc/sys/kernel/random/boot_id").map_err(CacheError::io("/proc/sys/kernel/random/boot_id")),
     }
-}
-
-/// Refuses file systems that forget (tmpfs), cannot keep what is overwritten in place (overlay), or lie about flushes and locks.
-fn check_file_system(options: &CacheOptions) -> Result<(), CacheError> {
-    if options.any_file_system {
-        return Ok(());
-    }
-    let stat = nix::sys::statfs::statfs(&options.dir).map_err(|e| CacheError::io("cache directory")(e.into()))?;
-    let (found, why) = match stat.filesystem_type().0 as u32 {
-        0x0102_1994 => ("tmpfs", "it forgets everything when the machine stops"),
-        0x8584_58f6 => ("ramfs", "it forgets everything when the machine stops"),
-        0x794c_7630 => ("overlayfs", "its files are copies of another layer, and gone with the container"),
-        0x6969 => ("NFS", "its locks and flushes are another machine's"),
-        0xff53_4d42 | 0xfe53_4d42 | 0x517b => ("SMB", "its locks and flushes are another machine's"),
-        0x6573_5546 => ("FUSE", "its flushes are another program's"),
-        0x00c3_6400 => ("Ceph", "its locks and flushes are other machines'"),
-        0x0102_1997 => ("9p", "its locks and flushes are another machine's"),
-        _ => return Ok(()),
-    };
-    Err(CacheError::Unsuitable { dir: options.dir.display().to_string(), found: found.into(), why })
 }
 
 fn saved_replies(db: &Connection) -> Result<Replies, CacheError> {
@@ -125,8 +105,8 @@ impl Cache {
     /// # Errors
     /// When the directory cannot hold one, holds one already, or the disk fails.
     pub fn create(env: Env, options: CacheOptions, origin: &CacheOrigin) -> Result<Arc<Self>, CacheError> {
-        fs::create_dir_all(&options.dir).map_err(CacheError::io("cache directory"))?;
-        check_file_system(&options)?;
+        place::make(&options.dir)?;
+        place::check_file_system(&options)?;
         let lock = lock(&options.dir)?;
         if options.dir.join("meta.db").exists() {
             return Err(CacheError::NotACache(format!("{} holds a cache already", options.dir.display())));
@@ -184,7 +164,8 @@ impl Cache {
         if !Self::exists(&options.dir) {
             return Err(CacheError::NotACache(format!("{} holds no cache", options.dir.display())));
         }
-        check_file_system(&options)?;
+        place::check_file_system(&options)?;
+        place::close_to_others(&options.dir)?;
         let lock = lock(&options.dir)?;
         // Of a scrub that did not come to its end.
         let _ = fs::remove_dir_all(options.dir.join(SCRATCH));
