@@ -317,6 +317,10 @@ impl ControlHandler for Driver {
 
     async fn flush(&self, progress: &ProgressSink) -> Result<Flushed, Fault> {
         let volume = &self.parts.volume;
+        if volume.posix().is_read_only() {
+            let why = "this mount only looks at the volume: what was written elsewhere is committed by the mount that wrote it";
+            return Err(Fault::new(FaultKind::Invalid, why));
+        }
         let before = volume.progress().unwrap_or_default().uploaded_bytes;
         self.with_progress(progress, volume.flush()).await?;
         let after = volume.progress().unwrap_or_default().uploaded_bytes;

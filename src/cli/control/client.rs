@@ -133,7 +133,8 @@ pub async fn ask_all(run_dir: &Path) -> Result<Asked, Fault> {
     Ok(asked)
 }
 
-/// The socket of a mount, by its directory or its volume.
+/// The socket of a mount, by its directory or its volume. By its volume, a mount that only looks at it (of an older commit, mostly) is
+/// none: it cannot say how the volume stands.
 ///
 /// # Errors
 /// The volume is not mounted here, or more than once (two stores may each have one of that name).
@@ -151,7 +152,7 @@ pub async fn find(run_dir: &Path, which: &Which) -> Result<PathBuf, Fault> {
         Which::Volume(volume) => volume.as_str(),
     };
     let Asked { answered, silent } = ask_all(run_dir).await?;
-    let answered = answered.into_iter().filter(|(_, status)| status.volume == volume).map(|(socket, status)| (socket, status.directory));
+    let answered = answered.into_iter().filter(|(_, status)| status.volume == volume && !status.read_only).map(|(socket, status)| (socket, status.directory));
     let silent = silent.into_iter().filter(|one| one.volume.as_deref() == Some(volume)).map(|one| (one.socket.clone(), Some(one.shown())));
     let mut mounted: Vec<(PathBuf, Option<String>)> = answered.chain(silent).collect();
     match mounted.len() {

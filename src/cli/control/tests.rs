@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 #[derive(Default)]
 struct Driver {
     volume: String,
+    read_only: bool,
     unmounts: AtomicU32,
     go: Notify,
     ended: Notify,
@@ -22,7 +23,8 @@ struct Driver {
 #[async_trait]
 impl ControlHandler for Driver {
     async fn status(&self) -> Result<VolumeStatus, Fault> {
-        Ok(VolumeStatus { volume: self.volume.clone(), directory: Some(format!("/mnt/{}", self.volume)), ..healthy() })
+        let directory = Some(format!("/mnt/{}", self.volume));
+        Ok(VolumeStatus { volume: self.volume.clone(), directory, read_only: self.read_only, ..healthy() })
     }
 
     async fn flush(&self, progress: &ProgressSink) -> Result<Flushed, Fault> {
@@ -164,4 +166,17 @@ async fn mount_is_found_by_directory_and_by_volume() {
     assert_eq!(find(&run, &volume("src")).await.unwrap(), here.path(), "a directory without `./`");
     let _twin = ControlServer::start(&run, Path::new("/mnt/b2"), driver("b")).unwrap();
     assert!(find(&run, &volume("b")).await.unwrap_err().to_string().contains("more than once (/mnt/b, /mnt/b): name the directory"));
+}
+
+#[tokio::test]
+async fn a_mount_that_only_looks_does_not_speak_for_its_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let reader = || Arc::new(Driver { volume: "a".to_owned(), read_only: true, ..Driver::default() });
+    let which = Which::Volume(Identity::parse("a").unwrap());
+    let then = ControlServer::start(dir.path(), Path::new("/mnt/then"), reader()).unwrap();
+    assert_eq!(find(dir.path(), &which).await.unwrap_err().kind, FaultKind::NotFound, "the store is asked");
+    let writer = ControlServer::start(dir.path(), Path::new("/mnt/a"), driver("a")).unwrap();
+    let _later = ControlServer::start(dir.path(), Path::new("/mnt/later"), reader()).unwrap();
+    assert_eq!(find(dir.path(), &which).await.unwrap(), writer.path());
+    assert!(ask(then.path(), Ask::Status, |_| {}).await.is_ok());
 }
