@@ -93,6 +93,9 @@ fn the_independent_reader_finds_every_tree_of_an_encrypted_store() {
     save(&world, &store);
     std::fs::write(&key, format!("# created: today\n{}\n", &*recovery.secret())).unwrap();
     compare(&world, &store, Some(&key));
+    // Anybody who may create objects can put this there.
+    std::fs::write(store.join(names::key_ring(99_999_999)), b"nonsense").unwrap();
+    assert!(!read(&store, Some(&key), &["commits", VOLUME]).unwrap().is_empty());
     let without = read(&store, None, &["check", VOLUME]).unwrap_err();
     assert!(without.contains("--recovery-key"), "{without}");
     std::fs::write(&key, &*Recovery::generate().secret()).unwrap();

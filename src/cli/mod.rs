@@ -28,6 +28,7 @@ pub mod policy;
 mod reader;
 pub mod restore;
 pub mod retention;
+pub mod rings;
 pub mod scrub;
 mod serve;
 pub mod snapshot;

@@ -3,6 +3,7 @@
 //! This machine's key for a store is an age identity in `<keys>/<store id>.key`, mode 0600, made by `store init` or `key add
 //! --this-machine`; with it a mount asks nobody. On any other machine the recovery key is named with `--recovery-key FILE`.
 
+use super::rings::{self, InForce};
 use crate::config::Settings;
 use crate::env::Env;
 use crate::format::keys::{self, Recovery};
@@ -93,47 +94,29 @@ pub async fn connect(settings: &Settings, env: &Env, counters: Option<Arc<Counte
 /// # Errors
 /// There is no key ring, or no key that opens it.
 pub async fn unlock(connected: Connected, settings: &Settings, args: &KeyArgs) -> Result<Unlocked, Fault> {
-    let store = connected.marker.store;
     let key = match connected.marker.cipher {
         Cipher::None => None,
-        Cipher::ChaCha20Poly1305 => {
-            let identity = match &args.recovery_key {
-                Some(path) => read_identity(path)?,
-                None => machine_identity(settings, store)?,
-            };
-            let ring = newest_ring(&connected).await?;
-            Some(keys::unwrap(&ring, store, &[identity]).map_err(|error| {
-                let message =
-                    format!("the store {store} is not opened by this key, whose recipient is not among those of `holdfast key list`");
-                if error.kind() == FaultKind::Denied { Fault::with(FaultKind::Denied, message, error) } else { error.into() }
-            })?)
-        }
+        Cipher::ChaCha20Poly1305 => Some(unlock_ring(&connected, settings, args).await?.key),
     };
     let bytes = key.as_ref().map_or([0; 32], |key| key.0);
-    let sealer = Sealer::new(connected.marker.cipher, &Zeroizing::new(bytes), store, None);
+    let sealer = Sealer::new(connected.marker.cipher, &Zeroizing::new(bytes), connected.marker.store, None);
     Ok(Unlocked { connected, key, sealer })
 }
 
-/// The key ring in force.
+/// The ring in force of an encrypted store, and its key.
 ///
 /// # Errors
-/// There is none: `store init` did not get so far, or it was removed.
-pub async fn newest_ring(connected: &Connected) -> Result<KeyRing, Fault> {
-    let listed = list_all(&*connected.store, names::key_rings_prefix()).await?;
-    let newest = listed.iter().filter_map(|object| names::parse_key_ring(&object.name)).max();
-    let name = names::key_ring(newest.unwrap_or(1));
-    match connected.store.get(&name).await? {
-        Some(bytes) => Ok(keys::decode(&bytes, connected.marker.store, &name)?),
-        None => {
-            let message = format!(
-                "the store {} has no key ring ({name}): its `store init` was cut short, or the object was removed; if no volume was ever \
-                 kept there, remove the object `{}` and make the store again",
-                connected.url,
-                names::marker()
-            );
-            Err(Fault::new(FaultKind::Damaged, message))
-        }
-    }
+/// There is no key ring, or no key that opens it.
+pub async fn unlock_ring(connected: &Connected, settings: &Settings, args: &KeyArgs) -> Result<InForce, Fault> {
+    let store = connected.marker.store;
+    let identity = match &args.recovery_key {
+        Some(path) => read_identity(path)?,
+        None => machine_identity(settings, store)?,
+    };
+    rings::in_force(connected, &identity).await?.map_err(|error| {
+        let message = format!("the store {store} is not opened by this key, whose recipient is not among those of `holdfast key list`");
+        if error.kind() == FaultKind::Denied { Fault::with(FaultKind::Denied, message, error) } else { error.into() }
+    })
 }
 
 /// Stores the ring that follows the one in force.

@@ -143,7 +143,7 @@ fn key_ring(data: &[u8]) {
         |ring, _| keys::encode(ring, STORE, [0; 32]),
         |bytes, name| keys::decode(bytes, STORE, name),
     );
-    let ring = rpc::KeyRing { number: 1, age_file: Bytes::copy_from_slice(data), recipients: Vec::new() };
+    let ring = rpc::KeyRing { number: 1, age_file: Bytes::copy_from_slice(data), ..rpc::KeyRing::default() };
     assert!(keys::unwrap(&ring, STORE, &[]).is_err());
 }
 

@@ -4,6 +4,9 @@
 //! the age file inside protects the key. What is unwrapped is believed only if the store's id is the one of that key. Taking
 //! a recipient out stops it from unwrapping later rings; the key itself stays the same.
 //!
+//! Whoever may create objects can put a ring under the next number: nonsense, or an older age file with other recipients. Its proof tells
+//! a ring that somebody with the store key made: HKDF-SHA256 of that key over all its other fields.
+//!
 //! `age` draws its own randomness (file key, ephemeral shares) from the operating system: the one place outside `Env`.
 
 use super::error::{FormatError, Reason};
@@ -13,6 +16,9 @@ use crate::rpc;
 use crate::types::{Hash, StoreId, StoreKey};
 use age::secrecy::ExposeSecret;
 use bytes::Bytes;
+use hkdf::Hkdf;
+use prost::Message;
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io::{Read, Write};
 use std::str::FromStr;
@@ -95,7 +101,26 @@ pub fn wrap(key: &StoreKey, number: u64, recipients: Vec<rpc::Recipient>) -> Res
         writer.finish().map(|_| ())
     };
     write(&mut file).map_err(|why| KeyError::Wrap(why.to_string()))?;
-    Ok(rpc::KeyRing { number, age_file: file.into(), recipients })
+    let mut ring = rpc::KeyRing { number, age_file: file.into(), recipients, proof: Bytes::new() };
+    ring.proof = Bytes::copy_from_slice(&*proof(&ring, key));
+    Ok(ring)
+}
+
+/// Whether somebody who had the store key made the ring, as it is.
+#[must_use]
+pub fn is_proven(ring: &rpc::KeyRing, key: &StoreKey) -> bool {
+    !ring.proof.is_empty() && *ring.proof == proof(ring, key)[..]
+}
+
+fn proof(ring: &rpc::KeyRing, key: &StoreKey) -> Zeroizing<[u8; 32]> {
+    let said = rpc::KeyRing { proof: Bytes::new(), ..ring.clone() }.encode_to_vec();
+    let mut proof = Zeroizing::new([0; 32]);
+    // Fails only for outputs of more than 8160 bytes.
+    if Hkdf::<Sha256>::new(Some(&Sha256::digest(said)), &key.0).expand(b"holdfast/v1/key-ring", &mut *proof).is_err() {
+        tracing::error!("HKDF refused 32 bytes of output");
+        std::process::abort();
+    }
+    proof
 }
 
 /// The store key, by whichever of `identities` can open the ring; refused unless it is the key of `store`.
@@ -143,6 +168,7 @@ fn check(ring: &rpc::KeyRing, name: &str) -> Result<(), Reason> {
     valid::ensure(names::parse_key_ring(name) == Some(ring.number), || format!("ring {} is not the one of this name", ring.number))?;
     valid::at_most("age file", ring.age_file.len(), limits::AGE_FILE_MAX)?;
     valid::at_most("recipients", ring.recipients.len(), limits::RECIPIENTS_MAX)?;
+    valid::ensure(matches!(ring.proof.len(), 0 | 32), || format!("a proof of {} bytes", ring.proof.len()))?;
     ring.recipients
         .iter()
         .flat_map(|recipient| [&recipient.name, &recipient.public_key])

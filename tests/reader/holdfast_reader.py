@@ -100,10 +100,13 @@ class Store:
         self.id, self.cipher, self.key = marker.store_id, marker.cipher, bytes(32)
         need(self.id[0] & 128 if self.cipher == 2 else self.cipher == 1 and self.id[0] == 0, "the store id does not fit the cipher")
         if self.cipher == 2:
-            ring = self.message("KeyRing", max(self.list("keys/"), default="keys/00000001"), None, cipher=1)
-            self.key = age_open(ring.age_file, open(need(recovery, "the store is encrypted: --recovery-key FILE is needed")).read())
-            derived = hkdf(self.key, None, b"holdfast/v1/store-id", 16)
-            need(bytes([derived[0] | 128]) + derived[1:] == self.id, "the key ring holds the key of another store")
+            text, derived = open(need(recovery, "the store is encrypted: --recovery-key FILE is needed")).read(), bytes(16)
+            for name in self.list("keys/")[::-1]:  # whoever may create objects can put a bad one there: any that holds the key will do
+                if bytes([derived[0] | 128]) + derived[1:] != self.id:
+                    with contextlib.suppress(SystemExit, Exception):
+                        self.key = age_open(self.message("KeyRing", name, None, cipher=1).age_file, text)
+                        derived = hkdf(self.key, None, b"holdfast/v1/store-id", 16)
+            need(bytes([derived[0] | 128]) + derived[1:] == self.id, "the recovery key opens no stanza of a key ring with this store's key")
     def get(self, name, offset=0, length=-1):
         with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, name), "rb") as file:
             file.seek(offset)
@@ -293,5 +296,4 @@ def main():
         branch and (need(volume.record(at).sha256 == branch.base_hash, f"record {at} is not the base of the branch"), volume.change(branch.state, at + 1))
         volume.export(args.dir) if args.command == "export" else [print(json.dumps(row())) for *_, row in volume.tree()]
 
-if __name__ == "__main__":
-    main()
+__name__ == "__main__" and main()

@@ -39,12 +39,12 @@ pub(super) fn run(context: &Context, args: &AddArgs) -> Result<Exit, Fault> {
             Some(key) => key.clone(),
             None => make_machine_identity(&context.settings, change.connected.marker.store)?.recipient(),
         };
-        let there = change.ring.recipients.iter().find(|there| there.name == args.name || there.public_key == public_key);
+        let there = change.in_force.ring.recipients.iter().find(|there| there.name == args.name || there.public_key == public_key);
         if let Some(there) = there {
             return Err(Fault::new(FaultKind::Exists, format!("`{}` ({}) can open the store already", there.name, there.public_key)));
         }
         let added = Recipient { name: args.name.clone(), public_key, recovery: args.recovery };
-        let recipients = change.ring.recipients.iter().cloned().chain([added.clone()]).collect();
+        let recipients = change.in_force.ring.recipients.iter().cloned().chain([added.clone()]).collect();
         change.store(context, recipients, added, "can now open").await
     })?;
     context.answer(&changed)?;

@@ -3,7 +3,8 @@
 use super::encrypted;
 use crate::cli::context::{Answer, Context};
 use crate::cli::exit::Exit;
-use crate::cli::unlock::{machine_identity, newest_ring};
+use crate::cli::rings;
+use crate::cli::unlock::machine_identity;
 use crate::types::Fault;
 use clap::Args;
 use serde::Serialize;
@@ -47,8 +48,9 @@ impl Answer for Listed {
 pub(super) fn run(context: &Context, _args: &ListArgs) -> Result<Exit, Fault> {
     let listed = context.run(async {
         let connected = encrypted(context).await?;
-        let ring = newest_ring(&connected).await?;
-        let own = machine_identity(&context.settings, connected.marker.store).map(|identity| identity.recipient()).ok();
+        let own = machine_identity(&context.settings, connected.marker.store).ok();
+        let ring = rings::to_show(&connected, own.as_ref()).await?;
+        let own = own.map(|identity| identity.recipient());
         let recipients = ring.recipients.into_iter().map(|recipient| ListedRecipient {
             this_machine: own.as_ref() == Some(&recipient.public_key),
             name: recipient.name,

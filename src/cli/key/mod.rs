@@ -7,11 +7,12 @@ mod test_recovery;
 
 use super::context::{Answer, Context};
 use super::exit::Exit;
-use super::unlock::{Connected, KeyArgs, Unlocked, connect, newest_ring, put_ring, unlock};
+use super::rings::InForce;
+use super::unlock::{Connected, KeyArgs, connect, put_ring, unlock_ring};
 use crate::format::keys;
 use crate::format::seal::Cipher;
-use crate::rpc::{KeyRing, Recipient};
-use crate::types::{Fault, FaultKind, StoreKey};
+use crate::rpc::Recipient;
+use crate::types::{Fault, FaultKind};
 use clap::Subcommand;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -54,21 +55,19 @@ fn no_keys(connected: &Connected) -> Fault {
 /// A key ring about to be changed by who can open it.
 struct Change {
     connected: Connected,
-    key: StoreKey,
-    ring: KeyRing,
+    in_force: InForce,
 }
 
 impl Change {
     async fn begin(context: &Context, args: &KeyArgs) -> Result<Self, Fault> {
-        let Unlocked { connected, key, .. } = unlock(encrypted(context).await?, &context.settings, args).await?;
-        let key = key.ok_or_else(|| no_keys(&connected))?;
-        let ring = newest_ring(&connected).await?;
-        Ok(Self { connected, key, ring })
+        let connected = encrypted(context).await?;
+        let in_force = unlock_ring(&connected, &context.settings, args).await?;
+        Ok(Self { connected, in_force })
     }
 
     /// Stores the next ring, for these recipients.
     async fn store(&self, context: &Context, recipients: Vec<Recipient>, about: Recipient, what: &'static str) -> Result<Changed, Fault> {
-        let wrapped = keys::wrap(&self.key, self.ring.number + 1, recipients);
+        let wrapped = keys::wrap(&self.in_force.key, self.in_force.next, recipients);
         let next = wrapped.map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()))?;
         put_ring(&self.connected, &next, &context.env).await?;
         Ok(Changed { store: self.connected.url.to_string(), ring: next.number, name: about.name, public_key: about.public_key, what })

@@ -24,7 +24,7 @@ pub(super) fn run(context: &Context, args: &RemoveArgs) -> Result<Exit, Fault> {
         let change = Change::begin(context, &args.key).await?;
         let meant = |name: &str, public_key: &str| name == args.name || public_key == args.name;
         let (gone, stay): (Vec<_>, Vec<_>) =
-            change.ring.recipients.iter().cloned().partition(|there| meant(&there.name, &there.public_key));
+            change.in_force.ring.recipients.iter().cloned().partition(|there| meant(&there.name, &there.public_key));
         let Some(gone) = gone.into_iter().next() else {
             let message = format!("nobody called `{}` can open the store; see `holdfast key list`", args.name.escape_debug());
             return Err(Fault::new(FaultKind::NotFound, message));

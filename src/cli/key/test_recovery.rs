@@ -3,8 +3,8 @@
 use super::encrypted;
 use crate::cli::context::{Answer, Context};
 use crate::cli::exit::Exit;
-use crate::cli::unlock::{newest_ring, read_identity};
-use crate::format::keys;
+use crate::cli::rings::{self, InForce};
+use crate::cli::unlock::read_identity;
 use crate::types::Fault;
 use clap::Args;
 use serde::Serialize;
@@ -37,9 +37,8 @@ pub(super) fn run(context: &Context, args: &TestArgs) -> Result<Exit, Fault> {
     let identity = read_identity(&args.file)?;
     let tested = context.run(async {
         let connected = encrypted(context).await?;
-        let ring = newest_ring(&connected).await?;
         let public_key = identity.recipient();
-        keys::unwrap(&ring, connected.marker.store, std::slice::from_ref(&identity)).map_err(|error| {
+        let InForce { ring, .. } = rings::in_force(&connected, &identity).await?.map_err(|error| {
             let kind = error.kind();
             Fault::with(kind, format!("the key ({public_key}) does NOT open {}", connected.url), error)
         })?;
