@@ -29,6 +29,7 @@ use holdfast::types::StoreKey;
 use on_disk::{PYTHON, reader};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use world::{VOLUME, World};
@@ -263,6 +264,8 @@ fn the_reader_exports_files_and_notices_damage() {
         } else {
             assert!(path.is_dir());
         }
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o1777;
+        assert_eq!(u64::from(mode), row["mode"].as_u64().unwrap() & 0o1777, "{}", path.display());
     }
     // Each object in turn: one bit of it wrong, or all of it gone.
     let every = ((world.objects.len() as f64 / (6.0 * scale())) as usize).max(1);

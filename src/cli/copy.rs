@@ -7,10 +7,10 @@ use nix::sys::time::TimeSpec;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, lchown, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 /// Bytes read at once.
@@ -76,7 +76,8 @@ impl Copy<'_> {
         self.done.inodes += 1;
         match attr.kind() {
             libc::S_IFDIR => {
-                std::fs::create_dir(path).map_err(failed)?;
+                // Until all below it is there and has its mode: what is not open to others there must not be open to them here meanwhile.
+                DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
                 return Ok(true);
             }
             libc::S_IFREG => self.file(path, attr)?,
@@ -118,22 +119,27 @@ impl Copy<'_> {
     fn finish(&mut self, path: &Path, attr: &Attr) -> Result<(), Fault> {
         let failed =
             |what: &str, error: io::Error| Fault::with(FaultKind::Local, format!("{what} of {} cannot be set", path.display()), error);
-        match lchown(path, Some(attr.uid), Some(attr.gid)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.done.not_owned += 1,
+        let owned = match lchown(path, Some(attr.uid), Some(attr.gid)) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => false,
             Err(error) => return Err(failed("owner", error)),
-        }
+        };
+        self.done.not_owned += u64::from(!owned);
         for name in self.tree.cache().view(|view| view.xattrs(attr.ino))? {
             let value = self.tree.cache().view(|view| view.xattr(attr.ino, &name))?.unwrap_or_default();
             set_xattr(path, &name, &value).map_err(|error| failed(&format!("attribute `{}`", String::from_utf8_lossy(&name)), error))?;
         }
         if attr.kind() != libc::S_IFLNK {
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(attr.mode & 0o7777);
-            std::fs::set_permissions(path, mode).map_err(|error| failed("mode", error))?;
+            std::fs::set_permissions(path, Permissions::from_mode(mode_of(attr, owned))).map_err(|error| failed("mode", error))?;
         }
         utimensat(nix::fcntl::AT_FDCWD, path, &time(attr.atime), &time(attr.mtime), UtimensatFlags::NoFollowSymlink)
             .map_err(|errno| failed("times", errno.into()))
     }
+}
+
+/// The mode that a copy gets. Setuid and setgid lend the rights of an owner: not those of whoever made the copy.
+fn mode_of(attr: &Attr, owned: bool) -> u32 {
+    attr.mode & if owned { 0o7777 } else { 0o1777 }
 }
 
 fn time(nanos: UnixNanos) -> TimeSpec {
@@ -146,4 +152,29 @@ fn set_xattr(path: &Path, name: &[u8], value: &[u8]) -> io::Result<()> {
     // SAFETY: two C strings and a buffer with its length.
     let set = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setuid_is_lent_by_the_owner_alone() {
+        let attr = Attr {
+            ino: 2,
+            mode: libc::S_IFREG | 0o6755,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            rdev: 0,
+            size: 0,
+            atime: 0,
+            mtime: 0,
+            ctime: 0,
+            btime: 0,
+        };
+        assert_eq!((mode_of(&attr, true), mode_of(&attr, false)), (0o6755, 0o755));
+        let sticky = Attr { mode: libc::S_IFDIR | 0o3777, ..attr };
+        assert_eq!((mode_of(&sticky, true), mode_of(&sticky, false)), (0o3777, 0o1777));
+    }
 }

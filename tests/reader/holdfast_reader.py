@@ -249,6 +249,7 @@ class Volume:
         while stack:
             path, ino = stack.pop()
             node, names = self.inodes[ino], sorted(self.names.get(ino, {}).items(), reverse=True)
+            need(all(name not in (b"", b".", b"..") and b"/" not in name for name, _ in names), f"{escape(path)} has a name that is none")
             stack += [(name if path == b"." else path + b"/" + name, child) for name, child in names]
             form, subdirs = TYPES[node.mode >> 12], sum(self.inodes[child].mode >> 12 == 0o4 for _, child in names)
             yield path, node, lambda: {
@@ -257,7 +258,7 @@ class Volume:
                 "target": escape(node.target) if form == "symlink" else None, "sha256": self.sha256(ino) if form == "file" else None,
                 "xattrs": {escape(xattr.name): xattr.value.hex() for xattr in node.xattrs}}
     def export(self, into):
-        done = {}
+        done, root, _ = {}, os.geteuid() == 0, os.umask(0o077)  # its own until the end: modes come last, those of directories after what is in them
         for path, node, _ in self.tree():
             to, form = os.path.join(os.fsencode(into), path), TYPES[node.mode >> 12]
             if node.ino in done:
@@ -271,11 +272,10 @@ class Volume:
                 os.makedirs(to) if form == "dir" else os.symlink(node.target, to) if form == "symlink" else os.mknod(to, node.mode, node.rdev)
             done.setdefault(node.ino, (to, node))
         for to, node in reversed(done.values()):  # children first, so that the times of directories stay
-            if os.geteuid() == 0:
-                os.chown(to, node.uid, node.gid, follow_symlinks=False)
+            root and os.chown(to, node.uid, node.gid, follow_symlinks=False)
             for xattr in node.xattrs:
                 os.setxattr(to, xattr.name, xattr.value, follow_symlinks=False)
-            os.path.islink(to) or os.chmod(to, node.mode & 0o7777)
+            os.path.islink(to) or os.chmod(to, node.mode & (0o7777 if root else 0o1777))
             os.utime(to, ns=(node.atime, node.mtime), follow_symlinks=False)
 
 def main():
