@@ -50,7 +50,7 @@ fn saved_replies(db: &Connection) -> Result<Replies, CacheError> {
     Ok(replies)
 }
 
-fn lock(dir: &Path) -> Result<Flock<File>, CacheError> {
+pub(super) fn lock(dir: &Path) -> Result<Flock<File>, CacheError> {
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("lock"));
     let file = open.map_err(CacheError::io("lock"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| CacheError::Locked(dir.display().to_string()))
@@ -176,6 +176,14 @@ impl Cache {
     #[must_use]
     pub fn exists(dir: &Path) -> bool {
         dir.join("meta.db").exists()
+    }
+
+    /// Removes a cache that is not needed any more, where no process has it; `false`: one has, or makes it.
+    ///
+    /// # Errors
+    /// When the directory cannot be removed.
+    pub fn remove_unused(dir: &Path) -> Result<bool, CacheError> {
+        place::remove_unused(dir)
     }
 
     /// Whether this version could open the cache in `dir`; nothing is opened for it, and a driver may be using it.

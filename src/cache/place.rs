@@ -51,6 +51,19 @@ pub(super) fn close_to_others(dir: &Path) -> Result<(), CacheError> {
     fs::set_permissions(dir, Permissions::from_mode(OWNERS)).map_err(CacheError::io("cache directory"))
 }
 
+/// Whether it was removed: a cache that nobody needs any more and no process has. One that is being made is let alone.
+pub(super) fn remove_unused(dir: &Path) -> Result<bool, CacheError> {
+    // The log is made under the lock: before it is there, the lock says nothing.
+    if !dir.join("log").exists() {
+        return Ok(false);
+    }
+    match super::open::lock(dir) {
+        Ok(_held) => fs::remove_dir_all(dir).map(|()| true).map_err(CacheError::io("cache directory")),
+        Err(CacheError::Locked(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +114,17 @@ mod tests {
         fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
         drop(Cache::open(Env::real(), options(&dir)).unwrap());
         assert_eq!(mode(&dir), 0o700);
+    }
+
+    #[test]
+    fn only_what_nobody_has_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("one");
+        fs::create_dir(&dir).unwrap();
+        assert!(!remove_unused(&dir).unwrap(), "it is being made");
+        let cache = Cache::create(Env::real(), options(&dir), &origin()).unwrap();
+        assert!(!remove_unused(&dir).unwrap() && dir.exists(), "in use");
+        drop(cache);
+        assert!(remove_unused(&dir).unwrap() && !dir.exists());
     }
 }

@@ -17,7 +17,7 @@ use crate::config::file_name_of;
 use crate::fuse::{Custody, HoldOptions, MountOptions, check_place, hold};
 use crate::keeper;
 use crate::types::{Fault, FaultKind, Identity};
-use crate::volume::reader_cache;
+use crate::volume::mounted_reader_cache;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -94,7 +94,7 @@ impl MountArgs {
         }
         let socket = std::path::absolute(super::control::socket_path(&context.settings.run_dir, dir))?;
         let digest = Sha256::digest(socket.as_os_str().as_bytes());
-        Ok(reader_cache(&base, digest.first_chunk().copied().unwrap_or_default()))
+        Ok(mounted_reader_cache(&base, digest.first_chunk().copied().unwrap_or_default()))
     }
 }
 

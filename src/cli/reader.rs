@@ -11,10 +11,9 @@ use crate::log::control::Chain;
 use crate::log::lookup::Books;
 use crate::store::Objects;
 use crate::types::{Attr, Fault, FaultKind, Identity, Ino, ROOT, show_name};
-use crate::volume::{HydrateMode, Moment, RunOptions, Volume, reader_cache, reader_of};
+use crate::volume::{HydrateMode, Moment, ReaderDir, RunOptions, Volume, reader_cache, reader_of};
 use clap::Args;
 use jiff::tz::TimeZone;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Which volume.
@@ -117,7 +116,8 @@ pub(super) async fn find(reader: &Reader, volume: &Identity, asked: &At) -> Resu
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) volume: Arc<Volume>,
-    dir: PathBuf,
+    // After the volume, whose files it has.
+    _dir: ReaderDir,
 }
 
 impl Tree {
@@ -125,7 +125,7 @@ impl Tree {
         let dir = reader_cache(&context.settings.cache_of(&reading.volume), context.env.random());
         let run = RunOptions { hydrate: HydrateMode::Metadata, ..RunOptions::default() };
         let volume = Volume::open_reader(&reading.books, &reading.volume, CacheOptions::new(&dir), moment, run, &|_| {}).await?;
-        Ok(Self { volume, dir })
+        Ok(Self { volume, _dir: ReaderDir::at(&dir) })
     }
 
     pub(super) fn cache(&self) -> &Arc<Cache> {
@@ -159,8 +159,6 @@ impl Tree {
 
     /// Ends it; nothing is left behind.
     pub(super) async fn close(self) -> Result<(), Fault> {
-        let closed = self.volume.close().await;
-        std::fs::remove_dir_all(&self.dir)?;
-        closed
+        self.volume.close().await
     }
 }

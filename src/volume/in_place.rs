@@ -20,7 +20,7 @@
 //! leaves the claim, and the next mount finds nothing to do but that. So nothing that the cache had in no commit is mixed with the older tree.
 
 use super::live::RunOptions;
-use super::reader::{Moment, reader_cache, reader_of};
+use super::reader::{Moment, ReaderDir, reader_cache, reader_of};
 use super::restore::AUTHOR;
 use super::{HydrateMode, Volume};
 use crate::cache::{Cache, CacheOptions};
@@ -253,7 +253,7 @@ async fn write(
 /// A tree in a cache of its own, which ends with it.
 struct Laid {
     volume: Arc<Volume>,
-    dir: PathBuf,
+    _dir: ReaderDir,
 }
 
 impl Laid {
@@ -262,7 +262,7 @@ impl Laid {
         let dir = reader_cache(scratch, books.env.random());
         let run = RunOptions { hydrate: HydrateMode::Metadata, ..RunOptions::default() };
         let volume = Volume::open_reader(books, volume, CacheOptions::new(&dir), moment, run, &|_| {}).await?;
-        Ok(Self { volume, dir })
+        Ok(Self { volume, _dir: ReaderDir::at(&dir) })
     }
 
     fn cache(&self) -> &Arc<Cache> {
@@ -271,13 +271,5 @@ impl Laid {
 
     async fn close(&self) -> Result<(), Fault> {
         self.volume.close().await
-    }
-}
-
-impl Drop for Laid {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            tracing::warn!(%error, dir = %self.dir.display(), "what a restore laid out was not removed; it may be deleted");
-        }
     }
 }

@@ -47,6 +47,6 @@ pub use ops::{
     Admission, Answer, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime,
     Written,
 };
-pub use reader::{Moment, reader_cache, reader_of};
+pub use reader::{Moment, ReaderDir, mounted_reader_cache, reader_cache, reader_of};
 pub use restore::{AUTHOR, CLONE, Restorable, RestoreParams, Restored, release, restore};
 pub use scrub::{BadData, Outdated, ScrubReport, Scrubs, TellKernel};

@@ -16,6 +16,7 @@ use crate::store::Objects;
 use crate::types::{CacheId, Epoch, Fault, FaultKind, Identity, Incarnation, Seq, UnixNanos};
 use crate::writeback::LastCommit;
 use parking_lot::Mutex;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,7 +36,8 @@ const SHOWN: &str = "reader.shown";
 const UNLIMITED: Sizes = Sizes { cache_max: u64::MAX, dirty_max: u64::MAX, capacity: None };
 
 impl Volume {
-    /// Opens a volume to read one moment of it. `cache` is a directory of its own.
+    /// Opens a volume to read one moment of it. `cache` is a directory of its own (see [`reader_cache`]): of an opening that fails nothing is
+    /// left there. What readers that were killed left beside it is removed.
     ///
     /// # Errors
     /// As [`Self::open`]; [`FaultKind::NotFound`]: no such volume, commit or branch.
@@ -47,6 +49,13 @@ impl Volume {
         run: RunOptions,
         waiting: &(dyn Fn(&str) + Sync),
     ) -> Result<Arc<Self>, Fault> {
+        let left = ReaderDir::at(&cache.dir);
+        let beside = cache.dir.clone();
+        let work = move || {
+            sweep(&beside);
+            Ok::<_, Fault>(())
+        };
+        books.env.blocking(work).await?;
         let (objects, reader) = reader_of(books, identity, waiting).await?;
         let tip = reader.tip(Hint::default()).await?;
         if tip.phase == Phase::Fenced {
@@ -86,6 +95,7 @@ impl Volume {
         if run.hydrate == HydrateMode::Eager {
             volume.hydrate_all().await?;
         }
+        left.keep();
         Ok(volume)
     }
 
@@ -114,7 +124,7 @@ impl Volume {
         let later = Arc::clone(&volume);
         let task = env.spawn(async move {
             loop {
-                match objects_of(&mut books, &later.identity, local.origin().incarnation).await {
+                match objects_of(&mut books, later.identity(), local.origin().incarnation).await {
                     Ok(objects) => {
                         let fetcher = Arc::new(Fetcher::new(objects, local, run.fetch));
                         later.engine.set(Engine { fetcher, writeback: None, run: Mutex::new(None) });
@@ -168,10 +178,103 @@ pub async fn reader_of(books: &Books, identity: &Identity, waiting: &(dyn Fn(&st
     Ok((objects.clone(), Reader::new(Site::of(objects))))
 }
 
-/// Where a reader's cache of one commit lies, beside the volume's own. `which`: by chance, or told by the mount's place.
+/// The directory of a reader's cache, removed with this: it holds nothing of its own.
+#[derive(Debug)]
+pub struct ReaderDir(PathBuf);
+
+impl ReaderDir {
+    /// What lies in `dir`, now or later.
+    #[must_use]
+    pub fn at(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+
+    fn keep(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
+
+impl Drop for ReaderDir {
+    fn drop(&mut self) {
+        if self.0.as_os_str().is_empty() {
+            return;
+        }
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(%error, dir = %self.0.display(), "a reader's cache is left behind: it may be deleted");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Removes what readers left that were killed, of all volumes whose caches lie together.
+fn sweep(beside: &Path) {
+    let Some(entries) = beside.parent().and_then(|dir| std::fs::read_dir(dir).ok()) else { return };
+    for dir in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(READER)).map(|entry| entry.path()) {
+        match Cache::remove_unused(&dir) {
+            Ok(true) => tracing::info!(dir = %dir.display(), "the cache of a reader that was killed is removed"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, dir = %dir.display(), "the cache of a reader that was killed is not removed"),
+        }
+    }
+}
+
+/// What a reader's cache is called, behind the name of the volume's own.
+const READER: &str = ".reader-";
+
+/// That of a mount: its next driver goes on with it, so nobody else removes it while no driver has it.
+const MOUNTED: &str = ".mounted-";
+
+/// Where a reader's cache of one commit lies, beside the volume's own.
 #[must_use]
-pub fn reader_cache(base: &Path, which: [u8; 8]) -> PathBuf {
+pub fn reader_cache(base: &Path, random: [u8; 8]) -> PathBuf {
+    beside(base, READER, random)
+}
+
+/// Where that of a mount lies. `place`: told by the mount's directory, which has one mount at a time.
+#[must_use]
+pub fn mounted_reader_cache(base: &Path, place: [u8; 8]) -> PathBuf {
+    beside(base, MOUNTED, place)
+}
+
+fn beside(base: &Path, what: &str, which: [u8; 8]) -> PathBuf {
     let mut name = base.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".reader-{}", hex::encode(which)));
+    name.push(format!("{what}{}", hex::encode(which)));
     base.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::types::{Incarnation, StoreId};
+
+    #[test]
+    fn only_readers_that_are_gone_are_swept_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let mut options = CacheOptions::new(&dir.path().join(name));
+            (options.any_file_system, options.no_sync, options.log_bytes) = (true, true, 256 << 10);
+            let origin = CacheOrigin {
+                store_id: StoreId([1; 16]),
+                incarnation: Incarnation([2; 16]),
+                identity: Identity::parse("g/a").unwrap(),
+                cache_id: CacheId([3; 16]),
+            };
+            Cache::create(Env::real(), options, &origin).unwrap()
+        };
+        let live = make("g~a.reader-01");
+        for name in ["g~a", "g~a.aside-02", "g~a.mounted-05", "g~a.reader-03", "g~b.reader-04"] {
+            drop(make(name));
+        }
+        sweep(&reader_cache(&dir.path().join("g~a"), [9; 8]));
+        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["g~a", "g~a.aside-02", "g~a.mounted-05", "g~a.reader-01"]);
+        drop(live);
+        drop(ReaderDir::at(&dir.path().join("g~a.reader-01")));
+        ReaderDir::at(&dir.path().join("g~a")).keep();
+        assert!(!dir.path().join("g~a.reader-01").exists() && dir.path().join("g~a").exists());
+    }
 }
