@@ -31,9 +31,9 @@ pub(super) struct Copied {
     pub(super) not_owned: u64,
 }
 
-/// Copies `attr` and all below it to `dest`, which does not exist.
-pub(super) fn copy_out(tree: &Tree, attr: &Attr, dest: &Path) -> Result<Copied, Fault> {
-    let mut copy = Copy { tree, links: HashMap::new(), done: Copied::default() };
+/// Copies `attr` and all below it to `dest`, which does not exist, or is the empty directory that the copy is to be (`into`).
+pub(super) fn copy_out(tree: &Tree, attr: &Attr, dest: &Path, into: bool) -> Result<Copied, Fault> {
+    let mut copy = Copy { tree, into: into.then_some(dest), links: HashMap::new(), done: Copied::default() };
     // Directories get their times last: what is made in them changes these.
     let mut finished_dirs: Vec<(PathBuf, Attr)> = Vec::new();
     let mut waiting = vec![(dest.to_path_buf(), attr.clone())];
@@ -57,6 +57,8 @@ pub(super) fn copy_out(tree: &Tree, attr: &Attr, dest: &Path) -> Result<Copied, 
 
 struct Copy<'a> {
     tree: &'a Tree,
+    /// The directory that is there already.
+    into: Option<&'a Path>,
     /// Where an inode with several names was written first.
     links: HashMap<Ino, PathBuf>,
     done: Copied,
@@ -77,8 +79,11 @@ impl Copy<'_> {
         match attr.kind() {
             libc::S_IFDIR => {
                 // Until all below it is there and has its mode: what is not open to others there must not be open to them here meanwhile.
-                DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
-                return Ok(true);
+                let made = match self.into {
+                    Some(there) if there == path => std::fs::set_permissions(path, Permissions::from_mode(0o700)),
+                    _ => DirBuilder::new().mode(0o700).create(path),
+                };
+                return made.map(|()| true).map_err(failed);
             }
             libc::S_IFREG => self.file(path, attr)?,
             libc::S_IFLNK => {

@@ -287,19 +287,30 @@ fn archive(context: &Context, from: &TreeArgs, to: Option<&PathBuf>) -> Result<E
 
 /// `holdfast export`: the content of a directory into a new or empty one.
 pub(super) fn export(context: &Context, args: &CopyArgs) -> Result<Exit, Fault> {
-    if let Ok(mut entries) = std::fs::read_dir(&args.to) {
-        if entries.next().is_some() {
-            return Err(Fault::new(FaultKind::Exists, format!("{} is not empty; nothing is overwritten", args.to.display())));
+    let refuse = |why: &str| Err(Fault::new(FaultKind::Exists, format!("{} {why}; nothing is overwritten", args.to.display())));
+    // A mount point cannot be removed and made anew, nor a directory that is given back when nothing can be exported: it is copied into.
+    let there = match std::fs::read_dir(&args.to).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Some(std::fs::canonicalize(&args.to)?),
+        Ok(false) => return refuse("is not empty"),
+        Err(_) if std::fs::symlink_metadata(&args.to).is_ok() => return refuse("is no directory that can be read"),
+        Err(_) => None,
+    };
+    let (into, dest) = (there.is_some(), there.unwrap_or_else(|| args.to.clone()));
+    let (what, _) = with_tree(context, &args.from, move |tree, attr| {
+        if !attr.is_dir() {
+            let why = format!("this is a {}, not a directory: `holdfast cp` copies it", kind(attr).1);
+            return Err(Fault::new(FaultKind::Invalid, why));
         }
-        std::fs::remove_dir(&args.to)?;
-    }
-    copy_out(context, args)
+        copy::copy_out(tree, attr, &dest, into)
+    })?;
+    context.answer(&Copied { to: args.to.display().to_string(), what })?;
+    Ok(Exit::Done)
 }
 
 fn copy_out(context: &Context, args: &CopyArgs) -> Result<Exit, Fault> {
     let to: &Path = &args.to;
     let dest = to.to_path_buf();
-    let (what, _) = with_tree(context, &args.from, move |tree, attr| copy::copy_out(tree, attr, &dest))?;
+    let (what, _) = with_tree(context, &args.from, move |tree, attr| copy::copy_out(tree, attr, &dest, false))?;
     context.answer(&Copied { to: to.display().to_string(), what })?;
     Ok(Exit::Done)
 }
