@@ -90,11 +90,26 @@ struct ErrorFields {
     exit_code: u8,
 }
 
-/// Tells why a command failed: for people on standard error; with `--json` also a document on standard output.
-pub(super) fn report(fault: &Fault, json: bool) {
+/// Where the document of an error goes, when documents are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Documents {
+    /// None is asked for.
+    No,
+    /// As answers do.
+    Output,
+    /// Standard output has a file's bytes or an archive: nothing may stand behind them.
+    Errors,
+}
+
+/// Tells why a command failed: for people on standard error; with `--json` also a document on standard output, or on standard error alone.
+pub(super) fn report(fault: &Fault, documents: Documents) {
+    let error = ErrorFields { kind: exit::word(fault.kind), message: fault.to_string(), exit_code: exit::code(fault.kind) };
+    if documents == Documents::Errors {
+        let _ = write_json(&mut io::stderr(), &ErrorDocument { error });
+        return;
+    }
     let _ = writeln!(io::stderr(), "holdfast: {fault}");
-    if json {
-        let error = ErrorFields { kind: exit::word(fault.kind), message: fault.to_string(), exit_code: exit::code(fault.kind) };
+    if documents == Documents::Output {
         let _ = write_json(&mut io::stdout(), &ErrorDocument { error });
     }
 }

@@ -48,7 +48,7 @@ use crate::telemetry::{init_logs, names};
 use crate::types::{Fault, FaultKind};
 use args::{Arguments, Command, Flags};
 use clap::Parser;
-use context::Context;
+use context::{Context, Documents};
 use exit::Exit;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -65,11 +65,16 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::code(FaultKind::Invalid) } else { 0 });
         }
     };
-    let json = arguments.json;
+    let documents = match &arguments.command {
+        _ if !arguments.json => Documents::No,
+        Command::Cat(_) => Documents::Errors,
+        Command::Cp(args) if args.to_output() => Documents::Errors,
+        _ => Documents::Output,
+    };
     match run(arguments) {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(fault) => {
-            context::report(&fault, json);
+            context::report(&fault, documents);
             ExitCode::from(exit::code(fault.kind))
         }
     }

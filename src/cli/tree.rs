@@ -56,6 +56,13 @@ pub struct CpArgs {
     tar: bool,
 }
 
+impl CpArgs {
+    /// Whether the archive goes to standard output.
+    pub(super) fn to_output(&self) -> bool {
+        self.tar && self.copy.to.as_os_str() == "-"
+    }
+}
+
 /// Bytes of a file read at once.
 const CHUNK: usize = 1 << 20;
 /// Entries listed at once.
@@ -255,7 +262,7 @@ impl Answer for Copied {
 /// `holdfast cp`: a file or a whole directory, with owners, modes, times, xattrs, ACLs, links and holes.
 pub(super) fn cp(context: &Context, args: &CpArgs) -> Result<Exit, Fault> {
     let CopyArgs { from, to } = &args.copy;
-    let out = args.tar && to.as_os_str() == "-";
+    let out = args.to_output();
     if !out && std::fs::symlink_metadata(to).is_ok() {
         return Err(Fault::new(FaultKind::Exists, format!("{} is there already; nothing is overwritten", to.display())));
     }
