@@ -24,11 +24,8 @@ pub(super) fn encode<M: Message>(
 
 /// The inverse; also gives the header's epoch.
 pub(super) fn decode<M: Message + Default>(bytes: &Bytes, sealer: &Sealer, kind: Kind, name: &str) -> Result<(M, Epoch), FormatError> {
-    let opened = sealer.open(kind, name, None, bytes)?;
-    let [frame] = opened.frames.as_slice() else {
-        return Err(Reason::invalid(format!("{} frames where one message is expected", opened.frames.len())).of(name));
-    };
-    Ok((parse(frame).map_err(|reason| reason.of(name))?, opened.epoch))
+    let (frame, epoch) = sealer.open_message(kind, name, bytes)?;
+    Ok((parse(&frame).map_err(|reason| reason.of(name))?, epoch))
 }
 
 /// A message from its plain bytes.

@@ -17,6 +17,7 @@ pub mod delta;
 mod error;
 pub mod fuzz;
 pub mod keys;
+mod kind;
 pub mod limits;
 pub mod marker;
 mod message;

@@ -16,6 +16,8 @@
 //!
 //! No (key, nonce) is used twice: the salt is new for each object, and frames are counted.
 
+pub use super::kind::Kind;
+
 use super::error::{FormatError, Reason};
 use super::{codec, limits, names};
 use crate::rpc;
@@ -43,65 +45,6 @@ const MAGIC: &[u8; 4] = b"HFO1";
 #[must_use]
 pub fn hash(object: &[u8]) -> Hash {
     Hash(Sha256::digest(object).into())
-}
-
-/// What an object is: in its header, and in its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "each is the object of that name in proto/volume.proto")]
-pub enum Kind {
-    KeyRing = 1,
-    Name = 2,
-    Volume = 3,
-    LogRecord = 4,
-    Pack = 5,
-    CheckpointIndex = 6,
-    CheckpointPart = 7,
-    Control = 8,
-    Block = 9,
-    Branch = 10,
-}
-
-impl Kind {
-    const ALL: [Self; 10] = [
-        Self::KeyRing,
-        Self::Name,
-        Self::Volume,
-        Self::LogRecord,
-        Self::Pack,
-        Self::CheckpointIndex,
-        Self::CheckpointPart,
-        Self::Control,
-        Self::Block,
-        Self::Branch,
-    ];
-
-    /// In words, for messages.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::KeyRing => "key ring",
-            Self::Name => "name record",
-            Self::Volume => "volume record",
-            Self::LogRecord => "log record",
-            Self::Pack => "pack",
-            Self::CheckpointIndex => "checkpoint index",
-            Self::CheckpointPart => "checkpoint part",
-            Self::Control => "control record",
-            Self::Block => "block marker",
-            Self::Branch => "branch",
-        }
-    }
-
-    /// The most bytes an object of this kind may have.
-    #[must_use]
-    pub fn bytes_max(self) -> usize {
-        match self {
-            Self::LogRecord => limits::COMMIT_BYTES_MAX,
-            Self::Pack => limits::PACK_BYTES_MAX,
-            _ => limits::OBJECT_BYTES_MAX,
-        }
-    }
 }
 
 /// How a store's objects are sealed: fixed in its marker.
@@ -249,10 +192,17 @@ impl Sealer {
     /// # Errors
     /// Anything but an object of this kind, sealed under this name with this key.
     pub fn open(&self, kind: Kind, name: &str, epoch: Option<Epoch>, bytes: &Bytes) -> Result<Opened, FormatError> {
-        self.open_all(kind, name, epoch, bytes).map_err(|reason| reason.of(name))
+        self.open_all(kind, name, epoch, bytes, limits::FRAMES_MAX).map_err(|reason| reason.of(name))
     }
 
-    fn open_all(&self, kind: Kind, name: &str, epoch: Option<Epoch>, bytes: &[u8]) -> Result<Opened, Reason> {
+    /// Opens a whole object of one frame. Of another number none is opened: together they may have very many times its bytes.
+    pub(super) fn open_message(&self, kind: Kind, name: &str, bytes: &Bytes) -> Result<(Bytes, Epoch), FormatError> {
+        let opened = self.open_all(kind, name, None, bytes, 1).map_err(|reason| reason.of(name))?;
+        let frame = opened.frames.into_iter().next();
+        Ok((frame.ok_or_else(|| Reason::invalid("no frame").of(name))?, opened.epoch))
+    }
+
+    fn open_all(&self, kind: Kind, name: &str, epoch: Option<Epoch>, bytes: &[u8], frames_max: usize) -> Result<Opened, Reason> {
         if bytes.len() > kind.bytes_max() {
             return Err(Reason::Limit { what: "object", length: bytes.len() as u64, max: kind.bytes_max() as u64 });
         }
@@ -262,6 +212,9 @@ impl Sealer {
         }
         let context = Context::new(self, &header, name);
         let ranges = table(bytes, header.frames)?;
+        if ranges.len() > frames_max {
+            return Err(Reason::invalid(format!("{} frames where one message is expected", ranges.len())));
+        }
         let mut frames = Vec::with_capacity(ranges.len());
         for (number, range) in ranges.into_iter().enumerate() {
             let frame = context.open(number as u32, &bytes[range])?;

@@ -91,6 +91,16 @@ fn frames_are_small_when_they_can_be() {
     assert!(sealer.open(Kind::Pack, &name, Some(2), &sealed.bytes).is_err());
 }
 
+#[test]
+fn of_a_message_in_many_frames_none_is_opened() {
+    let clear = sealer(Cipher::None);
+    let name = names::key_ring(1);
+    // Opened, the first would say that its codec is not known: 65,536 of them could take 256 GiB.
+    let sealed = clear.seal(Kind::KeyRing, &name, 0, [0; 32], &[b"\x09x", b"\x09y"]).unwrap();
+    let refused = super::message::decode::<rpc::KeyRing>(&sealed.bytes, &clear, Kind::KeyRing, &name).unwrap_err().to_string();
+    assert!(refused.contains("2 frames where one message is expected"), "{refused}");
+}
+
 /// A delta with one of everything, which breaks no rule.
 fn a_delta() -> rpc::Delta {
     let name = names::relative(LIFE, &names::pack(LIFE, 4, [1; 16])).unwrap();
