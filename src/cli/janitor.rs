@@ -50,6 +50,11 @@ async fn one(context: &Context, volume: &Identity, args: &VolumesArgs, rules: &R
     }
     let sweeping = Sweeping { rules: Some(rules), planned: None, dry_run: false, author: AUTHOR, now };
     let swept = sweep(&reading.objects, &reading.reader, &sweeping).await?;
+    // Of whoever may not delete: a controller, mostly.
+    match store::sweep_clocks(&*reading.books.store, now).await {
+        Ok(removed) => tracing::debug!(removed, "objects that had asked for the time"),
+        Err(error) => tracing::warn!(%error, "objects that had asked for the time stay, below probe/"),
+    }
     let mut done = Done::new(volume, &swept, false);
     done.snapshots = made;
     Ok(done)

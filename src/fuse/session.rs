@@ -86,7 +86,7 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> io::Result<Init> {
     }
     let init = Init { minor: config.kernel_abi().1, capabilities: offered.bits() };
     if let Err(missing) = config.add_capabilities(REQUIRED) {
-        tracing::error!(?missing, "this kernel's FUSE is too old: 5.2 or later is needed, 6.9 for restarts without a trace");
+        tracing::error!(?missing, "this kernel's FUSE is too old: Linux 5.10 or later is needed, 6.9 for restarts without a trace");
         return Err(io::Error::from_raw_os_error(libc::EPROTO));
     }
     for flag in WISHED.intersection(offered | !InitFlags::FUSE_HAS_RESEND).iter() {

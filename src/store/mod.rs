@@ -16,7 +16,7 @@ mod probe;
 mod url;
 mod wrap;
 
-pub use clock::now;
+pub use clock::{now, sweep_clocks};
 pub use file::FileStore;
 pub use init::{Initialized, init, read_marker};
 pub use memory::Memory;
