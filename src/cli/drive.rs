@@ -74,8 +74,7 @@ async fn drive(context: &Context, args: &MountArgs, dir: PathBuf, holder: Option
         Some(address) => Some(Exporter::start(address, driver.metrics()).await?),
         None => None,
     };
-    let (env, posix) = (context.env.clone(), Arc::clone(volume.posix()));
-    let line = holder.clone();
+    let (env, posix, line) = (context.env.clone(), Arc::clone(volume.posix()), holder.clone());
     let started = tokio::task::spawn_blocking(move || match &held {
         Some(held) => Mount::resume(&env, &posix, &options, held),
         None => Mount::start(&env, &posix, &options, line.as_ref()),

@@ -37,6 +37,7 @@ fn a_driver_that_starts_without_its_key_commits_as_soon_as_it_is_back() {
     let mut file = File::create(kept.root().join("after")).unwrap();
     file.write_all(b"late").unwrap();
     file.sync_all().unwrap();
+    drop(file);
     fs::rename(&away, kept.rig.key()).unwrap();
     kept.rig.flush("first");
     let (code, status) = kept.status();

@@ -43,6 +43,7 @@ fn a_mount_that_is_only_read_outlives_its_driver() {
     fs::rename(&away, kept.rig.store()).unwrap();
     assert!(fs::read(root.join("later")).unwrap() == content(1, LENGTH));
     open.read_to_end(&mut bytes).unwrap();
+    drop(open);
     assert!(bytes == content(1, LENGTH));
     let (code, status) = kept.status();
     same(code, &status);
