@@ -286,3 +286,68 @@ fn fsyncs_of_many_files_at_once_all_end() {
         assert_eq!(fs::read(volume.root().join(format!("w{worker}"))).expect("a read"), vec![worker; 40 * 4096]);
     }
 }
+
+fn attribute(path: &Path) -> String {
+    let said =
+        harness::command::succeed(std::process::Command::new("getfattr").args(["-n", "user.holdfast.state", "--only-values"]).arg(path));
+    said.trim().to_owned()
+}
+
+/// > **S21.** `getfattr -n user.holdfast.state FILE` says of a file or directory `commit N`: commit N, the newest that is known, has it as it is,
+/// > its names and those of the directories above it too; or `dirty since TIME`: something of it is in no commit, and TIME is not later than the
+/// > first change that is not; or `local`: no commit takes it; or `unlinked`. What was written before the call counts, whether the kernel had sent it
+/// > or not. Whoever may read the file may ask, whether the store answers or not; the attribute is not listed, in no commit, and setting or
+/// > removing it is refused with EPERM.
+#[test]
+fn where_a_file_stands_can_be_asked() {
+    let policy = lab();
+    let lines = policy.path().join("policy");
+    fs::write(&lines, "/tmp/ local\n* debounced quiet=1h max=2h\n").expect("a policy");
+    let mut volume = Holdfast::with("s21", &["--policy", &lines.display().to_string()]);
+    let root = volume.root().to_path_buf();
+    for dir in ["dir", "tmp"] {
+        fs::create_dir(root.join(dir)).expect("a directory");
+    }
+    let (path, local) = (root.join("dir/file"), root.join("tmp/file"));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).expect("a file");
+    fs::write(&local, b"x").expect("a file");
+    assert!(attribute(&path).starts_with("dirty since 20"), "{}", attribute(&path));
+    let first = volume.flush();
+    assert_eq!([&path, &root.join("dir"), &root].map(|path| attribute(path)), [(); 3].map(|()| format!("commit {first}")));
+    assert_eq!(attribute(&local), "local");
+    // The kernel has it and has not sent it; the descriptor stays open.
+    file.write_all_at(b"written", 0).expect("a write");
+    assert!(attribute(&path).starts_with("dirty since 20"), "{}", attribute(&path));
+    let second = volume.flush();
+    assert_eq!(attribute(&path), format!("commit {second}"));
+    // SAFETY: a new mapping of an open file, written within its length, and removed again.
+    unsafe {
+        let flags = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        let map = libc::mmap(std::ptr::null_mut(), 7, flags.0, flags.1, file.as_raw_fd(), 0);
+        assert_ne!(map, libc::MAP_FAILED);
+        map.cast::<u8>().write(b'W');
+        assert!(attribute(&path).starts_with("dirty since 20"), "{}", attribute(&path));
+        libc::munmap(map, 7);
+    }
+    let third = volume.flush();
+    assert_eq!(attribute(&path), format!("commit {third}"));
+    fs::rename(root.join("dir"), root.join("moved")).expect("a rename");
+    let path = root.join("moved/file");
+    assert!(attribute(&path).starts_with("dirty since 20"), "{}", attribute(&path));
+    volume.bounce();
+    assert!(attribute(&path).starts_with("dirty since before 20"), "{}", attribute(&path));
+    let fourth = volume.flush();
+    assert_eq!(attribute(&path), format!("commit {fourth}"));
+    let shown = lab();
+    volume.export(fourth, shown.path());
+    assert_eq!(fs::read(shown.path().join("moved/file")).expect("an export"), b"Written");
+    volume.bounce();
+    assert_eq!(attribute(&path), format!("commit {fourth}"));
+    let refused = |arguments: &[&str]| {
+        let output = std::process::Command::new("setfattr").args(arguments).arg(&path).output().expect("setfattr runs");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(refused(&["-n", "user.holdfast.state", "-v", "x"]).contains("Operation not permitted"));
+    assert!(refused(&["-x", "user.holdfast.state"]).contains("Operation not permitted"));
+    assert_eq!(harness::command::succeed(std::process::Command::new("getfattr").args(["-d", "-m", "-"]).arg(&path)), "");
+}

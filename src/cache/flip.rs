@@ -39,6 +39,8 @@ pub(super) struct Flip {
     pub(super) busy: AtomicBool,
     // A commit is being taken over: extents point to objects that meta.db does not have durably yet.
     pub(super) resolving: AtomicBool,
+    // The newest commit of this process that is stored; 0: none. Before what it holds counts as clean.
+    pub(super) landed: AtomicU64,
 }
 
 /// The files that a seal froze, by number, so that there may be very many of them. Those that are not in memory are frozen as

@@ -47,6 +47,7 @@ mod slots;
 mod space;
 mod spoiled;
 mod spool;
+mod stored;
 mod touched;
 mod turn;
 mod types;
@@ -65,6 +66,7 @@ pub use load::Loader;
 pub use options::CacheOptions;
 pub use repair::Repair;
 pub use seal::Seal;
+pub use stored::{Since, Stored};
 pub use touched::Touched;
 pub use turn::{Place, Turn};
 pub use types::{

@@ -335,7 +335,7 @@ impl Cache {
         }
         drop(meta);
         if self.changed() {
-            let _ = self.totals.changed(&self.env);
+            self.totals.inherit(&self.env);
         }
         Ok(())
     }

@@ -95,6 +95,7 @@ impl Cache {
         };
         let mut begun = Begun::new(self);
         self.seal.resolving.store(true, Ordering::SeqCst);
+        self.seal.landed.store(head.seq, Ordering::SeqCst);
         let (mut last, mut cursor) = (0, 0);
         loop {
             let window = self.seal.taken.lock().after(last, WINDOW);
@@ -135,6 +136,9 @@ impl Cache {
         self.apply_locked(&mut batch, begun)?;
         self.seal.resolving.store(false, Ordering::SeqCst);
         *self.head.lock() = Some(head);
+        if !seal.waiting.some {
+            self.totals.inherited.store(false, Ordering::SeqCst);
+        }
         self.totals.oldest_frozen.store(0, Ordering::SeqCst);
         self.totals.rows_frozen.store(0, Ordering::Relaxed);
         self.seal.shadow.end();

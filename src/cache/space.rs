@@ -3,7 +3,7 @@
 use super::file::{Content, Told};
 use super::types::CacheError;
 use crate::env::Env;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Sums over all files, hot or not.
@@ -26,6 +26,8 @@ pub(super) struct Totals {
     /// monotonic clock: an age must not depend on a clock that may be set; 0: none.
     pub(super) oldest: AtomicI64,
     pub(super) oldest_frozen: AtomicI64,
+    /// Something was dirty when the process began, and is: nobody knows since when.
+    pub(super) inherited: AtomicBool,
 }
 
 fn shift(total: &AtomicU64, old: u64, new: u64) {
@@ -66,6 +68,12 @@ impl Totals {
         }
         let now = i64::try_from(env.monotonic().as_nanos()).unwrap_or(i64::MAX).max(1);
         self.oldest.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Something was changed before this process began.
+    pub(super) fn inherit(&self, env: &Env) {
+        let _ = self.changed(env);
+        self.inherited.store(true, Ordering::SeqCst);
     }
 }
 

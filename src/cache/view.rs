@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 
 /// More directories above a name than any path has.
-const DEPTH: usize = 4096;
+pub(super) const DEPTH: usize = 4096;
 
 /// What of the metadata can be asked, at one instant.
 pub struct View<'a> {

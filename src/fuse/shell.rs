@@ -7,7 +7,7 @@ use super::attr::{GENERATION, file_type, from_request, from_system, negative, to
 use super::errno::errno;
 use super::session::negotiate;
 use super::times::Op;
-use super::work::Work;
+use super::work::{Work, value};
 use crate::cache::RequestId;
 use crate::types::{Attr, PAGE};
 use crate::volume::{Caller, NewEntry, Posix, PosixError, RenameMode, Seek, SetAttr};
@@ -80,15 +80,6 @@ impl Shell {
 }
 
 // An attribute's value or list, or its length when that was asked for.
-fn value(found: Result<Vec<u8>, PosixError>, room: u32, reply: ReplyXattr) {
-    match found {
-        Ok(value) if room == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > room as usize => reply.error(errno(PosixError::BufferTooSmall)),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
 fn rename_mode(flags: RenameFlags) -> Option<RenameMode> {
     if flags.is_empty() {
         Some(RenameMode::Replace)
@@ -365,6 +356,9 @@ impl Filesystem for Shell {
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _timed = self.work.timed(Op::Getxattr);
         self.work.received(request);
+        if crate::volume::is_state(name.as_bytes()) {
+            return self.work.state(ino.0, name.as_bytes(), size, reply);
+        }
         value(self.posix().getxattr(ino.0, name.as_bytes()), size, reply);
     }
 

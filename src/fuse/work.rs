@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::types::{ByteRange, Fault, Ino};
 use crate::volume::{Caller, Posix, PosixError, RenameMode, Seek, Written};
 use crate::writeback::Brought;
-use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite, Request};
+use fuser::{ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite, ReplyXattr, Request};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -354,23 +354,46 @@ impl Work {
         }
     }
 
+    /// Where a file stands. What the kernel holds of it comes in before, and counts: to us it would be as if it were not there.
+    pub(super) fn state(self: &Arc<Self>, ino: Ino, name: &[u8], size: u32, reply: ReplyXattr) {
+        if !self.posix.is_writable_open(ino) {
+            return value(self.posix.getxattr(ino, name), size, reply);
+        }
+        let (work, name) = (Arc::clone(self), name.to_vec());
+        self.flushes.run(move || {
+            let mut open = Vec::new();
+            match work.flush(ino, &mut open) {
+                // Closed meanwhile, it has sent everything.
+                Err(error) if work.posix.is_writable_open(ino) => {
+                    tracing::warn!(ino, %error, "what the kernel holds of a file could not be brought in, so nobody knows where it stands");
+                    reply.error(errno(PosixError::Io));
+                }
+                Ok(()) | Err(_) => value(work.posix.getxattr(ino, &name), size, reply),
+            }
+            drop(open);
+        });
+    }
+
     // Returns what is to be closed after the reply. A file closed meanwhile holds nothing back.
     fn flush_before(&self, inodes: &[Ino]) -> Vec<Flushed<'_>> {
         let mut open = Vec::new();
         for ino in inodes.iter().filter(|ino| self.posix.is_writable_open(**ino)) {
-            let flushed = match &self.hands {
-                Hands::Own(outside) => {
-                    let (flushed, file) = outside.flush(*ino);
-                    open.push(Flushed::Own { _file: file });
-                    flushed.map_err(Fault::from)
-                }
-                Hands::Holder(holder) => holder.flush(*ino).map(|line| open.push(Flushed::Line { _line: line })),
-            };
-            if let Err(error) = flushed {
+            if let Err(error) = self.flush(*ino, &mut open) {
                 tracing::warn!(ino, %error, "the kernel's bytes of a file could not all be brought in before an operation on it");
             }
         }
         open
+    }
+
+    fn flush<'a>(&'a self, ino: Ino, open: &mut Vec<Flushed<'a>>) -> Result<(), Fault> {
+        match &self.hands {
+            Hands::Own(outside) => {
+                let (flushed, file) = outside.flush(ino);
+                open.push(Flushed::Own { _file: file });
+                flushed.map_err(Fault::from)
+            }
+            Hands::Holder(holder) => holder.flush(ino).map(|line| open.push(Flushed::Line { _line: line })),
+        }
     }
 }
 
@@ -386,6 +409,16 @@ pub(super) enum Hands {
 enum Flushed<'a> {
     Own { _file: Open<'a> },
     Line { _line: OwnedFd },
+}
+
+/// An extended attribute, or its length.
+pub(super) fn value(found: Result<Vec<u8>, PosixError>, room: u32, reply: ReplyXattr) {
+    match found {
+        Ok(value) if room == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > room as usize => reply.error(errno(PosixError::BufferTooSmall)),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(error)),
+    }
 }
 
 fn done(result: Result<(), PosixError>, reply: ReplyEmpty) {

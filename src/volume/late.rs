@@ -4,7 +4,7 @@ use super::ops::Fetch;
 use crate::cache::Cache;
 use crate::env::{Env, Task, Waiter};
 use crate::hydrate::Fetcher;
-use crate::types::{ByteRange, Fault, FaultKind, Ino};
+use crate::types::{ByteRange, Fault, FaultKind, Ino, Seq};
 use crate::writeback::{Ended, Progress, WriteBack};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,6 +138,11 @@ impl LateProgress {
     /// Whether what waits for the store is given up.
     pub(super) fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// The newest commit, once the log is open.
+    pub(super) fn last_commit(&self) -> Option<Seq> {
+        self.0.writeback().and_then(|writeback| writeback.progress().state().last_commit).map(|last| last.seq)
     }
 
     /// Whether nothing that is written now will ever be committed from here.

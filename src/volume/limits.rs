@@ -3,8 +3,11 @@
 use super::late::{Late, LateProgress};
 use super::ops::{Admission, Answer, Gate, PosixError};
 use super::strict::Strict;
-use crate::cache::{Cache, Space};
-use crate::types::Ino;
+use crate::cache::{Cache, Change, Space};
+use crate::policy::Policy;
+use crate::types::{Domain, Ino, Seq};
+use crate::writeback::Classifier;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,12 +36,22 @@ pub(super) struct Limits {
     quarantined: bool,
     /// Where anything is `strict`.
     strict: Option<Strict>,
+    /// Asked by those who ask for the state of a file, one after the other.
+    classifier: Mutex<Classifier>,
 }
 
 impl Limits {
     /// Of the volume with this cache. `quarantined`: its requests have crashed drivers, and no change is let in that can be refused.
-    pub(super) fn of(cache: &Arc<Cache>, late: &Arc<Late>, sizes: Sizes, quarantined: bool, strict: Option<Strict>) -> Arc<Self> {
-        Arc::new(Self { cache: Arc::clone(cache), late: LateProgress(Arc::clone(late)), sizes, quarantined, strict })
+    pub(super) fn of(
+        cache: &Arc<Cache>,
+        late: &Arc<Late>,
+        sizes: Sizes,
+        quarantined: bool,
+        strict: Option<Strict>,
+        policy: &Policy,
+    ) -> Arc<Self> {
+        let classifier = Mutex::new(Classifier::new(policy.clone()));
+        Arc::new(Self { cache: Arc::clone(cache), late: LateProgress(Arc::clone(late)), sizes, quarantined, strict, classifier })
     }
 
     /// Whether new work is refused.
@@ -90,6 +103,22 @@ impl Gate for Limits {
         delay(self.full_permille())
     }
 
+    fn is_local(&self, ino: Ino) -> bool {
+        let mut classifier = self.classifier.lock();
+        loop {
+            classifier.begin();
+            let domain = self.cache.view(|view| classifier.classify(view, &Change::Inode(ino)));
+            // What lies beside a tag file that nobody has read counted as `local`.
+            if !classifier.read_tags(&self.cache) {
+                return domain == Domain::Local;
+            }
+        }
+    }
+
+    fn last_commit(&self) -> Option<Seq> {
+        self.late.last_commit()
+    }
+
     fn space(&self, cache: Space) -> Space {
         Space { bytes_max: self.sizes.capacity.unwrap_or(cache.bytes_max), ..cache }
     }
@@ -107,7 +136,7 @@ mod tests {
     use super::*;
     use crate::cache::{CacheError, CacheOptions, CacheOrigin, NewInode, SavedReply, Update};
     use crate::env::Env;
-    use crate::types::{CacheId, Domain, Identity, Incarnation, ROOT, StoreId};
+    use crate::types::{CacheId, Identity, Incarnation, ROOT, StoreId};
 
     #[test]
     fn local_bytes_count_against_the_limit_of_the_cache() {
@@ -134,7 +163,7 @@ mod tests {
         cache.abandon(seal).unwrap();
         assert_eq!(cache.dirty_content(), 0, "no commit will take it");
         let sizes = |cache_max| Sizes { cache_max, dirty_max: cache_max / 2, capacity: None };
-        let limits = |cache_max| Limits::of(&cache, &Arc::default(), sizes(cache_max), false, None);
+        let limits = |cache_max| Limits::of(&cache, &Arc::default(), sizes(cache_max), false, None, &Policy::built_in());
         assert_eq!(limits(1 << 20).admit(Admission::Create), Ok(()));
         assert_eq!(limits(100_000).admit(Admission::Create), Err(PosixError::NoSpace));
         assert_eq!(limits(100_000).admit(Admission::Sync), Ok(()));

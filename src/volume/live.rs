@@ -83,7 +83,7 @@ impl Volume {
         let (cache, late, sizes) = (Arc::clone(&opened.cache), Arc::new(Late::default()), params.sizes);
         let (env, dir) = (&params.books.env, &params.cache.dir);
         let (strict, waits) = Strict::start(env, &params.policy, &cache, &late).unzip();
-        let gate = Limits::of(&cache, &late, sizes, run.quarantined, strict);
+        let gate = Limits::of(&cache, &late, sizes, run.quarantined, strict, &params.policy);
         let volume = Self::build(env, &params.identity, dir, cache, late, sizes, gate, run, Flavor::Fresh, Report::default())?;
         volume.tasks.lock().extend(waits);
         volume.start(&params, opened, run);

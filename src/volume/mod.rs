@@ -45,7 +45,7 @@ pub use live::{HydrateMode, RunOptions, Volume};
 pub use open::{OpenParams, Report, Waiting};
 pub use ops::{
     Admission, Answer, Caller, Counters, Fetch, Gate, NewEntry, NoLimits, Options, Posix, PosixError, RenameMode, Seek, SetAttr, SetTime,
-    Written,
+    Written, is_state,
 };
 pub use reader::{Moment, ReaderDir, mounted_reader_cache, reader_cache, reader_of};
 pub use restore::{AUTHOR, CLONE, Restorable, RestoreParams, Restored, release, restore};

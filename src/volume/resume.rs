@@ -43,7 +43,7 @@ impl Volume {
         tracing::info!(?recovered, "taking over a live mount");
         let late = Arc::new(Late::default());
         let (strict, waits) = Strict::start(&env, policy, &cache, &late).unzip();
-        let gate = Limits::of(&cache, &late, sizes, run.quarantined, strict);
+        let gate = Limits::of(&cache, &late, sizes, run.quarantined, strict, policy);
         let local = Arc::clone(&cache);
         let volume = Self::build(&env, identity, &dir, cache, late, sizes, gate, run, Flavor::Resumed, Report::default())?;
         let later = Arc::clone(&volume);

@@ -18,3 +18,4 @@ mod scrub;
 mod seals;
 mod speed;
 mod spoiled;
+mod stored;

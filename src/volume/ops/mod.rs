@@ -22,9 +22,10 @@ pub use data::{Seek, Written};
 pub use error::PosixError;
 pub use names::NewEntry;
 pub use rename::RenameMode;
+pub use xattrs::is_state;
 
 use crate::cache::{Cache, RequestId, SavedReply, Space};
-use crate::types::{Attr, ByteRange, Fault, Ino};
+use crate::types::{Attr, ByteRange, Fault, Ino, Seq};
 use handles::Handles;
 use lost::Lost;
 use parking_lot::Mutex;
@@ -94,9 +95,13 @@ pub trait Gate: Send + Sync {
     fn space(&self, cache: Space) -> Space {
         cache
     }
-    /// For `user.holdfast.state`: in which commit this file is stored.
-    fn state(&self, ino: Ino) -> Option<String> {
+    /// Whether this inode, which is in no commit, is to be in none.
+    fn is_local(&self, ino: Ino) -> bool {
         let _ = ino;
+        false
+    }
+    /// The newest commit that is known, where the cache knows only that it has what is asked for.
+    fn last_commit(&self) -> Option<Seq> {
         None
     }
 }

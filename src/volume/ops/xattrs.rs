@@ -2,8 +2,8 @@
 
 use super::acl::{self, Acl};
 use super::{Admission, Caller, Posix, PosixError, Result};
-use crate::cache::{SavedReply, Update};
-use crate::types::{Attr, Ino};
+use crate::cache::{SavedReply, Stored, Update};
+use crate::types::{Attr, Ino, UnixNanos};
 
 /// Longest value, as Linux has it.
 const VALUE_MAX: usize = 64 << 10;
@@ -13,6 +13,12 @@ const NAME_MAX: usize = 255;
 const OWN: &[u8] = b"user.holdfast.";
 const STATE: &[u8] = b"user.holdfast.state";
 
+/// Whether an attribute tells where a file stands, so that what the kernel holds of it is to come in before it is asked for.
+#[must_use]
+pub fn is_state(name: &[u8]) -> bool {
+    name == STATE
+}
+
 impl Posix {
     /// The value of an extended attribute.
     ///
@@ -20,9 +26,25 @@ impl Posix {
     /// `NoAttribute`.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         if name == STATE {
-            return self.gate.state(ino).map(String::into_bytes).ok_or(PosixError::NoAttribute);
+            return self.state(ino).map(String::into_bytes);
         }
         self.cache.view(|view| view.xattr(ino, name))?.ok_or(PosixError::NoAttribute)
+    }
+
+    // In which commit it is as it is now, or since when it is in none: one look at the cache, whatever the store does.
+    fn state(&self, ino: Ino) -> Result<String> {
+        Ok(match self.cache.view(|view| view.stored(ino))?.ok_or(PosixError::NotFound)? {
+            Stored::In(seq) => {
+                let seq = seq.or_else(|| self.gate.last_commit()).or_else(|| self.cache.head().map(|head| head.seq));
+                format!("commit {}", seq.unwrap_or(0))
+            }
+            Stored::Unnamed => "unlinked".to_owned(),
+            Stored::Dirty(_) if self.gate.is_local(ino) => "local".to_owned(),
+            Stored::Dirty(since) => {
+                let before = if since.or_before { "before " } else { "" };
+                format!("dirty since {before}{}", show_time(since.at))
+            }
+        })
     }
 
     /// The names of the extended attributes, each ended by a NUL.
@@ -111,6 +133,11 @@ fn set_access(update: &mut Update<'_>, caller: &Caller, mut attr: Attr, list: &A
         update.remove_xattr(attr.ino, acl::ACCESS)?;
     }
     Ok(())
+}
+
+fn show_time(at: UnixNanos) -> String {
+    let at = jiff::Timestamp::from_nanosecond(i128::from(at)).unwrap_or_default();
+    format!("{:.3}", at)
 }
 
 fn is_acl(name: &[u8]) -> bool {
