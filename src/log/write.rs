@@ -453,10 +453,8 @@ async fn reconcile(reader: &Reader, tip: &Tip, cache: Option<&CacheState>) -> Re
     }
 }
 
-/// Packs that an `open` adopts at most, of some 130 bytes each: all of them stand in one record. What is more was uploaded in vain, as after
-/// the death of a driver that had uploaded 100 GiB for one commit, and is uploaded again.
+/// Packs that an `open` adopts at most, some 130 bytes each: all stand in one record. What is more (100 GiB for one commit) is uploaded again.
 const ADOPTED_MAX: usize = 8192;
-/// Sizes asked for at the same time.
 const SIZES_IN_FLIGHT: usize = 16;
 
 /// Which of a cache's unnamed packs an `open` may adopt: those of the epoch in force or adopted by it, when that epoch was of this very cache;

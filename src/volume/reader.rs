@@ -254,7 +254,7 @@ mod tests {
     fn only_readers_that_are_gone_are_swept_away() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str| {
-            let mut options = CacheOptions::new(&dir.path().join(name));
+            let mut options = CacheOptions::new(dir.path().join(name));
             (options.any_file_system, options.no_sync, options.log_bytes) = (true, true, 256 << 10);
             let origin = CacheOrigin {
                 store_id: StoreId([1; 16]),

@@ -36,6 +36,8 @@ pub(super) struct Committer {
     pub(super) checkpoint_unnamed: bool,
     /// Something was uploaded that no commit names: by the process before this one, or for a seal that was given up.
     pub(super) reuse_due: bool,
+    /// The log was closed with this record.
+    pub(super) closed: Option<Head>,
     /// Packs of the commit that was under way when the last process ended, and that landed: the parent of the next one names them.
     pub(super) landed: HashSet<String>,
     /// When a request last showed that there was no other writer (monotonic).
@@ -274,6 +276,27 @@ impl Committer {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Closes the log, and notes it here.
+    ///
+    /// # Errors
+    /// As of a put; the cache's disk: called again, only the note is made again.
+    pub(super) async fn close(&mut self) -> Result<(), Fault> {
+        let head = match self.closed {
+            Some(head) => head,
+            None => {
+                let prepared = self.writer.prepare_close()?;
+                self.put(&prepared).await?
+            }
+        };
+        self.closed = Some(head);
+        let cache = Arc::clone(&self.cache);
+        blocking(self.objects.env(), move || {
+            cache.set_head(head)?;
+            cache.set_intent(None)
+        })
+        .await
     }
 
     async fn resolve(&mut self, seal: Arc<Seal>, head: Head, stored: Stored) -> Result<(), Fault> {

@@ -119,6 +119,7 @@ impl WriteBack {
             policy_recorded: false,
             checkpoint_unnamed: false,
             reuse_due: true,
+            closed: None,
             landed: landed.into_iter().map(|object| object.name).collect(),
             looked: now.monotonic,
             scheduled: None,
@@ -130,7 +131,6 @@ impl WriteBack {
             failures: 0,
             missed: 0,
             relieved: false,
-            closed: None,
             survey,
             spending: Spending::default(),
             accounted: requests.total(),
@@ -227,8 +227,6 @@ pub struct Loop {
     missed: u32,
     /// A seal without the kernel made room while somebody waited for a full commit.
     relieved: bool,
-    /// The log was closed with this record.
-    closed: Option<Head>,
     /// Where tiers have times of their own.
     survey: Option<Survey>,
     spending: Spending,
@@ -368,7 +366,7 @@ impl Loop {
                     _ => {}
                 }
                 if drain && full {
-                    return self.close().await.map(|()| false);
+                    return self.committer.close().await.map(|()| false);
                 }
             }
         }
@@ -486,23 +484,5 @@ impl Loop {
             () = self.handle.wake.notified() => {}
             () = sleep => {}
         }
-    }
-
-    async fn close(&mut self) -> Result<(), Fault> {
-        let head = match self.closed {
-            // Stored, and the cache's disk failed after it.
-            Some(head) => head,
-            None => {
-                let prepared = self.committer.writer.prepare_close()?;
-                self.committer.put(&prepared).await?
-            }
-        };
-        self.closed = Some(head);
-        let cache = Arc::clone(&self.handle.cache);
-        blocking(&self.handle.env, move || {
-            cache.set_head(head)?;
-            cache.set_intent(None)
-        })
-        .await
     }
 }

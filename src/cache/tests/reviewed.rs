@@ -62,7 +62,9 @@ fn cutting_a_file_where_it_ends_gives_up_a_write_that_failed_behind_it() {
     let ino = lab.file(b"log");
     lab.write(ino, 0, &[1; 8192]);
     let file = lab.cache.file(ino).unwrap();
-    file.inner.lock().error = Some((libc::ENOSPC, RangeSet::from_iter([8192..16_384])));
+    let mut lost = RangeSet::new();
+    lost.insert(8192..16_384);
+    file.inner.lock().error = Some((libc::ENOSPC, lost));
     assert!(matches!(lab.cache.fsync(ino, false), Err(CacheError::WriteLost { .. })));
     lab.truncate(ino, 8192);
     lab.cache.fsync(ino, false).unwrap();

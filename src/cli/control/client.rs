@@ -152,7 +152,10 @@ pub async fn find(run_dir: &Path, which: &Which) -> Result<PathBuf, Fault> {
         Which::Volume(volume) => volume.as_str(),
     };
     let Asked { answered, silent } = ask_all(run_dir).await?;
-    let answered = answered.into_iter().filter(|(_, status)| status.volume == volume && !status.read_only).map(|(socket, status)| (socket, status.directory));
+    let answered = answered
+        .into_iter()
+        .filter(|(_, status)| status.volume == volume && !status.read_only)
+        .map(|(socket, status)| (socket, status.directory));
     let silent = silent.into_iter().filter(|one| one.volume.as_deref() == Some(volume)).map(|one| (one.socket.clone(), Some(one.shown())));
     let mut mounted: Vec<(PathBuf, Option<String>)> = answered.chain(silent).collect();
     match mounted.len() {
