@@ -81,8 +81,8 @@ impl Bug {
         (Self::SweepUnnamed, 400),
         (Self::RetireNeeded, 400),
         (Self::ReleaseLost, 400),
-        (Self::NotBrought, 40),
-        (Self::SizeTooLarge, 40),
+        (Self::NotBrought, 400),
+        (Self::SizeTooLarge, 400),
         (Self::SizesOfMissed, 400),
     ];
 
