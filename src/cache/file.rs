@@ -384,7 +384,8 @@ impl Content {
         let mut shared = self.shared.clone();
         let mut resized = self.resized;
         if let Some(frozen) = &self.frozen {
-            common(self.present.set(), frozen.dirty.set()).iter().for_each(|part| dirty.insert(part));
+            // As by `thaw`.
+            common(&without(self.present.set(), &self.shared), frozen.dirty.set()).iter().for_each(|part| dirty.insert(part));
             frozen.cleared.iter().for_each(|range| cleared.insert(range));
             for range in frozen.shared.iter() {
                 dirty.gaps(range).into_iter().for_each(|gap| shared.insert(gap));

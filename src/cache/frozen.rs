@@ -1,7 +1,7 @@
 //! What a file has frozen for a seal: its pages at the flip, while the application goes on to change them.
 
 use super::file::Content;
-use super::pages::{Pages, ceil, clipped, floor};
+use super::pages::{Pages, ceil, clipped, floor, without};
 use super::types::LocalExtent;
 use crate::types::{ByteRange, RangeSet};
 use std::collections::BTreeMap;
@@ -114,7 +114,8 @@ impl Content {
     pub(super) fn thaw(&mut self) {
         let Some(frozen) = self.frozen.take() else { return };
         // What was punched or cut since the freeze is gone, and said so by `cleared`.
-        let live = clipped(self.present.set(), 0..ceil(self.size));
+        // What took its place by reference is not that, though it may be here by now.
+        let live = without(&clipped(self.present.set(), 0..ceil(self.size)), &self.shared);
         for range in frozen.dirty.set().iter() {
             for part in live.within(range) {
                 self.dirty.insert(part);

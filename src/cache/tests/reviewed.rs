@@ -113,3 +113,32 @@ fn a_file_that_was_cut_since_the_kernel_was_asked_is_a_prefix_still() {
     lab.cache.released(ino, true);
     assert_eq!(size(&lab, 2), Some(25_000));
 }
+
+// A page is dirty or shared: a commit that says both of it cannot be made. (World 50346.)
+#[test]
+fn what_was_frozen_and_copied_over_and_read_is_not_dirty_again() {
+    let mut lab = Lab::new();
+    let (from, to) = (lab.file(b"from"), lab.file(b"to"));
+    lab.write(from, 0, &[1; 100_000]);
+    lab.commit_all();
+    lab.write(to, 0, &[2; 8192]);
+    let seal = lab.cache.seal(&mut super::lab::everything).unwrap();
+    assert_eq!(lab.cache.copy_range(None, from, 0, to, 0, 8192).unwrap(), CopyOutcome::Shared(8192));
+    lab.bytes(to).fill(1);
+    lab.check();
+    // Its process dies, or the seal is given up.
+    lab.cache.apply_batch().unwrap();
+    let dead = lab.fresh_dir();
+    super::cut::copy_dir(&lab.dir, &dead);
+    lab.cache.abandon(seal).unwrap();
+    for again in [false, true] {
+        if again {
+            lab.reopen(dead.clone());
+        }
+        let seal = lab.cache.seal(&mut super::lab::everything).unwrap();
+        let file = seal.files(&mut 0, 10).unwrap().into_iter().find(|file| file.ino == to).unwrap();
+        assert!(!file.shared.is_empty() && file.dirty.is_empty(), "{file:?}");
+        lab.cache.abandon(seal).unwrap();
+        lab.check();
+    }
+}
